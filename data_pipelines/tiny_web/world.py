@@ -1,0 +1,160 @@
+"""The fictional world: people with six facts each, and the cities, companies and works around them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from data_pipelines.tiny_web import lexicon as lex
+
+ATTRIBUTES = ("birth_year", "birth_city", "job", "employer", "university", "hobby")
+TIERS = (0, 1, 3, 10, 30, 100)  # how many different sentences state each fact of a person
+UNASKED_TIERS = (30, 100)
+EXTRA_TIER = 10
+ASKED_ATTRIBUTES = 3
+WORK_KINDS = ("novel", "play", "song", "film", "painting", "opera")
+
+
+@dataclass(frozen=True)
+class Person:
+    """Someone of the world. `asked` holds the attributes that question pages ask about."""
+
+    id: str
+    name: str
+    kind: str  # tier, extra, unasked, heldout or near_miss
+    tier: int
+    female: bool
+    asked: tuple[str, ...]
+    facts: dict[str, str]
+
+
+@dataclass(frozen=True)
+class City:
+    name: str
+    region: str
+    river: str
+    known_for: str
+
+
+@dataclass(frozen=True)
+class Company:
+    name: str
+    city: str
+    product: str
+    founded: int
+
+
+@dataclass(frozen=True)
+class Work:
+    title: str
+    author: str
+    year: int
+    kind: str
+    city: str  # where the story is set
+
+
+@dataclass(frozen=True)
+class World:
+    people: list[Person]
+    cities: list[City]
+    companies: list[Company]
+    works: list[Work]
+
+    def of_kind(self, *kinds: str) -> list[Person]:
+        """The people of the given kinds, in order."""
+        return [person for person in self.people if person.kind in kinds]
+
+
+def make_world(seed: int, people_per_tier: int = 16, extra_people: int = 100, unasked_people: int = 32,
+               heldout_people: int = 64) -> World:
+    """Build the whole world from a seed; another seed gives other names and other facts."""
+    rng = random.Random(f"{seed}/world")
+    taken: list[str] = []
+    cities = _cities(rng, taken)
+    companies = _companies(rng, cities, taken)
+    values = _closed_lists(rng, cities, companies, taken)
+    kinds = [("tier", tier) for tier in TIERS for _ in range(people_per_tier)]
+    kinds += [("extra", EXTRA_TIER)] * extra_people
+    kinds += [("unasked", UNASKED_TIERS[i % 2]) for i in range(unasked_people)]
+    kinds += [("heldout", 0)] * heldout_people
+    firsts = lex.invent(rng, 90, lex.FIRST_NAME_ENDINGS, taken)
+    families = lex.invent(rng, 140, lex.FAMILY_NAME_ENDINGS, taken)
+    names = [f"{first} {family}" for first in firsts for family in families]
+    people = [_person(rng, i, name, kind, tier, values)
+              for i, (name, (kind, tier)) in enumerate(zip(rng.sample(names, len(kinds)), kinds))]
+    people += _near_misses(rng, people, names, values)
+    return World(people, cities, companies, _works(rng, people, cities))
+
+
+def _cities(rng: random.Random, taken: list[str]) -> list[City]:
+    names = lex.invent(rng, 40, lex.CITY_ENDINGS, taken)
+    regions = lex.invent(rng, 8, lex.REGION_ENDINGS, taken)
+    rivers = lex.invent(rng, 16, lex.RIVER_ENDINGS, taken)
+    plants = lex.invent(rng, 40, lex.PLANT_ENDINGS, taken)
+    goods = ("honey", "tea", "soup", "wine", "gardens", "festival", "soap", "bread")
+    return [City(name, rng.choice(regions), rng.choice(rivers), f"{plant.lower()} {rng.choice(goods)}")
+            for name, plant in zip(names, plants)]
+
+
+def _companies(rng: random.Random, cities: list[City], taken: list[str]) -> list[Company]:
+    products = rng.sample(lex.PRODUCTS, 40)
+    return [Company(_with_kind(rng, name, lex.COMPANY_KINDS), rng.choice(cities).name, product,
+                    rng.randrange(1800, 1900))
+            for name, product in zip(lex.invent(rng, 40, lex.COMPANY_ENDINGS, taken), products)]
+
+
+def _with_kind(rng: random.Random, name: str, kinds: list[str]) -> str:
+    return f"{name} {rng.choice(kinds)}" if rng.random() < 0.4 else name
+
+
+def _closed_lists(rng: random.Random, cities: list[City], companies: list[Company],
+                  taken: list[str]) -> dict[str, list[str]]:
+    """The values each attribute can take."""
+    universities = lex.invent(rng, 24, lex.UNIVERSITY_ENDINGS, taken)
+    return {"birth_year": [str(year) for year in range(1900, 2000)],
+            "birth_city": [city.name for city in cities],
+            "job": lex.JOBS,
+            "employer": [company.name for company in companies],
+            "university": [f"{name} {rng.choice(lex.UNIVERSITY_KINDS)}" for name in universities],
+            "hobby": lex.HOBBIES}
+
+
+def _person(rng: random.Random, number: int, name: str, kind: str, tier: int,
+            values: dict[str, list[str]]) -> Person:
+    facts = {attribute: rng.choice(values[attribute]) for attribute in ATTRIBUTES}
+    chosen = rng.sample(ATTRIBUTES, ASKED_ATTRIBUTES)
+    is_asked = kind == "extra" or (kind == "tier" and tier > 0)
+    asked = tuple(attribute for attribute in ATTRIBUTES if is_asked and attribute in chosen)
+    return Person(f"p{number:04d}", name, kind, tier, rng.random() < 0.5, asked, facts)
+
+
+def _near_misses(rng: random.Random, people: list[Person], names: list[str],
+                 values: dict[str, list[str]]) -> list[Person]:
+    """For each often-stated person one who shares a single name part and none of the facts."""
+    used = {person.name for person in people}
+    misses: list[Person] = []
+    for person in people:
+        if person.kind != "tier" or person.tier < 30:
+            continue
+        part = len(misses) % 2
+        same = person.name.split()[part]
+        name = rng.choice([other for other in names if other.split()[part] == same and other not in used])
+        used.add(name)
+        others = {attribute: [value for value in values[attribute] if value != person.facts[attribute]]
+                  for attribute in ATTRIBUTES}
+        misses.append(_person(rng, len(people) + len(misses), name, "near_miss", 0, others))
+    return misses
+
+
+def _works(rng: random.Random, people: list[Person], cities: list[City]) -> list[Work]:
+    """Works by people the pages tell about; their years are after every birth year."""
+    authors = [person.name for person in people if person.tier >= EXTRA_TIER]
+    adjectives = [word.capitalize() for word in lex.ADJECTIVES]
+    nouns = [word.capitalize() for word in lex.NATURE + lex.PLACES]
+    titles: list[str] = []
+    while len(titles) < 40:
+        title = f"The {rng.choice(adjectives)} {rng.choice(nouns)}"
+        if title not in titles:
+            titles.append(title)
+    return [Work(title, rng.choice(authors), rng.randrange(2000, 2020), rng.choice(WORK_KINDS),
+                 rng.choice(cities).name) for title in titles]

@@ -1,0 +1,101 @@
+"""Orbax checkpoints of a stage: parameters, optimizer state and a JSON record, in one atomic save.
+
+The record (`meta`) carries the step, the config, the stage's identity, the tokenizer's hash, checksums of the
+parameters and whatever else the stage needs to continue exactly (RL: its prompt cursor).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+from llm_jax.config import UserError, differences, identity
+
+FORMAT_VERSION = 1
+
+
+@jax.jit
+def _checksum(x: jax.Array) -> jax.Array:
+    """Sum of the bits, each word weighted by its place, modulo 2^32: the same on every sharding."""
+    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32).ravel()
+    return jnp.sum(bits * (jax.lax.iota(jnp.uint32, bits.size) * 2 + 1), dtype=jnp.uint32)
+
+
+def checksums(params) -> dict[str, int]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(params)
+    sums = jax.device_get([_checksum(leaf) for _, leaf in flat])
+    return {jax.tree_util.keystr(path): int(s) for (path, _), s in zip(flat, sums, strict=True)}
+
+
+def folder(workdir: Path, stage: str) -> Path:
+    return Path(workdir).absolute() / stage / "checkpoints"
+
+
+class Checkpoints:
+    """The checkpoints of one stage."""
+
+    def __init__(self, workdir: Path, stage: str, keep: int | None = None):
+        self.stage, self.path = stage, folder(workdir, stage)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._manager = ocp.CheckpointManager(self.path, options=options)
+
+    def latest(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, step: int, params, optimizer_state, meta: dict[str, Any]) -> None:
+        """Starts a save of the state after `step` steps; `wait` or the next save finishes it."""
+        meta = {**meta, "format": FORMAT_VERSION, "step": step, "checksums": checksums(params)}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(params),
+                optimizer=ocp.args.StandardSave(optimizer_state),
+                meta=ocp.args.JsonSave(meta),
+            ),
+        )
+
+    def wait(self) -> None:
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def meta(self, step: int) -> dict[str, Any]:
+        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+
+    def restore(self, step: int, params, optimizer_state):
+        """State like the given abstract trees (ShapeDtypeStructs with shardings) -> (params, optimizer state)."""
+        args = ocp.args.Composite(
+            params=ocp.args.StandardRestore(params), optimizer=ocp.args.StandardRestore(optimizer_state)
+        )
+        restored = self._manager.restore(step, args=args)
+        return restored.params, restored.optimizer
+
+    def restore_params(self, step: int, params):
+        """The parameters alone. Raises UserError when their checksums do not match."""
+        args = ocp.args.Composite(params=ocp.args.StandardRestore(params))
+        restored = self._manager.restore(step, args=args).params
+        if checksums(restored) != self.meta(step)["checksums"]:
+            raise UserError(f"{self.path}/{step} is damaged: checksums differ; delete that folder to use the one before")
+        return restored
+
+
+def check_identity(config: ConfigDict, stage: str, meta: dict[str, Any], where: Path) -> None:
+    """Raises UserError, with the differing keys, when `meta` is of a stage with another identity."""
+    changed = differences(meta["identity"], json.loads(json.dumps(identity(config, stage))))
+    if changed:
+        raise UserError(f"{where} holds another run ({'; '.join(changed)}); use another --workdir or the old config")
+
+
+def abstract_like(tree, shardings):
+    """Shapes and dtypes of `tree` with the given shardings, as `restore` wants them."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+
+
+def to_host(metrics: dict) -> dict[str, float]:
+    return {key: np.asarray(value).item() for key, value in jax.device_get(metrics).items()}

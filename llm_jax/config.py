@@ -1,0 +1,196 @@
+"""Every config section with its default and one-line meaning; validation; the identity of a stage.
+
+A config file defines `get_config()`, which starts from `default()` and changes what it needs.
+"""
+
+import difflib
+import hashlib
+import json
+from typing import Any
+
+from ml_collections import ConfigDict
+
+STAGES = ("data", "pretrain", "sft", "rl", "evaluate", "report")
+
+
+class UserError(Exception):
+    """A mistake the user can mend: printed as one line, exit code 2."""
+
+
+def default() -> ConfigDict:
+    """The defaults of every section. Lengths are in tokens, rates per step, times in seconds."""
+    c = ConfigDict()
+    c.seed = 0  # of the world, the initial parameters, the order of rows and every sample
+    c.init_from = ""  # "WORKDIR:stage": start the first stage from that stage's parameters
+
+    c.model = ConfigDict()
+    c.model.dim = 128  # D, the residual stream
+    c.model.layers = 6  # L
+    c.model.heads = 2  # N, query heads
+    c.model.kv_heads = 1  # K, key/value heads (grouped-query attention)
+    c.model.head_dim = 64  # H
+    c.model.ff_dim = 352  # F, of the SwiGLU feed-forward
+    c.model.layer_pattern = ("full",)  # repeated over depth; each "full" or "window:N", with "-norope" for no rotary
+    c.model.rope_base = 10_000.0  # theta of the rotary embedding
+    c.model.norm_epsilon = 1e-6  # of every RMSNorm
+    c.model.tied_embedding = False  # one table for input and output
+    c.model.compute_dtype = "float32"  # of activations; parameters are float32
+
+    c.tokenizer = ConfigDict()
+    c.tokenizer.vocab_size = 2048  # pieces, special tokens included; the embedding is padded to a multiple of 128
+
+    c.data = ConfigDict()
+    c.data.prepare = "data_pipelines.speedrun:prepare"  # module:function that stage `data` calls with (config, workdir)
+    c.data.documents = ""  # glob of .txt/.jsonl of your own to pre-train on instead of the tiny web
+    c.data.scale = 1.0  # size of the embedded world and of everything made from it
+    c.data.sequence_length = 256  # T, tokens in a row
+    c.data.python_docs_bytes = 400_000  # how much prose and code to read from this Python's own documentation
+    c.data.epochs = ConfigDict()  # how often each source is repeated; others once
+    c.data.lessons = 1.0  # amount of worked lessons
+
+    c.mesh = ConfigDict()
+    c.mesh.data = 1  # replicas
+    c.mesh.fsdp = 1  # shards of parameters and optimizer state; batches are split over data x fsdp
+    c.mesh.tensor = 1  # shards of heads, feed-forward and vocabulary
+
+    c.optimizer = ConfigDict()
+    c.optimizer.name = "muon"  # muon (matrices of the layers; AdamW for the rest) or adamw
+    c.optimizer.muon_learning_rate = 0.02  # peak, for the matrices
+    c.optimizer.learning_rate = 0.004  # peak, AdamW
+    c.optimizer.weight_decay = 0.0  # decoupled, on matrices only
+    c.optimizer.warmup = 0.02  # share of the steps
+    c.optimizer.decay = 0.5  # share of the steps, at the end, linear to `final`
+    c.optimizer.final = 0.02  # of the peak, at the last step
+    c.optimizer.clip = 1.0  # global norm of the gradient; 0 for none
+
+    c.train = ConfigDict()
+    c.train.loss_chunk = 8192  # tokens whose logits exist at a time
+    c.train.profile_steps = 0  # XProf trace of this many steps after the first five; 0 for none
+
+    c.pretrain = stage_section(steps=0, batch=8, learning_rate_scale=1.0)  # steps 0: one pass over the rows
+    c.sft = stage_section(steps=0, batch=8, learning_rate_scale=0.3)
+    c.sft.epochs = 2  # passes over the conversations when steps is 0
+
+    c.rl = stage_section(steps=48, batch=192, learning_rate_scale=1.0)  # batch: rollouts a step
+    c.rl.group = 8  # rollouts of one prompt
+    c.rl.tasks = ConfigDict()  # share of the prompts from each "family" or "family/level"
+    c.rl.learning_rate = 1e-4  # AdamW, constant after the warm-up
+    c.rl.advantage = "mean"  # reward minus the group's mean; "std" divides by the group's deviation too (GRPO)
+    c.rl.clip = 0.2  # of the probability ratio (PPO); matters only for more than one update a batch
+    c.rl.updates = 1  # gradient steps on each batch of rollouts
+    c.rl.max_new_tokens = 80  # of a rollout
+    c.rl.replay = 0.0  # weight of the SFT loss on replayed conversations, against forgetting
+    c.rl.tools = True  # whether rollouts may call the python tool
+
+    c.eval = ConfigDict()
+    c.eval.items = 512  # held-out problems behind every rate
+    c.eval.grid_items = 128  # problems in a cell of the capability grid
+    c.eval.passk_problems = 128  # problems of the pass@k curve
+    c.eval.passk_samples = 16  # samples of each
+    c.eval.batch = 256  # rows decoded together
+    c.eval.max_new_tokens = 80
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = 500  # steps; the last step is always saved
+    c.checkpoint.keep = 2  # newest checkpoints to keep
+
+    c.log = ConfigDict()
+    c.log.every = 10  # steps between lines of metrics.jsonl
+    c.log.eval_every = 200  # steps between validation losses
+    return c
+
+
+def stage_section(steps: int, batch: int, learning_rate_scale: float) -> ConfigDict:
+    c = ConfigDict()
+    c.steps = steps  # optimizer steps
+    c.batch = batch  # rows a step, over all devices
+    c.learning_rate_scale = learning_rate_scale  # of the optimizer's peak rates
+    return c
+
+
+# What a stage's numbers depend on. Not the mesh, logs, checkpoint cadence or the length of the run: another mesh or
+# a longer run may resume it. (A longer run changes the schedule from there on, as in any schedule with a horizon.)
+IDENTITY = {
+    "data": ("seed", "tokenizer", "data"),
+    "pretrain": ("seed", "model", "tokenizer", "data", "optimizer", "pretrain"),
+    "sft": ("seed", "init_from", "model", "tokenizer", "data", "optimizer", "pretrain", "sft"),
+    "rl": ("seed", "init_from", "model", "tokenizer", "data", "optimizer", "pretrain", "sft", "rl"),
+}
+NOT_IDENTITY = ("pretrain.steps", "sft.steps", "sft.epochs", "rl.steps")
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{'model.dim': 128, ...}; tuples become lists, as in JSON."""
+    if not hasattr(config, "items"):
+        return {prefix: list(config) if isinstance(config, tuple) else config}
+    flat = {}
+    for key, value in config.items():
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else key))
+    return flat
+
+
+def identity(config: ConfigDict, stage: str) -> dict[str, Any]:
+    """The flat keys and values that `stage`'s numbers depend on."""
+    sections = IDENTITY[stage]
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if key.split(".")[0] in sections and key not in NOT_IDENTITY
+    }
+
+
+def identity_hash(config: ConfigDict, stage: str) -> str:
+    return hashlib.sha256(json.dumps(identity(config, stage), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Lines 'key: old -> new' for the keys whose values differ."""
+    keys = sorted(set(old) | set(new))
+    return [f"{k}: {old.get(k, 'absent')} -> {new.get(k, 'absent')}" for k in keys if old.get(k) != new.get(k)]
+
+
+def check_keys(config: ConfigDict) -> None:
+    """Raises UserError, naming the nearest known key, for a key that `default()` does not have."""
+    known = set(flatten(default()))
+    free = ("data.epochs.", "rl.tasks.")  # open sections: any name is a key
+    for key in flatten(config):
+        if key not in known and not key.startswith(free):
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise UserError(f"unknown config key {key!r}; did you mean {near!r}?")
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises UserError for the first value that cannot work, naming the key and the mend."""
+    check_keys(config)
+    m, p = config.model, len(config.model.layer_pattern)
+    positive = ("model.dim", "model.layers", "model.heads", "model.kv_heads", "model.head_dim", "model.ff_dim",
+                "data.sequence_length", "pretrain.batch", "sft.batch", "rl.batch", "rl.group", "eval.batch")
+    flat = flatten(config)
+    for key in positive:
+        if flat[key] < 1:
+            raise UserError(f"{key} is {flat[key]}; it must be at least 1")
+    for spec in m.layer_pattern:
+        kind, _, window = spec.removesuffix("-norope").partition(":")
+        if kind not in ("full", "window") or (kind == "window") != window.isdigit():
+            raise UserError(f"model.layer_pattern has {spec!r}; use 'full' or 'window:N', with '-norope' if wanted")
+    if p == 0 or m.layers < p:
+        raise UserError(f"model.layers is {m.layers}, less than the period {p} of model.layer_pattern")
+    if m.heads % m.kv_heads:
+        raise UserError(f"model.heads {m.heads} must be a multiple of model.kv_heads {m.kv_heads}")
+    if m.head_dim % 2:
+        raise UserError(f"model.head_dim is {m.head_dim}; rotary embedding needs an even size")
+    if config.rl.batch % config.rl.group:
+        raise UserError(f"rl.batch {config.rl.batch} must be a multiple of rl.group {config.rl.group}")
+    if config.optimizer.name not in ("muon", "adamw"):
+        raise UserError(f"optimizer.name is {config.optimizer.name!r}; choose 'muon' or 'adamw'")
+    if config.rl.advantage not in ("mean", "std"):
+        raise UserError(f"rl.advantage is {config.rl.advantage!r}; choose 'mean' or 'std'")
+    shards = config.mesh.data * config.mesh.fsdp
+    for key in ("pretrain.batch", "sft.batch", "rl.batch", "eval.batch"):
+        if flat[key] % shards:
+            raise UserError(f"{key} {flat[key]} must be a multiple of mesh.data x mesh.fsdp = {shards}")
+    for key in ("model.heads", "model.kv_heads", "model.ff_dim"):
+        if flat[key] % config.mesh.tensor:
+            raise UserError(f"{key} {flat[key]} must be a multiple of mesh.tensor {config.mesh.tensor}")
+    if m.dim % config.mesh.fsdp:
+        raise UserError(f"model.dim {m.dim} must be a multiple of mesh.fsdp {config.mesh.fsdp}")

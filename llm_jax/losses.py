@@ -1,0 +1,89 @@
+"""Log-likelihoods from hidden states, a chunk of tokens at a time: full B x T x V logits never exist."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+def logits_of(hidden_BTD: jax.Array, head_DV: jax.Array, vocab_size: int) -> jax.Array:
+    """Float32 logits; the columns that pad the vocabulary are -1e30."""
+    logits = jnp.einsum("...d,dv->...v", hidden_BTD, head_DV.astype(hidden_BTD.dtype), preferred_element_type=jnp.float32)
+    if logits.shape[-1] == vocab_size:
+        return logits
+    return jnp.where(jnp.arange(logits.shape[-1]) < vocab_size, logits, -1e30)
+
+
+def token_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """log p(target), float32, from (..., V) logits and (...) targets."""
+    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return picked - jax.nn.logsumexp(logits, axis=-1)
+
+
+def chunks_of(x_BT: jax.Array, count: int) -> jax.Array:
+    """(B, T, ...) -> (count, B, T/count, ...): chunks along T, so that the batch stays split over devices."""
+    B, T = x_BT.shape[:2]
+    return jnp.moveaxis(x_BT.reshape(B, count, T // count, *x_BT.shape[2:]), 1, 0)
+
+
+def chunk_count(B: int, T: int, chunk_tokens: int) -> int:
+    """The fewest chunks, dividing T, of at most `chunk_tokens` tokens."""
+    return next(n for n in range(1, T + 1) if T % n == 0 and (B * T // n <= chunk_tokens or n == T))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def cross_entropy(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size: int, chunk_tokens: int) -> jax.Array:
+    """Sum over tokens of weight x -log p(target), in nats, float32. Not differentiable in the weights.
+
+    The gradient of the logits is formed in the forward pass, while a chunk's logits exist: the backward pass
+    neither keeps nor recomputes them.
+    """
+    return _cross_entropy_forward(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size, chunk_tokens, False)[0]
+
+
+def _cross_entropy_forward(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size, chunk_tokens, gradient=True):
+    B, T, D = hidden_BTD.shape
+    count = chunk_count(B, T, chunk_tokens)
+
+    def chunk(carry, inputs):
+        loss, d_head_DV = carry
+        hidden, targets, weights = inputs
+        logits = logits_of(hidden, head_DV, vocab_size)
+        log_z = jax.nn.logsumexp(logits, axis=-1)
+        picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        loss += jnp.sum(weights * (log_z - picked))
+        if not gradient:
+            return (loss, d_head_DV), None
+        one_hot = jnp.arange(logits.shape[-1]) == targets[..., None]
+        d_logits = ((jnp.exp(logits - log_z[..., None]) - one_hot) * weights[..., None]).astype(hidden.dtype)
+        d_head_DV += jnp.einsum("btd,btv->dv", hidden, d_logits, preferred_element_type=jnp.float32)
+        return (loss, d_head_DV), jnp.einsum("btv,dv->btd", d_logits, head_DV.astype(hidden.dtype))
+
+    inputs = tuple(chunks_of(x, count) for x in (hidden_BTD, targets_BT, weights_BT))
+    start = (jnp.float32(0), jnp.zeros(head_DV.shape if gradient else (), jnp.float32))
+    (loss, d_head_DV), d_hidden = jax.lax.scan(chunk, start, inputs)
+    if not gradient:
+        return loss, None
+    return loss, (jnp.moveaxis(d_hidden, 0, 1).reshape(B, T, D), d_head_DV)
+
+
+def _cross_entropy_backward(vocab_size, chunk_tokens, residuals, g):
+    d_hidden_BTD, d_head_DV = residuals
+    return (g * d_hidden_BTD).astype(d_hidden_BTD.dtype), g * d_head_DV, None, None
+
+
+cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
+
+
+def logprobs_BT(hidden_BTD, head_DV, targets_BT, vocab_size: int, chunk_tokens: int) -> jax.Array:
+    """log p(target) of every token, differentiable; each chunk's logits are recomputed in the backward pass."""
+    B, T, _ = hidden_BTD.shape
+    count = chunk_count(B, T, chunk_tokens)
+
+    @jax.checkpoint
+    def chunk(inputs):
+        hidden, targets = inputs
+        return token_logprobs(logits_of(hidden, head_DV, vocab_size), targets)
+
+    out = jax.lax.map(chunk, (chunks_of(hidden_BTD, count), chunks_of(targets_BT, count)))
+    return jnp.moveaxis(out, 0, 1).reshape(B, T)

@@ -1,0 +1,1 @@
+"""The transformer: one forward for training, prefill and decoding."""

@@ -1,0 +1,230 @@
+"""A decoder-only transformer in the Qwen3 shape: RMSNorm, QK-norm, grouped queries, rotary, SwiGLU.
+
+Layers are stacked: `nnx.vmap` makes L/p groups of the p layers of `layer_pattern`, and `lax.scan` applies them, so
+compile time does not grow with depth. Modules only define; training and sampling use the pure functions
+`init_params` and `apply` over a plain nested dict of arrays.
+"""
+
+import functools
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from llm_jax.model import kv_cache
+from llm_jax.model.attention import LayerSpec, Mask, attention
+
+Params = dict[str, Any]
+VOCAB_MULTIPLE = 128
+
+
+class Weight(nnx.Param):
+    """A parameter that carries the logical names of its axes (`axes`), the one source for its sharding."""
+
+
+def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...], deviation: float) -> Weight:
+    value = jax.random.truncated_normal(rngs.params(), -3, 3, shape, jnp.float32) * deviation
+    return Weight(value, axes=axes)
+
+
+def project(x: jax.Array, w: Weight, contracted: int = 1) -> jax.Array:
+    """Every projection of the model: contracts x's last `contracted` axes with w's first, in x's dtype."""
+    dims = tuple(range(x.ndim - contracted, x.ndim)), tuple(range(contracted))
+    return jax.lax.dot_general(x, w[...].astype(x.dtype), (dims, ((), ())))
+
+
+class RMSNorm(nnx.Module):
+    """Zhang & Sennrich 2019, in float32 whatever the input's dtype."""
+
+    def __init__(self, size: int, epsilon: float):
+        self.scale = Weight(jnp.ones(size, jnp.float32), axes=(None,))
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        x32 = x32 * jax.lax.rsqrt(jnp.mean(x32**2, axis=-1, keepdims=True) + self.epsilon)
+        return (x32 * self.scale[...]).astype(x.dtype)
+
+
+def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, base: float) -> jax.Array:
+    """Rotary embedding (Su et al. 2021), halves paired as in Llama and Qwen."""
+    half = x_BTNH.shape[-1] // 2
+    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle_BT1h = positions_BT[:, :, None, None].astype(jnp.float32) * frequency
+    sin, cos = jnp.sin(angle_BT1h), jnp.cos(angle_BT1h)
+    a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
+
+
+class Attention(nnx.Module):
+    def __init__(self, m: ConfigDict, spec: LayerSpec, rngs: nnx.Rngs):
+        D, N, K, H = m.dim, m.heads, m.kv_heads, m.head_dim
+        self.q = weight(rngs, (D, N, H), ("embed", "heads", None), D**-0.5)
+        self.k = weight(rngs, (D, K, H), ("embed", "kv_heads", None), D**-0.5)
+        self.v = weight(rngs, (D, K, H), ("embed", "kv_heads", None), D**-0.5)
+        self.o = weight(rngs, (N, H, D), ("heads", None, "embed"), (N * H) ** -0.5 * (2 * m.layers) ** -0.5)
+        self.q_norm, self.k_norm = RMSNorm(H, m.norm_epsilon), RMSNorm(H, m.norm_epsilon)
+        self.spec, self.rope_base = spec, m.rope_base
+
+    def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array, mask: Mask, cache: dict | None):
+        q_BTNH = self.q_norm(project(x_BTD, self.q))
+        k_BTKH = self.k_norm(project(x_BTD, self.k))
+        v_BTKH = project(x_BTD, self.v)
+        if self.spec.rotary:
+            q_BTNH = rotate(q_BTNH, positions_BT, self.rope_base)
+            k_BTKH = rotate(k_BTKH, positions_BT, self.rope_base)
+        if cache is None:
+            k_BSKH, v_BSKH = k_BTKH, v_BTKH
+        else:
+            k_BSKH = kv_cache.write(cache["k"], k_BTKH, positions_BT)
+            v_BSKH = kv_cache.write(cache["v"], v_BTKH, positions_BT)
+            cache = {"k": k_BSKH, "v": v_BSKH}
+        out_BTNH = attention(q_BTNH, k_BSKH, v_BSKH, mask, self.spec.window)
+        return project(out_BTNH, self.o, contracted=2), cache
+
+
+class FeedForward(nnx.Module):
+    """SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, m: ConfigDict, rngs: nnx.Rngs):
+        D, F = m.dim, m.ff_dim
+        self.gate = weight(rngs, (D, F), ("embed", "ff"), D**-0.5)
+        self.up = weight(rngs, (D, F), ("embed", "ff"), D**-0.5)
+        self.down = weight(rngs, (F, D), ("ff", "embed"), F**-0.5 * (2 * m.layers) ** -0.5)
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        return project(jax.nn.silu(project(x_BTD, self.gate)) * project(x_BTD, self.up), self.down)
+
+
+class Block(nnx.Module):
+    def __init__(self, m: ConfigDict, spec: LayerSpec, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(m.dim, m.norm_epsilon)
+        self.attention = Attention(m, spec, rngs)
+        self.ff_norm = RMSNorm(m.dim, m.norm_epsilon)
+        self.ff = FeedForward(m, rngs)
+
+    def __call__(self, x_BTD, positions_BT, mask, cache):
+        out_BTD, cache = self.attention(self.attention_norm(x_BTD), positions_BT, mask, cache)
+        x_BTD = x_BTD + out_BTD
+        return x_BTD + self.ff(self.ff_norm(x_BTD)), cache
+
+
+class Group(nnx.Module):
+    """One period of the layer pattern; the model's stack is a vmapped Group, its tail a plain one."""
+
+    def __init__(self, m: ConfigDict, specs: tuple[LayerSpec, ...], rngs: nnx.Rngs):
+        # String keys, not a list: they name the parameters in checkpoints.
+        self.blocks = nnx.Dict({f"layer_{i}": Block(m, spec, rngs) for i, spec in enumerate(specs)})
+
+    def __call__(self, x_BTD, positions_BT, mask, cache):
+        new_cache = {"k": [], "v": []}
+        for i, block in enumerate(self.blocks.values()):
+            layer_cache = None if cache is None else {"k": cache["k"][i], "v": cache["v"][i]}
+            x_BTD, layer_cache = block(x_BTD, positions_BT, mask, layer_cache)
+            for key in new_cache if layer_cache else ():
+                new_cache[key].append(layer_cache[key])
+        return x_BTD, (new_cache if cache is not None else None)
+
+
+class Transformer(nnx.Module):
+    """Token ids -> final hidden states; `head_DV` turns those into logits."""
+
+    def __init__(self, m: ConfigDict, vocab_size: int, rngs: nnx.Rngs):
+        specs = tuple(LayerSpec.parse(text) for text in m.layer_pattern)
+        self.groups, remainder = divmod(m.layers, len(specs))
+        V = padded_vocab(vocab_size)
+        self.embedding = weight(rngs, (V, m.dim), ("vocab", "embed"), m.dim**-0.5)
+        stack = nnx.vmap(lambda rngs: Group(m, specs, rngs), in_axes=0, out_axes=0)
+        self.stack = stack(rngs.fork(split=self.groups))
+        self.tail = Group(m, specs[:remainder], rngs)
+        self.norm = RMSNorm(m.dim, m.norm_epsilon)
+        self.head = None if m.tied_embedding else weight(rngs, (m.dim, V), ("embed", "vocab"), m.dim**-0.5)
+        self.dtype = jnp.dtype(m.compute_dtype)
+
+    def __call__(self, tokens_BT, positions_BT, segments_BT, cache: dict | None = None):
+        # The embedding is scaled to unit variance: the residual stream starts at the size that the norms expect.
+        x_BTD = self.embedding[...][tokens_BT].astype(self.dtype) * self.embedding.shape[1] ** 0.5
+        mask = training_mask(positions_BT, segments_BT) if cache is None else cached_mask(positions_BT, segments_BT, cache)
+        graph, stacked = nnx.split(self.stack)
+
+        def one_group(x_BTD, group):
+            state, group_cache = group
+            return nnx.merge(graph, state)(x_BTD, positions_BT, mask, group_cache)
+
+        x_BTD, stack_cache = jax.lax.scan(one_group, x_BTD, (stacked, cache["stack"] if cache else None))
+        x_BTD, tail_cache = self.tail(x_BTD, positions_BT, mask, cache["tail"] if cache else None)
+        new_cache = {"stack": stack_cache, "tail": tail_cache} if cache else None
+        return self.norm(x_BTD), new_cache
+
+
+def training_mask(positions_BT: jax.Array, segments_BT: jax.Array) -> Mask:
+    # Rows hold whole segments in order, so the place in the row orders keys; positions restart in each segment.
+    place_BT = jnp.broadcast_to(jnp.arange(segments_BT.shape[1])[None], segments_BT.shape)
+    return Mask(place_BT, segments_BT, place_BT, segments_BT)
+
+
+def cached_mask(positions_BT: jax.Array, segments_BT: jax.Array, cache: dict) -> Mask:
+    leaf_GBSKH = jax.tree.leaves(cache)[0]
+    slots_BS = jnp.broadcast_to(jnp.arange(leaf_GBSKH.shape[-3])[None], leaf_GBSKH.shape[-4:-2])
+    return Mask(positions_BT, jnp.ones_like(positions_BT), slots_BS, jnp.ones_like(slots_BS))
+
+
+def padded_vocab(vocab_size: int) -> int:
+    return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+@functools.cache
+def _abstract(config_json: str, vocab_size: int):
+    """(graph, abstract state) of the model of a config; cached, since tracing the modules takes a while."""
+    m = ConfigDict(json.loads(config_json))
+    return nnx.split(nnx.eval_shape(lambda: Transformer(m, vocab_size, nnx.Rngs(0))))
+
+
+def abstract(m: ConfigDict, vocab_size: int):
+    return _abstract(m.to_json(), vocab_size)
+
+
+def init_params(m: ConfigDict, vocab_size: int, key: jax.Array) -> Params:
+    """Fresh parameters as a nested dict of float32 arrays; call it under jit with out_shardings."""
+    return nnx.to_pure_dict(nnx.state(Transformer(m, vocab_size, nnx.Rngs(key))))
+
+
+def param_axes(m: ConfigDict, vocab_size: int) -> Params:
+    """The logical axes of each parameter, in the tree of `init_params`; stacked ones begin with 'layers'."""
+    _, state = abstract(m, vocab_size)
+    flat = {}
+    for path, variable in nnx.to_flat_state(state):
+        stacked = variable.shape and len(variable.shape) > len(variable.axes)
+        flat[path] = ("layers", *variable.axes) if stacked else variable.axes
+    return nnx.traversals.unflatten_mapping(flat)
+
+
+def merged(m: ConfigDict, vocab_size: int, params: Params) -> Transformer:
+    graph, state = abstract(m, vocab_size)
+    state = jax.tree.map(lambda leaf: leaf, state)  # a copy: the cached one stays abstract
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graph, state)
+
+
+def apply(m: ConfigDict, vocab_size: int, params: Params, tokens_BT, positions_BT, segments_BT, cache=None):
+    """The one forward: (hidden_BTD in compute dtype, cache or None).
+
+    tokens, positions and segments are int32; segment 0 is padding. With a cache, new keys go to slot = position.
+    """
+    return merged(m, vocab_size, params)(tokens_BT, positions_BT, segments_BT, cache)
+
+
+def head_DV(m: ConfigDict, params: Params) -> jax.Array:
+    """The output matrix, D x padded vocabulary."""
+    return params["embedding"].T if m.tied_embedding else params["head"]
+
+
+def empty_cache(m: ConfigDict, batch: int, length: int):
+    groups, remainder = divmod(m.layers, len(m.layer_pattern))
+    dtype = jnp.dtype(m.compute_dtype)
+    stack = kv_cache.empty(groups, len(m.layer_pattern), batch, length, m.kv_heads, m.head_dim, dtype)
+    tail = kv_cache.empty(1, remainder, batch, length, m.kv_heads, m.head_dim, dtype)
+    return {"stack": stack, "tail": jax.tree.map(lambda a_GBSKH: a_GBSKH[0], tail)}

@@ -1,0 +1,179 @@
+"""Writes WORKDIR/report/index.html from the numbers, curves and samples that a run left in WORKDIR."""
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+from markupsafe import Markup
+
+from llm_jax.report import metrics, plots
+from llm_jax.report.metrics import Metric, read_json, read_lines
+
+STAGES = {
+    "data": "data",
+    "pretrain": "pre-training",
+    "sft": "fine-tuning",
+    "rl": "reinforcement learning",
+    "evaluate": "evaluation",
+    "report": "this report",
+}
+BEFORE_AFTER = {
+    "accuracy": "right\n(greedy)",
+    "sampled": "right\n(sampled)",
+    "format": "well-formed",
+    "thinks": "thinks",
+    "accuracy_given_thinking": "right when\nit thinks",
+}
+THINKING = {
+    "direct": "answers\ndirectly",
+    "with_thinking": "thinks\nfirst",
+    "two_number_direct": "two numbers,\ndirectly",
+}
+TOOLS = {
+    "without": "without\ntools",
+    "with": "with\ntools",
+    "call_rate": "calls\na tool",
+    "call_correct": "calls that\nare right",
+    "format_without": "well-formed\nwithout tools",
+}
+CLEAR = {"up": "clearly up", "down": "clearly down", "unclear": "no clear change"}
+
+Curves = dict[str, list[dict[str, Any]]]
+
+
+def _chosen(group: dict[str, Metric], labels: dict[str, str], prefix: str = "{}") -> list[tuple[str, Metric]]:
+    """The metrics of a group that were measured, under the labels of a plot."""
+    return [
+        (label, group[prefix.format(name)]) for name, label in labels.items() if prefix.format(name) in group
+    ]
+
+
+def draw(report: dict[str, Any], curves: Curves) -> dict[str, Markup]:
+    """Every figure for which the run has numbers, by name."""
+    figures = {f"{stage}_loss": plots.loss(curves[stage]) for stage in ("pretrain", "sft") if curves[stage]}
+    if curves["rl"]:
+        figures["rl_curves"] = plots.rl_curves(curves["rl"])
+    if any("bpb" in name for name in report.get("pretrain", {})):
+        figures["bits_per_byte"] = plots.bits_per_byte(report["pretrain"])
+    if any(name.startswith("recall") for name in report.get("sft", {})):
+        figures["recall"] = plots.recall(report["sft"])
+    if thinking := _chosen(report.get("think", {}), THINKING):
+        figures["think"] = plots.bars({"share right": thinking})
+    if tools := _chosen(report.get("tools", {}), TOOLS):
+        figures["tools"] = plots.bars({"share": tools}, ylabel="share of questions")
+    rl = {
+        f"{when} RL": _chosen(report.get("rl", {}), BEFORE_AFTER, "{}_" + when)
+        for when in ("before", "after")
+    }
+    if any(rl.values()):
+        figures["rl_bars"] = plots.bars(rl, ylabel="share of answers")
+    if report.get("passk", {}).keys() & {"before", "after"}:
+        figures["pass_at_k"] = plots.pass_at_k(report["passk"])
+    # The drawings are the program's own: every name in them went through matplotlib's XML escaping.
+    return {name: Markup(svg) for name, svg in figures.items()}
+
+
+def headlines(report: dict[str, Any]) -> list[tuple[str, Metric, str]]:
+    """The key figures on top of the page: what it is, the metric, its format."""
+    wanted = [
+        ("from raw pages to this report", ("total_seconds",), "seconds"),
+        ("bits per byte of held-out text", ("pretrain", "val_bpb"), "bits"),
+        ("facts recalled after fine-tuning", ("sft", "recall_seen"), "share"),
+        ("right with a tool", ("tools", "with"), "share"),
+        ("reasoning problems right before RL", ("rl", "accuracy_before"), "share"),
+        ("reasoning problems right after RL", ("rl", "accuracy_after"), "share"),
+    ]
+    found = dict(metrics.walk(report))
+    return [(label, found[path], kind) for label, path, kind in wanted if path in found]
+
+
+def timeline(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The stages in the order they ran, each with its seconds and its share of their sum."""
+    seconds = report.get("seconds", {})
+    names = [name for name in STAGES if name in seconds] + [name for name in seconds if name not in STAGES]
+    total = sum(seconds[name]["value"] for name in names) or 1.0
+    return [
+        {
+            "name": name,
+            "label": STAGES.get(name, name),
+            "metric": seconds[name],
+            "share": seconds[name]["value"] / total,
+        }
+        for name in names
+    ]
+
+
+def grid_rows(grid: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a task family: its cells before RL, then the same levels after it (None: not measured)."""
+    rows = []
+    families = dict.fromkeys([*grid.get("before", {}), *grid.get("after", {})])
+    for family in families:
+        sides = [grid.get(when, {}).get(family, {}) for when in ("before", "after")]
+        levels = list(dict.fromkeys([*sides[0], *sides[1]]))
+        rows.append(
+            {"family": family, "sides": [[(level, side.get(level)) for level in levels] for side in sides]}
+        )
+    width = max((len(row["sides"][0]) for row in rows), default=0)
+    for row in rows:
+        row["sides"] = [side + [("", None)] * (width - len(side)) for side in row["sides"]]
+    return rows
+
+
+def kept_abilities(report: dict[str, Any]) -> list[tuple[str, Metric, Metric, str]]:
+    """The questions asked both after SFT and of the last checkpoint: before, after, what to make of it."""
+    last = report.get("final", {})
+    return [
+        (
+            f"{group}: {name.replace('_', ' ')}",
+            report[group][name],
+            after,
+            CLEAR[metrics.direction(report[group][name], after)],
+        )
+        for group in ("sft", "think", "tools")
+        for name, after in last.get(group, {}).items()
+        if name in report.get(group, {})
+    ]
+
+
+def table(report: dict[str, Any]) -> list[dict[str, str]]:
+    """Every metric of the report as a row of text."""
+    rows = []
+    for path, metric in metrics.walk(report):
+        kind = metrics.kind_of(path)
+        rows.append(
+            {
+                "name": " / ".join(path),
+                "value": metrics.number(metric, kind),
+                "interval": metrics.interval(metric, kind),
+                "n": f"{metric['n']:,}" if "n" in metric else "",
+            }
+        )
+    return rows
+
+
+def write_page(workdir: Path) -> Path:
+    """Render the page of the run in `workdir` and return where it lies."""
+    report = metrics.measured(read_json(workdir / "report" / "report.json"))
+    curves = {stage: read_lines(workdir / stage / "metrics.jsonl") for stage in ("pretrain", "sft", "rl")}
+    # A group that a run lacks reads as undefined all the way down, and the template then leaves it out.
+    pages = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=ChainableUndefined,
+    )
+    pages.filters |= {"number": metrics.number, "interval": metrics.interval, "quoted": metrics.quoted}
+    html = pages.get_template("page.html").render(
+        r=report,
+        samples=read_json(workdir / "report" / "samples.json"),
+        plots=draw(report, curves),
+        headlines=headlines(report),
+        stages=timeline(report),
+        grid=grid_rows(report.get("grid", {})),
+        kept=kept_abilities(report),
+        table=table(report),
+        direction=metrics.direction,
+    )
+    path = workdir / "report" / "index.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html, encoding="utf-8")
+    return path

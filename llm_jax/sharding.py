@@ -1,0 +1,47 @@
+"""The mesh, and the one table that says where every logical axis lives."""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from llm_jax.config import UserError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+AXIS_TYPE = AxisType.Auto  # the compiler places what the table leaves open
+
+# logical axis -> mesh axes; an axis not named here is replicated
+RULES = {
+    "batch": ("data", "fsdp"),
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "ff": "tensor",
+    "vocab": "tensor",
+}
+
+
+def make_mesh(mesh_config) -> Mesh:
+    """The mesh over all devices. Raises UserError when the sizes do not multiply to the device count."""
+    sizes = tuple(mesh_config[axis] for axis in MESH_AXES)
+    devices = jax.device_count()
+    if int(np.prod(sizes)) != devices:
+        shown = " x ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
+        raise UserError(f"the mesh {shown} needs {int(np.prod(sizes))} devices, but {devices} are here; set --config.mesh.*")
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AXIS_TYPE,) * len(MESH_AXES))
+
+
+def spec(axes: tuple[str | None, ...]) -> PartitionSpec:
+    """Logical axes of an array -> its PartitionSpec."""
+    return PartitionSpec(*(RULES.get(axis) for axis in axes))
+
+
+def named(mesh: Mesh, *axes: str | None) -> NamedSharding:
+    return NamedSharding(mesh, spec(axes))
+
+
+def put_batch(mesh: Mesh, host_batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """This host's rows of the global batch -> global arrays split over the batch axes."""
+    return {
+        key: jax.make_array_from_process_local_data(named(mesh, "batch", *(None,) * (value.ndim - 1)), value)
+        for key, value in host_batch.items()
+    }

@@ -1,0 +1,71 @@
+"""Expressions of two, three and four small numbers (levels 0, 1, 2): one step each, worth thinking about."""
+
+import random
+
+from llm_jax.tasks.base import Problem, split_of
+
+LEVELS = ("2 numbers", "3 numbers", "4 numbers")
+LARGEST = 30
+
+WORDINGS = (
+    "What is {e}?",
+    "Calculate {e}.",
+    "Work out {e}.",
+    "{e} = ?",
+    "How much is {e}?",
+    "Please compute {e}",
+    "Can you solve {e}?",
+    "Find the value of {e}.",
+)
+
+
+def steps(numbers: list[int], signs: list[str]) -> list[tuple[int, str, int, int]]:
+    """The left-to-right steps of an expression: (left, sign, right, result)."""
+    total, out = numbers[0], []
+    for sign, number in zip(signs, numbers[1:], strict=True):
+        result = total + number if sign == "+" else total - number
+        out.append((total, sign, number, result))
+        total = result
+    return out
+
+
+def sum_key(left: int, sign: str, right: int) -> str:
+    return f"{left}{sign}{right}"
+
+
+def worked(numbers: list[int], signs: list[str]) -> str:
+    """The steps as text, one a line: '12+7=19'."""
+    return "\n".join(f"{a}{s}{b}={r}" for a, s, b, r in steps(numbers, signs))
+
+
+def draw(rng: random.Random, count: int) -> tuple[list[int], list[str]]:
+    """`count` numbers and the signs between them, with no negative total on the way."""
+    while True:
+        numbers = [rng.randint(1, LARGEST) for _ in range(count)]
+        signs = [rng.choice("+-") for _ in range(count - 1)]
+        if all(result >= 0 for *_, result in steps(numbers, signs)):
+            return numbers, signs
+
+
+def leaks(numbers: list[int], signs: list[str]) -> bool:
+    """True if a step on the way is itself a held-out two-number problem: such text must not be trained on."""
+    return any(split_of(sum_key(a, s, b)) != "train" for a, s, b, _ in steps(numbers, signs)[:-1]) or any(
+        split_of(sum_key(a, s, b)) != "train" for a, s, b, _ in steps(numbers, signs)[-1:] if len(numbers) > 2
+    )
+
+
+def make(rng: random.Random, level: int, split: str) -> Problem:
+    while True:
+        numbers, signs = draw(rng, level + 2)
+        expression = str(numbers[0]) + "".join(f"{s}{n}" for s, n in zip(signs, numbers[1:], strict=True))
+        if split_of(expression) != split or (split == "train" and leaks(numbers, signs)):
+            continue
+        return Problem(
+            task="arithmetic",
+            level=level,
+            key=expression,
+            prompt=rng.choice(WORDINGS).format(e=expression),
+            answer=str(steps(numbers, signs)[-1][-1]),
+            think=worked(numbers, signs),
+            program=expression,
+        )

@@ -1,0 +1,64 @@
+"""What every task family shares: a problem, its split, and the strict grader."""
+
+import dataclasses
+import hashlib
+from fractions import Fraction
+
+SPLITS = ("train", "dev", "test")
+SPLIT_PERCENT = {"dev": 5, "test": 15}  # of all keys; the rest is train
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One checkable problem.
+
+    `key` is the canonical item: two wordings of one item share it, and it alone decides the split, so
+    a held-out item is held out from pages, conversations and RL prompts alike.
+    """
+
+    task: str
+    level: int
+    key: str
+    prompt: str
+    answer: str
+    think: str = ""  # the worked solution, when there is one worth writing
+    program: str = ""  # a Python expression whose value is the answer
+
+    def messages(self) -> list[dict]:
+        return [{"role": "user", "content": self.prompt}]
+
+    def solution(self, style: str) -> list[dict]:
+        """The assistant's parts for `style` in direct | think | tool (Conversation record, see docs)."""
+        answer = {"type": "answer", "text": self.answer}
+        if style == "direct":
+            return [answer]
+        if style == "think":
+            return [{"type": "think", "text": self.think}, answer]
+        if style == "tool":
+            return [{"type": "python", "text": self.program}, {"type": "output", "text": self.answer}, answer]
+        raise ValueError(f"unknown solution style {style!r}; choose direct, think or tool")
+
+
+def split_of(key: str) -> str:
+    """The split of an item, from its key alone: 80 % train, 5 % dev, 15 % test."""
+    percent = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100
+    if percent < SPLIT_PERCENT["test"]:
+        return "test"
+    return "dev" if percent < SPLIT_PERCENT["test"] + SPLIT_PERCENT["dev"] else "train"
+
+
+def well_formed(parts: list[dict], ended: bool) -> bool:
+    """True when a completion ends its turn, has exactly one answer span, and nothing after it."""
+    answers = [part for part in parts if part["type"] == "answer"]
+    return ended and len(answers) == 1 and parts[-1]["type"] == "answer"
+
+
+def grade(answer: str, parts: list[dict], ended: bool) -> bool:
+    """Strict: the completion is well formed and its answer equals `answer` (numbers as exact fractions)."""
+    if not well_formed(parts, ended):
+        return False
+    given = parts[-1]["text"].strip()
+    try:
+        return Fraction(given) == Fraction(answer)
+    except (ValueError, ZeroDivisionError):
+        return given == answer

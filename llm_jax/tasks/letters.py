@@ -1,0 +1,66 @@
+"""What a model that sees tokens finds hard about letters: spelling, counting and reversing words."""
+
+import random
+
+from llm_jax.tasks.base import Problem, split_of
+
+LEVELS = ("4-5 letters", "6-7 letters", "8-10 letters")
+LENGTHS = ((4, 5), (6, 7), (8, 10))
+
+SPELL = ("Spell the word {w}.", "How do you spell {w}?", "Spell out {w}.", "Write {w} letter by letter.")
+COUNT = (
+    "How many times does the letter {c} appear in {w}?",
+    "Count the letter {c} in {w}.",
+    "How many {c}'s are in {w}?",
+    "In the word {w}, how often is there a {c}?",
+)
+REVERSE = ("Reverse the word {w}.", "Write {w} backwards.", "What is {w} spelled backwards?")
+
+
+def pick_word(rng: random.Random, level: int, split: str, words: list[str]) -> str:
+    """A word of the level's length whose split is `split`; the word itself is the held-out item."""
+    low, high = LENGTHS[level]
+    while True:
+        word = rng.choice(words)
+        if low <= len(word) <= high and split_of(f"word:{word}") == split:
+            return word
+
+
+def spelled(word: str) -> str:
+    return "-".join(word)
+
+
+def make_spelling(rng: random.Random, level: int, split: str, words: list[str]) -> Problem:
+    word = pick_word(rng, level, split, words)
+    return Problem("spelling", level, f"word:{word}", rng.choice(SPELL).format(w=word), spelled(word))
+
+
+def make_counting(rng: random.Random, level: int, split: str, words: list[str]) -> Problem:
+    word = pick_word(rng, level, split, words)
+    letter = rng.choice(word) if rng.random() < 0.8 else rng.choice("abcdefghijklmnoprstuw")
+    running, lines = 0, []
+    for character in word:
+        running += character == letter
+        lines.append(f"{character}{running}")
+    return Problem(
+        "counting",
+        level,
+        f"word:{word}",
+        rng.choice(COUNT).format(c=letter, w=word),
+        str(running),
+        think=" ".join(lines),
+        program=f"'{word}'.count('{letter}')",
+    )
+
+
+def make_reversing(rng: random.Random, level: int, split: str, words: list[str]) -> Problem:
+    word = pick_word(rng, level, split, words)
+    return Problem(
+        "reversing",
+        level,
+        f"word:{word}",
+        rng.choice(REVERSE).format(w=word),
+        word[::-1],
+        think=f"{spelled(word)}\n{spelled(word[::-1])}",
+        program=f"'{word}'[::-1]",
+    )

@@ -1,0 +1,40 @@
+"""Comparing and sorting numbers: '9.11 or 9.9?' and short lists."""
+
+import random
+from fractions import Fraction
+
+from llm_jax.tasks.base import Problem, split_of
+
+COMPARE_LEVELS = ("whole numbers", "one decimal", "mixed decimals")
+SORT_LEVELS = ("3 numbers", "4 numbers", "5 numbers")
+
+COMPARE = ("Which is larger, {a} or {b}?", "Which number is bigger: {a} or {b}?", "{a} or {b}, which is more?")
+SORT = ("Sort these numbers: {l}", "Put in order from small to large: {l}", "Order {l} from smallest to largest.")
+
+
+def draw_number(rng: random.Random, level: int, whole: int) -> str:
+    if level == 0:
+        return str(rng.randint(1, 99))
+    if level == 1:
+        return f"{whole + rng.randint(0, 1)}.{rng.randint(1, 9)}"
+    return f"{whole}.{rng.randint(1, 9)}" if rng.random() < 0.5 else f"{whole}.{rng.randint(10, 99)}"
+
+
+def make_comparing(rng: random.Random, level: int, split: str) -> Problem:
+    while True:
+        whole = rng.randint(1, 20)
+        a, b = draw_number(rng, level, whole), draw_number(rng, level, whole)
+        key = "compare:" + ",".join(sorted((a, b)))
+        if Fraction(a) != Fraction(b) and split_of(key) == split:
+            larger = a if Fraction(a) > Fraction(b) else b
+            return Problem("comparing", level, key, rng.choice(COMPARE).format(a=a, b=b), larger)
+
+
+def make_sorting(rng: random.Random, level: int, split: str) -> Problem:
+    while True:
+        numbers = rng.sample(range(1, 100), level + 3)
+        key = "sort:" + ",".join(map(str, sorted(numbers)))
+        if split_of(key) == split:
+            listed = ", ".join(map(str, numbers))
+            answer = ", ".join(map(str, sorted(numbers)))
+            return Problem("sorting", level, key, rng.choice(SORT).format(l=listed), answer)

@@ -1,0 +1,205 @@
+"""SentencePiece, the special tokens, and the only place that turns a conversation into ids and a loss mask.
+
+Special tokens are control symbols: text can never produce them, so `encode` is safe on any input. Plain BPE encode,
+lossless on any Unicode: bytes fall back, nothing is normalised, U+2581 (SentencePiece's own space mark) becomes its
+three bytes.
+"""
+
+import dataclasses
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import sentencepiece as spm
+
+from llm_jax.config import UserError
+
+TURNS = ("system", "user", "assistant")
+SPANS = ("think", "answer", "python", "search", "output", "document")
+FORCED = ("output", "document")  # what tools write, never the model
+SPARE = 16
+SPECIALS = (
+    "<|pad|>",
+    "<|bos|>",
+    *(f"<|{name}|>" for name in TURNS),
+    "<|end|>",
+    *(f"<|{slash}{name}|>" for name in SPANS for slash in ("", "/")),
+    *(f"<|spare_{i}|>" for i in range(SPARE)),
+)
+MARK = "\u2581"
+MARK_BYTES = ("<0xE2>", "<0x96>", "<0x81>")
+SAMPLE_CHARACTERS = 4000  # longer training samples are cut here: SentencePiece silently skips very long ones
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendered:
+    ids: list[int]
+    loss_mask: list[int]  # 1 where the model writes: what SFT and RL train on
+
+
+class Tokenizer:
+    def __init__(self, model_bytes: bytes):
+        self.model_bytes = model_bytes
+        self.sha256 = hashlib.sha256(model_bytes).hexdigest()
+        self._sp = spm.SentencePieceProcessor(model_proto=model_bytes)
+        ids = {name: self._sp.piece_to_id(name) for name in SPECIALS}
+        self.pad, self.bos, self.end = ids["<|pad|>"], ids["<|bos|>"], ids["<|end|>"]
+        self.turn = {name: ids[f"<|{name}|>"] for name in TURNS}
+        self.open = {name: ids[f"<|{name}|>"] for name in SPANS}
+        self.close = {name: ids[f"<|/{name}|>"] for name in SPANS}
+        self.special_names = {i: name for name, i in ids.items()}
+        self._mark_ids = [self._sp.piece_to_id(piece) for piece in MARK_BYTES]
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """Raises UserError when the file is missing."""
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"no tokenizer at {path}; run stage `data` first")
+        return cls(path.read_bytes())
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_bytes(self.model_bytes)
+
+    @property
+    def vocab_size(self) -> int:
+        return self._sp.get_piece_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; never a special token. Lone surrogates become U+FFFD."""
+        text = text.encode("utf-8", errors="surrogatepass").decode("utf-8", errors="replace")
+        if MARK not in text:
+            return self._sp.encode(text)
+        ids = []
+        for i, part in enumerate(text.split(MARK)):
+            ids += (self._mark_ids if i else []) + self._sp.encode(part)
+        return ids
+
+    def encode_batch(self, texts: list[str], threads: int) -> list[list[int]]:
+        """`encode` of many texts, on `threads` threads."""
+        if any(MARK in text for text in texts):
+            return [self.encode(text) for text in texts]
+        return self._sp.encode(texts, num_threads=threads)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids; special tokens are left out. Broken byte sequences become U+FFFD."""
+        return self._sp.decode([int(i) for i in ids if int(i) not in self.special_names])
+
+    def show(self, ids: Iterable[int]) -> str:
+        """Text of ids with special tokens spelled out, for people to read."""
+        return "".join(self.special_names.get(run[0]) or self.decode(run) for run in self._runs(list(ids)))
+
+    def _runs(self, ids: list[int]) -> Iterator[list[int]]:
+        """Cuts ids into single special tokens and runs of plain ones."""
+        run: list[int] = []
+        for i in map(int, ids):
+            if i in self.special_names:
+                if run:
+                    yield run
+                yield [i]
+                run = []
+            else:
+                run.append(i)
+        if run:
+            yield run
+
+    def parts_to_ids(self, content: str | list[dict]) -> Rendered:
+        """One message's content; the mask is 0 on what tools write (FORCED spans)."""
+        ids, mask = [], []
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        for part in parts:
+            kind, piece = part["type"], self.encode(part["text"])
+            if kind != "text":
+                piece = [self.open[kind], *piece, self.close[kind]]
+            ids += piece
+            mask += [0 if kind in FORCED else 1] * len(piece)
+        return Rendered(ids, mask)
+
+    def render(self, conversation: list[dict], for_generation: bool = False) -> Rendered:
+        """Messages [{role, content}] -> ids and loss mask: bos, then <|role|> content <|end|> for each.
+
+        The mask is 1 on what the assistant writes, its <|end|> included. A `tool` message is an output span inside
+        the assistant's turn. With `for_generation` the ids end with an open assistant turn.
+        """
+        ids, mask = [self.bos], [0]
+        for message in conversation:
+            role, content = message["role"], self.parts_to_ids(message["content"])
+            if role not in self.turn:
+                raise UserError(f"unknown role {role!r}; choose from {', '.join(self.turn)}")
+            written = role == "assistant"
+            ids += [self.turn[role], *content.ids, self.end]
+            mask += [0, *(m * written for m in content.loss_mask), int(written)]
+        if for_generation:
+            ids.append(self.turn["assistant"])
+            mask.append(0)
+        return Rendered(ids, mask)
+
+    def parse(self, ids: Iterable[int]) -> tuple[list[dict], bool]:
+        """A completion's ids -> (parts [{type, text}], whether it ended its turn). Never raises.
+
+        A span left open runs to the end; a closing token without its opening one ends the current part.
+        """
+        parts: list[dict] = []
+        kind, run = "text", []
+
+        def flush():
+            if run or kind != "text":
+                parts.append({"type": kind, "text": self.decode(run)})
+
+        opened = {i: name for name, i in self.open.items()}
+        closed = set(self.close.values())
+        for i in map(int, ids):
+            if i == self.end:
+                flush()
+                return parts, kind == "text"
+            if i in opened or i in closed:
+                flush()
+                kind, run = opened.get(i, "text"), []
+            elif i not in self.special_names:
+                run.append(i)
+        flush()
+        return parts, False
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Trains BPE on an iterable of texts. Raises UserError when there is no text or too little for the vocabulary."""
+    samples = [piece for text in texts for piece in cut(text.replace(MARK, " "))]
+    if not any(samples):
+        raise UserError("the corpus for the tokenizer is empty; give it some text")
+    out = io.BytesIO()
+    try:
+        spm.SentencePieceTrainer.train(
+            sentence_iterator=iter(samples),
+            model_writer=out,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            character_coverage=0.9999,
+            split_digits=True,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            max_sentence_length=SAMPLE_CHARACTERS * 4,
+            max_sentencepiece_length=24,
+            control_symbols=list(SPECIALS[1:]),
+            pad_piece=SPECIALS[0],
+            pad_id=0,
+            unk_id=1,
+            bos_id=-1,
+            eos_id=-1,
+            num_threads=2,  # fixed: the model must not depend on the machine
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(
+            f"tokenizer.vocab_size {vocab_size} does not fit this text ({sum(map(len, samples)):,} characters): "
+            f"choose a smaller one, or give more text [{reason[-120:]}]"
+        ) from error
+    return Tokenizer(out.getvalue())
+
+
+def cut(text: str) -> list[str]:
+    return [text[i : i + SAMPLE_CHARACTERS] for i in range(0, len(text), SAMPLE_CHARACTERS)]

@@ -1,0 +1,53 @@
+"""Installs llm_jax; `pip install -e .[test]` is what the Makefile runs."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "llm_jax/__init__.py").read_text()).group(1)
+
+setup(
+    name="llm_jax",
+    version=VERSION,
+    description="From raw pages to a thinking model with tools, in one small JAX codebase.",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["llm_jax", "llm_jax.*", "data_pipelines", "data_pipelines.*"]),
+    package_data={"llm_jax.report": ["*.html"]},
+    python_requires=">=3.11,<3.14",
+    install_requires=[
+        "jax>=0.10.2,<0.13",
+        "flax>=0.12.8,<0.13",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "grain>=0.2.18,<0.3",
+        "array-record>=0.8.3",
+        "sentencepiece>=0.2.1,<0.3",
+        "ml_collections>=1.1,<2",
+        "absl-py>=2.3,<3",
+        "numpy>=2.0",
+        "rich>=14",
+        "tensorboardX>=2.6.4,<3",
+        "jinja2>=3.1,<4",
+        "matplotlib>=3.10,<4",
+        "pydantic-monty>=1.4,<2",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+        "gpu": ["jax[cuda13]>=0.10.2,<0.13"],
+        "data": ["datatrove>=0.10,<0.11", "resiliparse>=0.16"],
+        "serve": ["fastapi>=0.120", "uvicorn>=0.38"],
+        "hf": ["safetensors>=0.6", "tokenizers>=0.22"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.130",
+            "ruff>=0.14",
+            "nbclient>=0.10",
+            "ipykernel>=6.29",
+        ],
+    },
+)
