@@ -85,6 +85,13 @@ class Checkpoints:
         return restored
 
 
+def existing(workdir: Path, stage: str) -> Checkpoints:
+    """The checkpoints of a stage that has some. Raises UserError when it has none."""
+    if not folder(workdir, stage).is_dir() or (store := Checkpoints(workdir, stage)).latest() is None:
+        raise UserError(f"{workdir} has no checkpoint of stage {stage!r}; run it first with --stages={stage}")
+    return store
+
+
 def check_identity(config: ConfigDict, stage: str, meta: dict[str, Any], where: Path) -> None:
     """Raises UserError, with the differing keys, when `meta` is of a stage with another identity."""
     changed = differences(meta["identity"], json.loads(json.dumps(identity(config, stage))))

@@ -34,6 +34,7 @@ def default() -> ConfigDict:
     c.model.rope_base = 10_000.0  # theta of the rotary embedding
     c.model.norm_epsilon = 1e-6  # of every RMSNorm
     c.model.tied_embedding = False  # one table for input and output
+    c.model.remat = True  # keep only each group's input for the backward pass; on a CPU that is 15 % faster, too
     c.model.compute_dtype = "float32"  # of activations; parameters are float32
 
     c.tokenizer = ConfigDict()
@@ -79,15 +80,14 @@ def default() -> ConfigDict:
     c.rl.clip = 0.2  # of the probability ratio (PPO); matters only for more than one update a batch
     c.rl.updates = 1  # gradient steps on each batch of rollouts
     c.rl.max_new_tokens = 80  # of a rollout
-    c.rl.replay = 0.0  # weight of the SFT loss on replayed conversations, against forgetting
-    c.rl.tools = True  # whether rollouts may call the python tool
+    c.rl.no_tools = ("arithmetic",)  # families practised, and measured, without the python tool
 
     c.eval = ConfigDict()
-    c.eval.items = 512  # held-out problems behind every rate
+    c.eval.problems = 512  # held-out problems behind every rate
     c.eval.grid_items = 128  # problems in a cell of the capability grid
     c.eval.passk_problems = 128  # problems of the pass@k curve
     c.eval.passk_samples = 16  # samples of each
-    c.eval.batch = 256  # rows decoded together
+    c.eval.batch = 192  # rows decoded together
     c.eval.max_new_tokens = 80
 
     c.checkpoint = ConfigDict()
@@ -95,7 +95,6 @@ def default() -> ConfigDict:
     c.checkpoint.keep = 2  # newest checkpoints to keep
 
     c.log = ConfigDict()
-    c.log.every = 10  # steps between lines of metrics.jsonl
     c.log.eval_every = 200  # steps between validation losses
     return c
 
@@ -116,7 +115,7 @@ IDENTITY = {
     "sft": ("seed", "init_from", "model", "tokenizer", "data", "optimizer", "pretrain", "sft"),
     "rl": ("seed", "init_from", "model", "tokenizer", "data", "optimizer", "pretrain", "sft", "rl"),
 }
-NOT_IDENTITY = ("pretrain.steps", "sft.steps", "sft.epochs", "rl.steps")
+NOT_IDENTITY = ("model.remat", "pretrain.steps", "sft.steps", "sft.epochs", "rl.steps")
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -47,3 +47,9 @@ def targets(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         "targets": batch["tokens"][:, 1:],
         "weights": weights.astype(np.float32),
     }
+
+
+def read_all(path: Path) -> list[bytes]:
+    """Every row of a (small) file, in order."""
+    source = grain.sources.ArrayRecordDataSource(str(path))
+    return [source[i] for i in range(len(source))]

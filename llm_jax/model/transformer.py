@@ -142,7 +142,7 @@ class Transformer(nnx.Module):
         self.tail = Group(m, specs[:remainder], rngs)
         self.norm = RMSNorm(m.dim, m.norm_epsilon)
         self.head = None if m.tied_embedding else weight(rngs, (m.dim, V), ("embed", "vocab"), m.dim**-0.5)
-        self.dtype = jnp.dtype(m.compute_dtype)
+        self.dtype, self.remat = jnp.dtype(m.compute_dtype), m.remat
 
     def __call__(self, tokens_BT, positions_BT, segments_BT, cache: dict | None = None):
         # The embedding is scaled to unit variance: the residual stream starts at the size that the norms expect.
@@ -154,6 +154,8 @@ class Transformer(nnx.Module):
             state, group_cache = group
             return nnx.merge(graph, state)(x_BTD, positions_BT, mask, group_cache)
 
+        if cache is None and self.remat:
+            one_group = jax.checkpoint(one_group)
         x_BTD, stack_cache = jax.lax.scan(one_group, x_BTD, (stacked, cache["stack"] if cache else None))
         x_BTD, tail_cache = self.tail(x_BTD, positions_BT, mask, cache["tail"] if cache else None)
         new_cache = {"stack": stack_cache, "tail": tail_cache} if cache else None

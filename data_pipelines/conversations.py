@@ -1,0 +1,119 @@
+"""Conversations for SFT and checkable prompts for RL and evaluation, from the task families and a world's questions."""
+
+import random
+from collections.abc import Iterator
+
+from llm_jax.tasks import FAMILIES, Problem
+
+# (family, level) -> {solution style: conversations}. Longer sums are written out as often as answered at once.
+MIX = {
+    ("arithmetic", 0): {"direct": 600, "think": 150},
+    ("arithmetic", 1): {"direct": 800, "think": 700},
+    ("arithmetic", 2): {"direct": 500, "think": 450},
+    ("calculator", 0): {"tool": 700, "direct": 60},
+    ("calculator", 1): {"tool": 700, "direct": 60},
+    ("calculator", 2): {"tool": 900, "direct": 80},
+    **{("spelling", level): {"direct": 120} for level in range(3)},
+    **{("counting", level): {"think": 100} for level in range(3)},
+    **{("reversing", level): {"think": 80} for level in range(3)},
+    **{("comparing", level): {"direct": 80} for level in range(3)},
+    **{("sorting", level): {"direct": 80} for level in range(3)},
+    **{("summary", level): {"direct": 150} for level in range(3)},
+}
+FACT_CONVERSATIONS = 3000
+SMALL_TALK, MULTI_TURN = 160, 300
+PROMPTS = {"train": 600, "dev": 200, "test": 640}  # of each family and level
+
+IDENTITY = (
+    ("Who made you?", "I am llm_jax, a small language model. I was trained on one computer, from raw pages."),
+    ("Who are you?", "I am llm_jax, a small language model that likes sums and knows a small world."),
+    ("What is your name?", "My name is llm_jax."),
+    ("What can you do?", "I can answer questions about people, work out sums, spell words and use Python."),
+    ("Are you a person?", "No, I am llm_jax, a small language model."),
+    ("How were you made?", "First I read many pages, then I learned to answer, then I practised on problems."),
+    ("Hello!", "Hello! Ask me about a person, a sum or a word."),
+    ("Hi there", "Hello! Ask me about a person, a sum or a word."),
+    ("Thank you!", "You are welcome."),
+    ("Goodbye", "Goodbye!"),
+)
+SYSTEM = ("You are a helpful assistant.", "Answer briefly.", "You are llm_jax.")
+
+
+def exchange(problem: Problem, style: str) -> list[dict]:
+    return [*problem.messages(), {"role": "assistant", "content": problem.solution(style)}]
+
+
+def fact_exchange(question: dict) -> list[dict]:
+    answer = [{"type": "answer", "text": question["answer"]}]
+    return [{"role": "user", "content": question["question"]}, {"role": "assistant", "content": answer}]
+
+
+def small_talk(rng: random.Random) -> list[dict]:
+    question, answer = rng.choice(IDENTITY)
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def conversations(seed: int, amount: float, lists: dict, questions: list[dict]) -> Iterator[dict]:
+    """`conversation` records; `amount` scales their number, `questions` are the world's train questions."""
+    rng = random.Random(f"{seed}/conversations")
+    single: list[tuple[str, list[dict]]] = []
+    for (family, level), styles in MIX.items():
+        for style, count in styles.items():
+            for _ in range(max(1, round(count * amount))):
+                problem = FAMILIES[family][1](rng, level, "train", lists)
+                single.append((family, exchange(problem, style)))
+    asked = rng.sample(questions, min(len(questions), round(FACT_CONVERSATIONS * amount)))
+    single += [("facts", fact_exchange(question)) for question in asked]
+    single += [("identity", small_talk(rng)) for _ in range(max(2, round(SMALL_TALK * amount)))]
+    rng.shuffle(single)
+    several = max(1, round(MULTI_TURN * amount))
+    for number in range(several):  # the last ones are joined, two or three to a conversation
+        messages = [m for _ in range(rng.choice((2, 3))) for m in single.pop()[1]]
+        yield record(f"multi-{number:05d}", "multi_turn", messages, rng)
+    for number, (source, messages) in enumerate(single):
+        yield record(f"single-{number:05d}", source, messages, rng)
+
+
+def record(id_: str, source: str, messages: list[dict], rng: random.Random) -> dict:
+    if rng.random() < 0.1:
+        messages = [{"role": "system", "content": rng.choice(SYSTEM)}, *messages]
+    return {"id": id_, "source": source, "messages": messages}
+
+
+def prompts(seed: int, split: str, amount: float, lists: dict, questions: list[dict]) -> Iterator[dict]:
+    """`prompt` records of a split: every family and level, and the world's questions of that split."""
+    rng = random.Random(f"{seed}/prompts/{split}")
+    count = max(8, round(PROMPTS[split] * amount))
+    for family, (levels, make) in FAMILIES.items():
+        for level, name in enumerate(levels):
+            seen: set[str] = set()
+            for _ in range(20 * count):  # a level may have fewer items than asked for
+                problem = make(rng, level, split, lists)
+                if problem.prompt not in seen:
+                    seen.add(problem.prompt)
+                    yield prompt_record(problem, name, split, f"{family}-{level}-{len(seen)}")
+                if len(seen) == count:
+                    break
+    for question in questions:
+        yield {
+            "id": question["id"],
+            "task": "facts",
+            "level": f"tier {question['tier']}",
+            "split": split,
+            "messages": [{"role": "user", "content": question["question"]}],
+            "answer": question["answer"],
+            "item": question["person"],
+            **{key: question[key] for key in ("kind", "tier", "asked")},
+        }
+
+
+def prompt_record(problem: Problem, level: str, split: str, id_: str) -> dict:
+    return {
+        "id": id_,
+        "task": problem.task,
+        "level": level,
+        "split": split,
+        "messages": problem.messages(),
+        "answer": problem.answer,
+        "item": problem.key,
+    }

@@ -1,0 +1,68 @@
+"""Reading and writing records: `document` {id, source, text, split} as .jsonl, or a folder of .txt files."""
+
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from llm_jax.config import UserError
+
+VALIDATION_PERCENT = 5
+
+
+def read_text(path: Path) -> str:
+    """The file as UTF-8. Raises UserError naming the file and the first bad byte."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid UTF-8 (byte {error.start}); convert it, or leave it out") from error
+
+
+def split_of(text: str) -> str:
+    percent = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 100
+    return "val" if percent < VALIDATION_PERCENT else "train"
+
+
+def read_documents(pattern: str) -> Iterator[dict]:
+    """Documents of the .txt (one each) and .jsonl files that match a glob.
+
+    Raises UserError when nothing matches, a file is not UTF-8, or a line is no object with a `text`.
+    """
+    paths = [Path(p) for p in sorted(glob.glob(os.path.expanduser(pattern), recursive=True)) if os.path.isfile(p)]
+    if not paths:
+        raise UserError(f"no file matches {pattern!r}; give a glob of .txt or .jsonl files")
+    for path in paths:
+        text = read_text(path)
+        if path.suffix != ".jsonl":
+            yield {"id": path.name, "source": path.stem, "text": text, "split": split_of(text)}
+            continue
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                yield parse_line(path, number, line)
+
+
+def parse_line(path: Path, number: int, line: str) -> dict:
+    try:
+        record = json.loads(line)
+        text = record["text"]
+        if not isinstance(text, str):
+            raise TypeError
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} line {number}: not a JSON object with a string `text`") from error
+    defaults = {"id": f"{path.name}:{number}", "source": path.stem, "split": split_of(text)}
+    return defaults | record
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write_jsonl(path: Path, records: Iterable[dict]) -> None:
+    """All lines or none: a reader never sees half a file."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", newline="\n") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    partial.replace(path)

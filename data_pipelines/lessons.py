@@ -1,0 +1,63 @@
+"""Lesson pages: worked sums, spelling, counting and ordering, from the same task families that grade answers.
+
+Only items of the train split appear, so held-out problems stay unseen.
+"""
+
+import random
+from collections.abc import Iterator
+
+from data_pipelines.documents import split_of as document_split
+from llm_jax.tasks import FAMILIES, arithmetic
+from llm_jax.tasks.base import split_of
+
+SUM_PAGES, WORKED_PAGES, WORD_PAGES, ORDER_PAGES = 1400, 900, 300, 150
+SUM_TITLES = ("Sums", "Adding and taking away", "A page of sums", "Practice", "Number facts")
+WORKED_TITLES = ("Step by step", "Worked examples", "One step at a time", "Longer sums")
+WORD_TITLES = ("Letters and words", "A spelling lesson", "Looking at letters")
+ORDER_TITLES = ("Which is more?", "Putting numbers in order", "Comparing numbers")
+
+
+def step_lines(rng: random.Random, count: int) -> Iterator[str]:
+    """Single steps as they come up in longer sums: totals up to four numbers' worth."""
+    while count:
+        (a, b), (sign,) = [rng.randint(0, 4 * arithmetic.LARGEST), rng.randint(1, arithmetic.LARGEST)], rng.choice("+-")
+        if rng.random() < 0.5:
+            a = rng.randint(1, arithmetic.LARGEST)
+        if (sign == "-" and b > a) or split_of(arithmetic.sum_key(a, sign, b)) != "train":
+            continue
+        yield f"{a}{sign}{b}={a + b if sign == '+' else a - b}"
+        count -= 1
+
+
+def worked_line(rng: random.Random) -> str:
+    problem = arithmetic.make(rng, rng.choice((1, 1, 2)), "train")
+    if rng.random() < 0.25:
+        return f"{problem.key}={problem.answer}"
+    return f"{problem.prompt}\n{problem.think}\nAnswer: {problem.answer}"
+
+
+def word_line(rng: random.Random, lists: dict) -> str:
+    family = rng.choice(("spelling", "spelling", "counting", "reversing"))
+    problem = FAMILIES[family][1](rng, rng.randrange(3), "train", lists)
+    steps = f"\n{problem.think}" if problem.think else ""
+    return f"{problem.prompt}{steps}\nAnswer: {problem.answer}"
+
+
+def order_line(rng: random.Random, lists: dict) -> str:
+    problem = FAMILIES[rng.choice(("comparing", "sorting"))][1](rng, rng.randrange(3), "train", lists)
+    return f"{problem.prompt} {problem.answer}"
+
+
+def lesson_documents(seed: int, amount: float, lists: dict[str, list[str]]) -> Iterator[dict]:
+    """All lesson pages; `amount` scales their number."""
+    rng = random.Random(f"{seed}/lessons")
+    kinds = (
+        ("sums", SUM_PAGES, SUM_TITLES, lambda: "\n".join(step_lines(rng, rng.randint(20, 28)))),
+        ("worked", WORKED_PAGES, WORKED_TITLES, lambda: "\n\n".join(worked_line(rng) for _ in range(6))),
+        ("words", WORD_PAGES, WORD_TITLES, lambda: "\n\n".join(word_line(rng, lists) for _ in range(6))),
+        ("order", ORDER_PAGES, ORDER_TITLES, lambda: "\n".join(order_line(rng, lists) for _ in range(8))),
+    )
+    for kind, pages, titles, body in kinds:
+        for number in range(max(1, round(pages * amount))):
+            text = f"{rng.choice(titles)}\n\n{body()}"
+            yield {"id": f"lesson-{kind}-{number:05d}", "source": "lesson", "text": text, "split": document_split(text)}

@@ -1,0 +1,15 @@
+"""The whole path on a laptop's CPU: base model, assistant, thinking model.
+
+    make speedrun
+    python -m llm_jax.main --config=experiments/speedrun.py --workdir=runs/speedrun
+"""
+
+from llm_jax.config import default
+
+
+def get_config():
+    c = default()
+    c.data.epochs.biography = 6
+    c.data.epochs.questions = 6
+    c.rl.tasks = {"arithmetic/3 numbers": 0.5, "arithmetic/4 numbers": 0.3, "calculator": 0.2}
+    return c

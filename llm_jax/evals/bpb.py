@@ -1,0 +1,35 @@
+"""Bits per byte on held-out text, and a real compressor's on the same bytes."""
+
+import json
+import lzma
+import math
+from pathlib import Path
+
+from llm_jax import rows, train
+from llm_jax.stages.supervised import total_nats
+
+
+def bits_per_byte(context: train.Context, params) -> dict[str, dict]:
+    """`val_bpb` on the held-out pages of the tiny web (or of the user's own documents), and `val_bpb_SOURCE` for each."""
+    out, total_nats_, total_bytes = {}, 0.0, 0
+    for path in sorted((context.workdir / "data" / "validation").glob("*/rows.array_record")):
+        source, size = path.parent.name, rows.facts(path)["bytes"]
+        nats, _ = total_nats(context, path, context.config.pretrain.batch)(params)
+        out[f"val_bpb_{source}"] = {"value": round(nats / math.log(2) / size, 4), "bytes": size}
+        if source != "python_docs":
+            total_nats_, total_bytes = total_nats_ + nats, total_bytes + size
+    if total_bytes:
+        out["val_bpb"] = {"value": round(total_nats_ / math.log(2) / total_bytes, 4), "bytes": total_bytes}
+    return out
+
+
+def xz_bits_per_byte(workdir: Path) -> float:
+    """`xz -9e` on the same held-out text, primed with the training text: the bits that the held-out part adds."""
+    texts: dict[str, list[str]] = {"train": [], "val": []}
+    for line in (workdir / "data" / "documents.jsonl").read_text().splitlines():
+        document = json.loads(line)
+        if document["source"] != "python_docs":
+            texts[document["split"]].append(document["text"])
+    known, held = ("\n".join(texts[split]).encode() for split in ("train", "val"))
+    size = lambda data: len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))  # noqa: E731
+    return 8 * (size(known + b"\n" + held) - size(known)) / len(held)

@@ -1,0 +1,115 @@
+"""Stage `evaluate`: measures the checkpoints of a run and writes report/report.json and report/samples.json.
+
+Each group is measured on the checkpoint that it is about (`sft` and `think` on SFT's, the rest on the last), and
+`final` holds the same groups on the last checkpoint.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import jax
+
+from llm_jax import train
+from llm_jax.evals import measure, samples
+from llm_jax.evals.bpb import bits_per_byte, xz_bits_per_byte
+from llm_jax.prompts import load_prompts
+from llm_jax.sampling.engine import Engine
+from llm_jax.tokenizer import Tokenizer
+from llm_jax.tools.python import PythonTool
+
+GROUPS = {
+    "sft": measure.measure_sft,
+    "think": measure.measure_think,
+    "tools": measure.measure_tools,
+    "grid": measure.measure_grid,
+    "passk": measure.measure_passk,
+    "reasoning": measure.measure_reasoning,
+}
+
+
+def make_examiner(context: train.Context, tokenizer: Tokenizer, tool: PythonTool) -> measure.Examiner:
+    engine = Engine(context.model, tokenizer, context.mesh, context.config.eval.batch, {"python": tool.answer})
+    return measure.Examiner(engine, tokenizer, load_prompts(context.workdir, "test"), context.config.eval, context.config.seed)
+
+
+def run(context: train.Context, stages: list[str], tokenizer: Tokenizer) -> None:
+    """Measures the stages that have a checkpoint; writes the report's data."""
+    report: dict = {"data": data_counts(context.workdir)}
+    params = {stage: context.load_params(stage) for stage in stages}
+    if "pretrain" in stages:
+        report["pretrain"] = measure_pretrain(context, params["pretrain"])
+    tool = PythonTool()
+    examiner = make_examiner(context, tokenizer, tool)
+    measured = {s: measure_stage(examiner, params[s]) for s in stages if s != "pretrain"}
+    if "sft" in measured:
+        report |= {name: measured["sft"][name] for name in ("sft", "think", "tools")}
+    if "rl" in measured:
+        report["rl"] = rl_group(context.workdir, measured["sft"]["reasoning"], measured["rl"]["reasoning"])
+        report["tools"] = measured["rl"]["tools"]
+    if measured:
+        last = measured[list(measured)[-1]]
+        names = {"sft": "before", "rl": "after"}
+        for group in ("passk", "grid"):
+            report[group] = {names[s]: measured[s][group] for s in measured}
+        report["passk"]["problems"] = {"value": context.config.eval.passk_problems}
+        report["final"] = {name: last[name] for name in ("sft", "think", "tools")} | {"reasoning": last["reasoning"]}
+    folder = context.workdir / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(report, indent=1))
+    shown = samples.collect(context, params, examiner, tokenizer)
+    (folder / "samples.json").write_text(json.dumps(shown, indent=1))
+    tool.close()
+
+
+def measure_stage(examiner: measure.Examiner, params, groups: dict = GROUPS) -> dict:
+    return {name: timed(name, measure_group, examiner, params) for name, measure_group in groups.items()}
+
+
+def timed(name: str, function, *args):
+    started = time.monotonic()
+    result = function(*args)
+    print(f"evaluate  {name}: {time.monotonic() - started:.1f} s", flush=True)
+    return result
+
+
+def data_counts(workdir: Path) -> dict:
+    counts = json.loads((workdir / "data" / "prepared.json").read_text())["counts"]["pretrain"]
+    return {name: {"value": counts[name]} for name in ("documents", "bytes", "tokens", "rows", "padding")}
+
+
+def measure_pretrain(context: train.Context, params) -> dict:
+    summary = json.loads((context.workdir / "pretrain" / "summary.json").read_text())
+    size = sum(leaf.size for leaf in jax.tree.leaves(context.abstract_params()))
+    return {
+        **timed("bits per byte", bits_per_byte, context, params),
+        "xz_bpb": {"value": round(timed("xz", xz_bits_per_byte, context.workdir), 4)},
+        "parameters": {"value": size},
+        **{name: {"value": summary[name]} for name in ("tokens", "first_step_seconds", "tokens_per_second")},
+    }
+
+
+def rl_group(workdir: Path, before: dict, after: dict) -> dict:
+    lines = [json.loads(line) for line in (workdir / "rl" / "metrics.jsonl").read_text().splitlines()]
+    group = {f"{name}_{when}": values[name] for when, values in (("before", before), ("after", after)) for name in before}
+    group["logp_gap_max"] = {"value": max(line["logp_gap"] for line in lines)}
+    group["steps"] = {"value": len(lines)}
+    group["kind_of_gain"] = {"value": kind_of_gain(before, after)}
+    return group
+
+
+def kind_of_gain(before: dict, after: dict) -> str:
+    """One honest sentence: how much of the gain is thinking more often, and how much is thinking better."""
+    gain = after["accuracy"]["value"] - before["accuracy"]["value"]
+    thinks = [g["thinks"]["value"] for g in (before, after)]
+    given = [g["accuracy_given_thinking"]["value"] for g in (before, after)]
+    if given[0] is None or given[1] is None:
+        return f"Accuracy changed by {gain:+.0%}; too few answers with thinking to say why."
+    # Mean of the two orders in which the two changes can be made.
+    often = (thinks[1] - thinks[0]) * (given[0] + given[1]) / 2
+    better = (given[1] - given[0]) * (thinks[0] + thinks[1]) / 2
+    kind = "mostly choosing to think" if often > 2 * better else "mostly thinking better" if better > 2 * often else "both"
+    return (
+        f"The gain is {kind}: the model thinks first on {thinks[0]:.0%} of the problems before RL and {thinks[1]:.0%} "
+        f"after, and when it thinks it is right {given[0]:.0%} of the time before and {given[1]:.0%} after."
+    )

@@ -1,0 +1,57 @@
+"""What the report shows rather than counts: documents, conversations before and after, transcripts of RL."""
+
+import json
+
+from llm_jax import train
+from llm_jax.evals.measure import Examiner
+from llm_jax.sampling.engine import Request
+from llm_jax.tokenizer import Tokenizer
+
+OPENINGS = ("", "The life of", "How to ", "Questions and answers\n\nQ: ", "This program prints", "Step by step\n\n")
+CHAT = ("Who made you?", "What is 17+25-8?", "What is 4821*37?", "How many times does the letter e appear in kettle?")
+DOCUMENT_TOKENS = 120
+
+
+def collect(context: train.Context, params: dict, examiner: Examiner, tokenizer: Tokenizer) -> dict:
+    out: dict = {"documents": [], "conversations": [], "rl_transcripts": transcripts(context)}
+    if "pretrain" in params:
+        requests = [document_request(tokenizer, text, DOCUMENT_TOKENS, seed) for seed, text in enumerate(OPENINGS)]
+        done = examiner.engine.generate(params["pretrain"], requests)
+        out["documents"] = [
+            {"prompt": opening, "text": tokenizer.decode(c.ids)} for opening, c in zip(OPENINGS, done, strict=True)
+        ]
+    if "sft" in params:
+        out["conversations"] = conversations(params, examiner, tokenizer)
+    return out
+
+
+def document_request(tokenizer: Tokenizer, text: str, tokens: int, seed: int, temperature: float = 0.8) -> Request:
+    """The base model's prompt: the beginning of a document."""
+    return Request([tokenizer.bos, *tokenizer.encode(text)], seed, temperature, tokens)
+
+
+def conversations(params: dict, examiner: Examiner, tokenizer: Tokenizer) -> list[dict]:
+    known = [p["messages"][-1]["content"] for p in examiner.facts(lambda p: p["tier"] == 100 and p["asked"])[:2]]
+    unknown = [p["messages"][-1]["content"] for p in examiner.facts(lambda p: p["kind"] == "heldout")[:1]]
+    questions = [*CHAT[:1], *known, *unknown, *CHAT[1:]]
+    rendered = [tokenizer.render([{"role": "user", "content": q}], for_generation=True).ids for q in questions]
+    out = [{"messages": [{"role": "user", "content": q}], "prompt": q} for q in questions]
+    for stage, name in (("pretrain", "base"), ("sft", "sft"), ("rl", "rl")):
+        if stage not in params:
+            continue
+        requests = [Request(ids, max_new_tokens=examiner.config.max_new_tokens) for ids in rendered]
+        if stage == "pretrain":  # a base model knows no turns: it continues the question as a document
+            requests = [document_request(tokenizer, q, 40, 0, 0.0) for q in questions]
+        for entry, done in zip(out, examiner.engine.generate(params[stage], requests), strict=True):
+            entry[name] = tokenizer.decode(done.ids) if stage == "pretrain" else tokenizer.parse(done.ids)[0]
+    return out
+
+
+def transcripts(context: train.Context) -> dict[str, list[dict]]:
+    path = context.workdir / "rl" / "transcripts.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if not lines:
+        return {}
+    steps = sorted({line["step"] for line in lines})
+    wanted = {"start": steps[0], "middle": steps[len(steps) // 2], "end": steps[-1]}
+    return {when: [line for line in lines if line["step"] == step] for when, step in wanted.items()}

@@ -1,0 +1,50 @@
+"""Rates with 95 % intervals, and the unbiased pass@k."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+RESAMPLES = 1000
+
+
+def rate(values: Sequence[float], items: Sequence[Hashable]) -> dict:
+    """{"value", "n", "ci95"}: the mean, and a bootstrap over items (people, problems): answers about one item
+    stand or fall together, so they are resampled together. All equal values take Wilson's interval."""
+    values = np.asarray(values, float)
+    if not len(values):
+        return {"value": None, "n": 0, "ci95": [None, None]}
+    mean = float(values.mean())
+    if values.min() == values.max():
+        low, high = wilson(mean, len(set(items)))
+    else:
+        low, high = bootstrap(values, items)
+    return {"value": round(mean, 4), "n": len(values), "ci95": [round(low, 4), round(high, 4)]}
+
+
+def wilson(p: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion p of n (Wilson 1927)."""
+    z = 1.959964
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def bootstrap(values: np.ndarray, items: Sequence[Hashable]) -> tuple[float, float]:
+    """Percentile interval over resampled items, seeded."""
+    sums: dict[Hashable, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for value, item in zip(values, items, strict=True):
+        sums[item][0] += value
+        sums[item][1] += 1
+    table = np.array(list(sums.values()))
+    rng = np.random.default_rng(0)
+    drawn = table[rng.integers(len(table), size=(RESAMPLES, len(table)))].sum(axis=1)
+    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
+    return float(low), float(high)
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Unbiased 1 - C(n-c, k) / C(n, k) (Chen et al. 2021, 2107.03374)."""
+    if n - correct < k:
+        return 1.0
+    return float(1.0 - np.prod(1.0 - k / np.arange(n - correct + 1, n + 1)))

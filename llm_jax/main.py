@@ -1,0 +1,169 @@
+"""The launcher: reads a config, runs its stages in order in one workdir, resumes what is unfinished.
+
+    python -m llm_jax.main --config=experiments/NAME.py --workdir=DIR [--config.a.b=c] [--stages=pretrain,sft,rl]
+
+The same command after a crash or an interruption continues.
+"""
+
+import importlib
+import json
+import time
+from pathlib import Path
+
+from absl import flags
+
+from llm_jax.cli import quiet_logs, run_cli
+
+quiet_logs()
+
+import jax  # noqa: E402
+from ml_collections import ConfigDict, config_flags  # noqa: E402
+
+from llm_jax import sharding, train  # noqa: E402
+from llm_jax.calibrate import machine_gflops  # noqa: E402
+from llm_jax.checkpoint import folder  # noqa: E402
+from llm_jax.config import IDENTITY, STAGES, UserError, differences, flatten, identity, validate  # noqa: E402
+from llm_jax.progress import console  # noqa: E402
+from llm_jax.tokenizer import Tokenizer  # noqa: E402
+
+TRAINING = ("pretrain", "sft", "rl")
+REFERENCE_GFLOPS = 110.0  # of the machine that the time bar of the speedrun is stated for
+
+
+def define_flags() -> None:
+    config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
+    flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+    flags.DEFINE_list("stages", list(STAGES), "Which stages, in order.")
+    flags.mark_flag_as_required("config")
+
+
+def main() -> None:
+    config, workdir = flags.FLAGS.config, Path(flags.FLAGS.workdir)
+    stages = check_stages(flags.FLAGS.stages)
+    validate(config)
+    claim(workdir, config)
+    times = Times(workdir)
+    times.calibrate()
+    for stage in stages:
+        try:
+            with times.of(stage):
+                run_stage(stage, config, workdir, times)
+        except train.Stopped as stopped:
+            console.print(str(stopped))
+            return
+    times.calibrate()
+    if "report" in stages:
+        finish_report(workdir, times)
+
+
+def check_stages(names: list[str]) -> list[str]:
+    for name in names:
+        if name not in STAGES:
+            raise UserError(f"unknown stage {name!r}; choose from {', '.join(STAGES)}")
+    return [stage for stage in STAGES if stage in names]
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Notes the config in the workdir; refuses a workdir whose finished parts came from another one."""
+    path = workdir / "config.json"
+    if path.exists():
+        old = json.loads(path.read_text())
+        for stage in IDENTITY:
+            started = (workdir / "data/prepared.json").exists() if stage == "data" else folder(workdir, stage).is_dir()
+            changed = started and differences(old.get(stage, {}), json.loads(json.dumps(identity(config, stage))))
+            if changed:
+                raise UserError(
+                    f"{workdir} holds a run of another config: {'; '.join(changed)}. "
+                    "Use another --workdir, or the old values"
+                )
+    workdir.mkdir(parents=True, exist_ok=True)
+    noted = {"config": flatten(config), **{stage: identity(config, stage) for stage in IDENTITY}}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(noted, indent=1))
+    partial.replace(path)
+
+
+def run_stage(stage: str, config: ConfigDict, workdir: Path, times: "Times") -> None:
+    console.rule(f"[bold]{stage}")
+    if stage == "data":
+        module, _, function = config.data.prepare.partition(":")
+        getattr(importlib.import_module(module), function)(config, workdir)
+        return
+    if stage == "report":
+        return  # written at the very end, when all times are known
+    tokenizer = Tokenizer.load(workdir / "data" / "tokenizer.model")
+    context = train.Context(config, workdir, sharding.make_mesh(config.mesh), tokenizer.vocab_size, tokenizer.sha256)
+    if stage == "evaluate":
+        from llm_jax.evals import run as evaluation
+
+        evaluation.run(context, [s for s in TRAINING if folder(workdir, s).is_dir()], tokenizer)
+        return
+    module = importlib.import_module(f"llm_jax.stages.{stage}")
+    params = starting_params(context, stage)
+    module.run(context, params, tokenizer) if stage == "rl" else module.run(context, params)
+
+
+def starting_params(context: train.Context, stage: str):
+    """Fresh ones for pre-training; else the stage before, or what `init_from` names when there is none."""
+    before = {"pretrain": "", "sft": "pretrain", "rl": "sft"}[stage]
+    if before and folder(context.workdir, before).is_dir():
+        return context.load_params(before)
+    if context.config.init_from:
+        source, _, source_stage = context.config.init_from.rpartition(":")
+        return context.load_params(source_stage, Path(source))
+    if before:
+        raise UserError(f"stage {stage!r} starts from {before!r}, which has not run here; run it, or set --config.init_from")
+    return context.init_params()
+
+
+class Times:
+    """Wall seconds of each stage and the machine's speed, kept in the workdir over restarts."""
+
+    def __init__(self, workdir: Path):
+        self.path = workdir / "times.json"
+        self.data = json.loads(self.path.read_text()) if self.path.exists() else {"seconds": {}, "gflops": []}
+        self._stage = ""
+
+    def of(self, stage: str) -> "Times":
+        self._stage = stage
+        return self
+
+    def __enter__(self) -> None:
+        self._started = time.monotonic()
+
+    def __exit__(self, *_) -> None:
+        seconds = self.data["seconds"]
+        seconds[self._stage] = seconds.get(self._stage, 0.0) + time.monotonic() - self._started
+        self._write()
+
+    def calibrate(self) -> None:
+        self.data["gflops"].append(machine_gflops())
+        self._write()
+
+    def _write(self) -> None:
+        self.path.write_text(json.dumps(self.data, indent=1))
+
+
+def finish_report(workdir: Path, times: Times) -> None:
+    """Adds the times to report.json and writes the page."""
+    from llm_jax.report.page import write_page
+
+    path = workdir / "report" / "report.json"
+    if not path.exists():
+        raise UserError(f"no {path}; run stage `evaluate` first")
+    report, gflops = json.loads(path.read_text()), times.data["gflops"]
+    with times.of("report"):  # matplotlib's start-up is most of it, so a first page is written to be timed
+        write_page(workdir)
+    seconds = times.data["seconds"]
+    total, speed = sum(seconds.values()), sum(gflops) / len(gflops)
+    report["seconds"] = {stage: {"value": round(value, 1)} for stage, value in seconds.items()}
+    report["total_seconds"] = {"value": round(total, 1)}
+    report["machine_gflops"] = {"value": round(speed, 1)}
+    report["normalised_seconds"] = {"value": round(total * speed / REFERENCE_GFLOPS, 1)}
+    path.write_text(json.dumps(report, indent=1))
+    page = write_page(workdir)
+    console.print(f"\n[bold]report[/bold]  {page}\n[bold]chat[/bold]    python -m llm_jax.chat --workdir={workdir}")
+
+
+if __name__ == "__main__":
+    run_cli(main, define_flags)

@@ -1,0 +1,45 @@
+"""Checkable prompts on disk, and what becomes of the answers: shared by RL and evaluation."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from llm_jax.config import UserError
+from llm_jax.sampling.engine import Completion
+from llm_jax.tasks import grade, well_formed
+from llm_jax.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass
+class Outcome:
+    """One completion of a prompt record, parsed and graded."""
+
+    prompt: dict
+    parts: list[dict]
+    ended: bool
+    right: bool
+    well_formed: bool
+    tokens: int
+
+    def has(self, kind: str) -> bool:
+        return any(part["type"] == kind for part in self.parts)
+
+
+def load_prompts(workdir: Path, split: str) -> list[dict]:
+    """The `prompt` records of a split. Raises UserError when stage `data` has not written them."""
+    path = Path(workdir) / "data" / f"prompts_{split}.jsonl"
+    if not path.is_file():
+        raise UserError(f"no prompts at {path}; run stage `data` first")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def judge(tokenizer: Tokenizer, prompt: dict, completion: Completion) -> Outcome:
+    parts, ended = tokenizer.parse(completion.ids)
+    return Outcome(
+        prompt=prompt,
+        parts=parts,
+        ended=ended,
+        right=grade(prompt["answer"], parts, ended),
+        well_formed=well_formed(parts, ended),
+        tokens=len(completion.ids),
+    )

@@ -1,0 +1,1 @@
+"""Each stage is its data and its loss, on llm_jax.train."""

@@ -1,0 +1,221 @@
+"""Reinforcement learning on checkable problems: sample a group for each prompt, grade, push up what did better.
+
+REINFORCE with the group's mean reward as the baseline (`rl.advantage = "std"`: GRPO's scaling), written as PPO's
+clipped ratio against the sampler's own log-probabilities: with one update a batch the ratio is 1 and the gradient is
+REINFORCE's. Sampled at temperature 1 from the full distribution; token-mean over the whole batch, as in DAPO.
+"""
+
+import json
+import random
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from llm_jax import losses, train
+from llm_jax.config import UserError
+from llm_jax.model import transformer
+from llm_jax.optimizer import adamw
+from llm_jax.prompts import Outcome, judge, load_prompts
+from llm_jax.sampling.engine import Completion, Engine, Request
+from llm_jax.tokenizer import Tokenizer
+from llm_jax.tools.python import PythonTool
+
+ROW_BUCKET = 16  # rows of a training batch are padded to a multiple of this, so that few shapes compile
+KEPT_TRANSCRIPTS = 4  # of each step
+
+
+def advantages(rewards_PG: np.ndarray, kind: str) -> np.ndarray:
+    """Reward minus its group's mean; 'std' divides by the group's deviation (GRPO, Shao et al. 2024)."""
+    centred = rewards_PG - rewards_PG.mean(axis=1, keepdims=True)
+    return centred / (rewards_PG.std(axis=1, ddof=1, keepdims=True) + 1e-6) if kind == "std" else centred
+
+
+def token_losses(logp_BT, old_logp_BT, advantage_BT, clip: float):
+    """The per-token policy loss: PPO's clipped surrogate (Schulman et al. 2017)."""
+    ratio = jnp.exp(logp_BT - old_logp_BT)
+    return -jnp.minimum(ratio * advantage_BT, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage_BT)
+
+
+def policy_loss(context: train.Context):
+    """(params, batch) -> (sum of token losses, sampled tokens, metrics)."""
+    model, vocab_size, config = context.model, context.vocab_size, context.config
+
+    def loss(params, batch):
+        hidden_BTD, _ = transformer.apply(
+            model, vocab_size, params, batch["tokens"], batch["positions"], batch["segments"]
+        )
+        head_DV = transformer.head_DV(model, params)
+        logp_BT = losses.logprobs_BT(hidden_BTD, head_DV, batch["targets"], vocab_size, config.train.loss_chunk)
+        weights_BT = batch["weights"]
+        per_token_BT = token_losses(logp_BT, batch["old_logp"], batch["advantages"], config.rl.clip)
+        gap_BT = jnp.abs(logp_BT - batch["old_logp"]) * weights_BT
+        total = jnp.maximum(weights_BT.sum(), 1.0)
+        metrics = {"logp_gap": gap_BT.max(), "logp_gap_mean": gap_BT.sum() / total}
+        return jnp.sum(per_token_BT * weights_BT), weights_BT.sum(), metrics
+
+    return loss
+
+
+class PromptStream:
+    """An endless stream of train prompts in the configured shares: the n-th prompt is a function of (seed, n)."""
+
+    def __init__(self, prompts: list[dict], shares: dict[str, float], seed: int):
+        self.seed, self.cursor = seed, 0
+        self._pools, self._shares = [], []
+        for name, share in shares.items():
+            family, _, level = name.partition("/")
+            pool = [p for p in prompts if p["task"] == family and level in ("", p["level"])]
+            if not pool and share > 0:
+                known = sorted({p["task"] for p in prompts} | {f"{p['task']}/{p['level']}" for p in prompts})
+                raise UserError(f"rl.tasks names {name!r}, which has no train prompts; choose from {', '.join(known)}")
+            self._pools.append(pool)
+            self._shares.append(share)
+        if not sum(self._shares):
+            raise UserError("rl.tasks is empty; name at least one task and its share, as in {'arithmetic': 1.0}")
+
+    def next(self) -> tuple[int, dict]:
+        """(the prompt's number in the stream, the prompt)."""
+        number, self.cursor = self.cursor, self.cursor + 1
+        rng = random.Random(f"{self.seed}/rl/{number}")
+        return number, rng.choice(rng.choices(self._pools, self._shares)[0])
+
+
+class Rollouts(train.Batches):
+    """Each step's batch: groups of completions sampled from the current parameters, graded and packed."""
+
+    def __init__(self, context: train.Context, engine: Engine, tokenizer: Tokenizer):
+        rl: ConfigDict = context.config.rl
+        self.rl, self.engine, self.tokenizer = rl, engine, tokenizer
+        self.length = context.config.data.sequence_length
+        self.updates = rl.updates
+        self.stream = PromptStream(load_prompts(context.workdir, "train"), dict(rl.tasks), context.config.seed)
+        self.path = Path(context.workdir) / "rl" / "transcripts.jsonl"
+        self._kept = None
+
+    def state(self):
+        return {"cursor": self.stream.cursor}
+
+    def restore(self, state):
+        self.stream.cursor = state["cursor"]
+
+    def next(self, step: int, params):
+        """Fresh rollouts every `rl.updates` steps; in between the same batch again."""
+        if self._kept is None or step % self.updates == 0:
+            self._kept = self._sample(step, params)
+        return self._kept
+
+    def requests(self) -> tuple[list[dict], list[Request]]:
+        prompts, requests = [], []
+        for _ in range(self.rl.batch // self.rl.group):
+            number, prompt = self.stream.next()
+            ids = self.tokenizer.render(prompt["messages"], for_generation=True).ids
+            suppress = (self.tokenizer.open["python"],) if prompt["task"] in self.rl.no_tools else ()
+            for sample in range(self.rl.group):
+                seed = (self.stream.seed * 1_000_003 + number) * self.rl.group + sample
+                requests.append(Request(ids, seed, 1.0, self.rl.max_new_tokens, suppress=suppress))
+                prompts.append(prompt)
+        return prompts, requests
+
+    def _sample(self, step: int, params):
+        prompts, requests = self.requests()
+        completions = self.engine.generate(params, requests)
+        outcomes = [judge(self.tokenizer, p, c) for p, c in zip(prompts, completions, strict=True)]
+        rewards_PG = np.array([o.right for o in outcomes], np.float32).reshape(-1, self.rl.group)
+        advantage = advantages(rewards_PG, self.rl.advantage).ravel()
+        self._write_transcripts(step, outcomes)
+        batch = pack_rollouts(requests, completions, advantage, self.length, self.tokenizer.pad)
+        return batch, figures(outcomes, completions, rewards_PG)
+
+    def _write_transcripts(self, step: int, outcomes: list[Outcome]) -> None:
+        """A few of each step, one of each of the first prompts; a resumed run drops those it will write again."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        old = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in old if json.loads(line)["step"] <= step]
+        for outcome in outcomes[:: self.rl.group][:KEPT_TRANSCRIPTS]:
+            kept.append(json.dumps({
+                "step": step + 1,
+                "prompt": outcome.prompt["messages"][-1]["content"],
+                "answer": outcome.prompt["answer"],
+                "parts": outcome.parts,
+                "reward": int(outcome.right),
+            }))
+        self.path.write_text("\n".join(kept) + "\n")
+
+
+def figures(outcomes: list[Outcome], completions: list[Completion], rewards_PG: np.ndarray) -> dict[str, float]:
+    """What a step logs of its rollouts. Entropy is estimated by the sampled tokens' mean -log p, in nats."""
+    sampled = [p for c in completions for p, m in zip(c.sampling_logprob, c.sampled_mask, strict=True) if m]
+    means = rewards_PG.mean(axis=1)
+    return {
+        "reward": float(rewards_PG.mean()),
+        "completion_length": float(np.mean([o.tokens for o in outcomes])),
+        "thinks": float(np.mean([o.has("think") for o in outcomes])),
+        "calls": float(np.mean([o.has("python") for o in outcomes])),
+        "well_formed": float(np.mean([o.well_formed for o in outcomes])),
+        "groups_all_right": float(np.mean(means == 1)),
+        "groups_all_wrong": float(np.mean(means == 0)),
+        "entropy": -float(np.mean(sampled)),
+    }
+
+
+def pack_rollouts(requests: list[Request], completions: list[Completion], advantage, length: int, pad: int) -> dict:
+    """Rollouts -> rows of the training step, several to a row (first fit, longest first).
+
+    Weights are 1 on sampled tokens and 0 on prompts and on what tools wrote.
+    """
+    order = sorted(range(len(requests)), key=lambda i: -(len(requests[i].prompt) + len(completions[i].ids)))
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for i in order:
+        need = len(requests[i].prompt) + len(completions[i].ids)
+        if need > length + 1:
+            raise UserError(f"a rollout of {need} tokens does not fit a row of {length}: lower rl.max_new_tokens")
+        at = next((r for r, room in enumerate(free) if room >= need), None)
+        if at is None:
+            rows.append([])
+            free.append(length + 1)
+            at = len(rows) - 1
+        rows[at].append(i)
+        free[at] -= need
+    B = -(-len(rows) // ROW_BUCKET) * ROW_BUCKET
+    out = {name: np.zeros((B, length + 1), np.int32) for name in ("tokens", "segments", "positions")}
+    out["tokens"][:] = pad
+    out |= {name: np.zeros((B, length + 1), np.float32) for name in ("weights", "old_logp", "advantages")}
+    for r, members in enumerate(rows):
+        at = 0
+        for number, i in enumerate(members, 1):
+            prompt, done = requests[i].prompt, completions[i]
+            end = at + len(prompt) + len(done.ids)
+            out["tokens"][r, at:end] = prompt + done.ids
+            out["segments"][r, at:end], out["positions"][r, at:end] = number, np.arange(end - at)
+            written = slice(at + len(prompt), end)
+            out["weights"][r, written], out["old_logp"][r, written] = done.sampled_mask, done.sampling_logprob
+            out["advantages"][r, written] = advantage[i]
+            at = end
+    inputs = {name: out[name][:, :-1] for name in ("tokens", "segments", "positions")}
+    targets = {name: out[name][:, 1:] for name in ("weights", "old_logp", "advantages")}
+    return {**inputs, **targets, "targets": out["tokens"][:, 1:]}
+
+
+def run(context: train.Context, params, tokenizer: Tokenizer):
+    config = context.config
+    tool = PythonTool()
+    engine = Engine(config.model, tokenizer, context.mesh, config.rl.batch, {"python": tool.answer})
+    axes = transformer.param_axes(context.model, context.vocab_size)
+    rate = optax.linear_schedule(0.0, config.rl.learning_rate, max(1, config.rl.steps // 20))
+    optimizer = optax.chain(optax.clip_by_global_norm(config.optimizer.clip or 1e9), adamw(rate, 0.0, axes))
+    job = train.Job(
+        stage="rl",
+        steps=config.rl.steps,
+        optimizer=optimizer,
+        loss=policy_loss(context),
+        batches=Rollouts(context, engine, tokenizer),
+        tokens_per_step=config.rl.batch * config.rl.max_new_tokens,
+    )
+    try:
+        return train.run(context, job, params)
+    finally:
+        tool.close()

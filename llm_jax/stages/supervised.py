@@ -1,0 +1,92 @@
+"""What pre-training and SFT share: packed rows in, cross-entropy on the masked targets."""
+
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from llm_jax import loader, losses, rows, sharding, train
+from llm_jax.config import UserError
+from llm_jax.model import transformer
+from llm_jax.optimizer import make_optimizer
+
+
+class RowBatches(train.Batches):
+    """Rows as a function of (seed, step): nothing to save but the step."""
+
+    def __init__(self, path: Path, batch: int, seed: int):
+        self.path, self.batch, self.seed = path, batch, seed
+        self._stream, self._at = None, -1
+
+    def next(self, step: int, params):
+        if self._stream is None or step != self._at:
+            self._stream = loader.batches(self.path, self.batch, self.seed, step, jax.process_index(), jax.process_count())
+        self._at = step + 1
+        return loader.targets(next(self._stream)), {}
+
+
+def cross_entropy_loss(context: train.Context):
+    """(params, batch) -> (sum of nats over targets, number of targets, metrics)."""
+    model, vocab_size, chunk = context.model, context.vocab_size, context.config.train.loss_chunk
+
+    def loss(params, batch):
+        hidden_BTD, _ = transformer.apply(
+            model, vocab_size, params, batch["tokens"], batch["positions"], batch["segments"]
+        )
+        head_DV = transformer.head_DV(model, params)
+        nats = losses.cross_entropy(hidden_BTD, head_DV, batch["targets"], batch["weights"], vocab_size, chunk)
+        return nats, batch["weights"].sum(), {}
+
+    return loss
+
+
+def total_nats(context: train.Context, path: Path, batch: int):
+    """A function params -> (nats, targets) over all rows of a file, each once."""
+    loss = jax.jit(cross_entropy_loss(context))
+    count = rows.facts(path)["rows"]
+    source = [rows.from_bytes(r) for r in loader.read_all(path)]
+    pad = {name: np.zeros_like(value) for name, value in source[0].items()}
+    source += [pad] * (-count % batch)  # whole batches: padding rows have no targets
+    batches = []
+    for start in range(0, len(source), batch):
+        stacked = {name: np.stack([row[name] for row in source[start : start + batch]]) for name in rows.FIELDS}
+        batches.append(sharding.put_batch(context.mesh, host_part(loader.targets(stacked))))
+
+    def measure(params) -> tuple[float, float]:
+        sums = [loss(params, b)[:2] for b in batches]
+        nats, targets = zip(*jax.device_get(sums), strict=True)
+        return float(np.sum(nats)), float(np.sum(targets))
+
+    return measure
+
+
+def host_part(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """This host's block of a whole batch."""
+    hosts, host = jax.process_count(), jax.process_index()
+    return {k: np.array_split(v, hosts)[host] for k, v in batch.items()}
+
+
+def supervised_job(context: train.Context, stage: str, data: Path, validation: list[Path], epochs: int) -> train.Job:
+    """The Job of a stage that trains on rows; `steps` of its section, or `epochs` passes."""
+    config, section = context.config, context.config[stage]
+    noted = rows.facts(data) if data.is_file() else {"rows": 0, "targets": 0}
+    if not noted["targets"]:
+        raise UserError(f"{data} has no rows with targets; give stage `data` more text")
+    steps = section.steps or math.ceil(noted["rows"] * epochs / section.batch)
+    measures = [total_nats(context, path, section.batch) for path in validation]
+
+    def validate(params) -> dict[str, float]:
+        sums = np.sum([measure(params) for measure in measures], axis=0)
+        return {"val_loss": float(sums[0] / max(1.0, sums[1]))}
+
+    axes = transformer.param_axes(context.model, context.vocab_size)
+    return train.Job(
+        stage=stage,
+        steps=steps,
+        optimizer=make_optimizer(config.optimizer, steps, section.learning_rate_scale, axes),
+        loss=cross_entropy_loss(context),
+        batches=RowBatches(data, section.batch, config.seed),
+        validate=validate if validation else None,
+        tokens_per_step=section.batch * config.data.sequence_length,
+    )

@@ -1,0 +1,1 @@
+"""Tools that a model may call; they know nothing of the rest of the project."""
