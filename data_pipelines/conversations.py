@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 
-from llm_jax.tasks import FAMILIES, Problem
+from llm_jax.tasks import FAMILIES, Problem, spoken
 
 # (family, level) -> {solution style: conversations}. Longer sums are written out as often as answered at once.
 MIX = {
@@ -20,7 +20,7 @@ MIX = {
     **{("sorting", level): {"direct": 80} for level in range(3)},
     **{("summary", level): {"direct": 150} for level in range(3)},
 }
-FACT_CONVERSATIONS = 3000
+FACT_CONVERSATIONS = 4000
 SMALL_TALK, MULTI_TURN = 160, 300
 PROMPTS = {"train": 600, "dev": 200, "test": 640}  # of each family and level
 
@@ -44,7 +44,7 @@ def exchange(problem: Problem, style: str) -> list[dict]:
 
 
 def fact_exchange(question: dict) -> list[dict]:
-    answer = [{"type": "answer", "text": question["answer"]}]
+    answer = [{"type": "answer", "text": spoken(question["answer"])}]
     return [{"role": "user", "content": question["question"]}, {"role": "assistant", "content": answer}]
 
 

@@ -25,7 +25,9 @@ def step_lines(rng: random.Random, count: int) -> Iterator[str]:
             a = rng.randint(1, arithmetic.LARGEST)
         if (sign == "-" and b > a) or split_of(arithmetic.sum_key(a, sign, b)) != "train":
             continue
-        yield f"{a}{sign}{b}={a + b if sign == '+' else a - b}"
+        answer = a + b if sign == "+" else a - b
+        asked = rng.choice(arithmetic.WORDINGS).format(e=f"{a}{sign}{b}")
+        yield rng.choice((f"{a}{sign}{b}={answer}", f"{asked} {answer}", f"{asked}\n{answer}"))
         count -= 1
 
 

@@ -80,7 +80,7 @@ def default() -> ConfigDict:
     c.rl.clip = 0.2  # of the probability ratio (PPO); matters only for more than one update a batch
     c.rl.updates = 1  # gradient steps on each batch of rollouts
     c.rl.max_new_tokens = 80  # of a rollout
-    c.rl.no_tools = ("arithmetic",)  # families practised, and measured, without the python tool
+    c.rl.no_tools = ("arithmetic",)  # families in which calling the python tool earns nothing
 
     c.eval = ConfigDict()
     c.eval.problems = 512  # held-out problems behind every rate

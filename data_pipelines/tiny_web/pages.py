@@ -149,7 +149,7 @@ QUESTION_LAYOUTS: tuple[tuple[str, Callable[[list[Pair], random.Random], str]], 
     ("Frequently asked questions", _faq))
 
 
-def question_pages(world: World, rng: random.Random, times: int = 8) -> list[Page]:
+def question_pages(world: World, rng: random.Random, times: int = 12) -> list[Page]:
     """Pages of 8 to 14 questions with answers; every asked fact comes up in `times` wordings."""
     pairs = [(wording.format(name=person.name), person.facts[attribute])
              for person in world.people for attribute in person.asked

@@ -112,10 +112,9 @@ class Rollouts(train.Batches):
         for _ in range(self.rl.batch // self.rl.group):
             number, prompt = self.stream.next()
             ids = self.tokenizer.render(prompt["messages"], for_generation=True).ids
-            suppress = (self.tokenizer.open["python"],) if prompt["task"] in self.rl.no_tools else ()
             for sample in range(self.rl.group):
                 seed = (self.stream.seed * 1_000_003 + number) * self.rl.group + sample
-                requests.append(Request(ids, seed, 1.0, self.rl.max_new_tokens, suppress=suppress))
+                requests.append(Request(ids, seed, 1.0, self.rl.max_new_tokens))
                 prompts.append(prompt)
         return prompts, requests
 
@@ -123,11 +122,15 @@ class Rollouts(train.Batches):
         prompts, requests = self.requests()
         completions = self.engine.generate(params, requests)
         outcomes = [judge(self.tokenizer, p, c) for p, c in zip(prompts, completions, strict=True)]
-        rewards_PG = np.array([o.right for o in outcomes], np.float32).reshape(-1, self.rl.group)
+        rewards_PG = np.array([self.reward(o) for o in outcomes], np.float32).reshape(-1, self.rl.group)
         advantage = advantages(rewards_PG, self.rl.advantage).ravel()
         self._write_transcripts(step, outcomes)
         batch = pack_rollouts(requests, completions, advantage, self.length, self.tokenizer.pad)
         return batch, figures(outcomes, completions, rewards_PG)
+
+    def reward(self, outcome: Outcome) -> float:
+        """1 for a right answer, 0 for any other, and for a call where the problem is to be solved without tools."""
+        return float(outcome.right and not (outcome.prompt["task"] in self.rl.no_tools and outcome.has("python")))
 
     def _write_transcripts(self, step: int, outcomes: list[Outcome]) -> None:
         """A few of each step, one of each of the first prompts; a resumed run drops those it will write again."""
@@ -140,7 +143,7 @@ class Rollouts(train.Batches):
                 "prompt": outcome.prompt["messages"][-1]["content"],
                 "answer": outcome.prompt["answer"],
                 "parts": outcome.parts,
-                "reward": int(outcome.right),
+                "reward": self.reward(outcome),
             }))
         self.path.write_text("\n".join(kept) + "\n")
 

@@ -1,7 +1,7 @@
 """Task families: each makes problems, words their prompts and names the answer; one strict grader for all."""
 
 from llm_jax.tasks import arithmetic, calculator, letters, ordering, summary
-from llm_jax.tasks.base import SPLITS, Problem, grade, split_of, well_formed
+from llm_jax.tasks.base import SPLITS, Problem, grade, split_of, spoken, well_formed
 
 # family -> (names of its three levels, maker(rng, level, split, lists)); `lists` are the words that a maker draws from.
 FAMILIES = {
@@ -15,4 +15,4 @@ FAMILIES = {
     "summary": (summary.LEVELS, lambda rng, level, split, lists: summary.make(rng, level, split, lists)),
 }
 
-__all__ = ["FAMILIES", "SPLITS", "Problem", "grade", "split_of", "well_formed"]
+__all__ = ["FAMILIES", "SPLITS", "Problem", "grade", "split_of", "spoken", "well_formed"]

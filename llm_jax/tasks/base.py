@@ -29,7 +29,7 @@ class Problem:
 
     def solution(self, style: str) -> list[dict]:
         """The assistant's parts for `style` in direct | think | tool (Conversation record, see docs)."""
-        answer = {"type": "answer", "text": self.answer}
+        answer = {"type": "answer", "text": spoken(self.answer)}
         if style == "direct":
             return [answer]
         if style == "think":
@@ -37,6 +37,11 @@ class Problem:
         if style == "tool":
             return [{"type": "python", "text": self.program}, {"type": "output", "text": self.answer}, answer]
         raise ValueError(f"unknown solution style {style!r}; choose direct, think or tool")
+
+
+def spoken(answer: str) -> str:
+    """An answer as the model writes it: words begin with a space, so that they are the tokens they are in a text."""
+    return f" {answer}" if answer[:1].isalpha() else answer
 
 
 def split_of(key: str) -> str:

@@ -1,0 +1,38 @@
+"""Runs the project's commands as a user does: real processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = str(ROOT / "tests" / "tiny.py")
+ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+
+
+def start(*args: str, **kwargs) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", *args], cwd=ROOT, env=ENVIRONMENT, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs,
+    )
+
+
+def run(*args: str, stdin: str | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", *args], cwd=ROOT, env=ENVIRONMENT, text=True, input=stdin or "", capture_output=True,
+        timeout=600,
+    )
+
+
+def tiny(workdir, *args: str) -> subprocess.CompletedProcess:
+    return run("llm_jax.main", f"--config={TINY}", f"--workdir={workdir}", *args)
+
+
+def refused(result: subprocess.CompletedProcess, *words: str) -> None:
+    """A user's mistake: exit code 2, one clear line that holds the words, no traceback."""
+    assert result.returncode == 2, (result.returncode, result.stderr[-2000:])
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in lines[0], (word, lines[0])

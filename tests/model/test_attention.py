@@ -1,0 +1,46 @@
+"""Attention against a loop that says what it means."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.model.attention import LayerSpec, Mask, attention
+
+B, T, N, K, H = 2, 9, 4, 2, 6
+
+
+def naive(q, k, v, segments, window: int) -> np.ndarray:
+    """Each query over the keys it may see, one at a time, in float64."""
+    out = np.zeros((B, T, N, H))
+    for b, t, n in np.ndindex(B, T, N):
+        kv = n // (N // K)
+        seen = [s for s in range(t + 1) if segments[b, s] == segments[b, t] and (not window or t - s < window)]
+        logits = np.array([q[b, t, n] @ k[b, s, kv] for s in seen]) / np.sqrt(H)
+        weights = np.exp(logits - logits.max())
+        out[b, t, n] = sum(w * v[b, s, kv] for w, s in zip(weights / weights.sum(), seen, strict=True))
+    return out
+
+
+@pytest.mark.parametrize("window", [0, 1, 3, 100])
+def test_attention_matches_the_loop(window):
+    rng = np.random.default_rng(window)
+    q, k, v = rng.normal(size=(B, T, N, H)), rng.normal(size=(B, T, K, H)), rng.normal(size=(B, T, K, H))
+    segments = np.array([[1, 1, 1, 1, 2, 2, 2, 3, 0], [1] * T])
+    places = np.broadcast_to(np.arange(T), (B, T))
+    mask = Mask(*map(jnp.asarray, (places, segments, places, segments)))
+    ours = attention(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), mask, window)
+    np.testing.assert_allclose(ours, naive(q, k, v, segments, window), atol=1e-5)
+
+
+def test_a_query_that_sees_nothing_gives_numbers():
+    ones = jnp.ones((1, 2, 1, 4))
+    mask = Mask(jnp.array([[0, 1]]), jnp.array([[1, 1]]), jnp.array([[0, 1]]), jnp.array([[2, 2]]))
+    assert jnp.isfinite(attention(ones, ones, ones, mask, 0)).all()
+
+
+@pytest.mark.parametrize(
+    "text, spec",
+    [("full", (0, True)), ("full-norope", (0, False)), ("window:64", (64, True)), ("window:8-norope", (8, False))],
+)
+def test_layer_specs_are_read(text, spec):
+    assert LayerSpec.parse(text) == LayerSpec(*spec)

@@ -1,0 +1,154 @@
+"""The whole path at toy size through the real commands, with real kills."""
+
+import json
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from tests.commands import TINY, refused, run, start, tiny
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "tiny"
+    result = tiny(workdir)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return workdir
+
+
+def losses(workdir, stage):
+    lines = [json.loads(line) for line in (workdir / stage / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def test_every_stage_leaves_its_files(finished):
+    for stage, steps in (("pretrain", 12), ("sft", 8), ("rl", 2)):
+        assert list(losses(finished, stage)) == list(range(1, steps + 1))
+        assert (finished / stage / "checkpoints" / str(steps)).is_dir()
+        assert list((finished / stage).glob("events.*")), "no TensorBoard events"
+        assert json.loads((finished / stage / "summary.json").read_text())["first_step_seconds"] > 0
+    assert (finished / "config.json").is_file()
+
+
+def test_report_has_every_promised_key_with_n_and_interval(finished):
+    report = json.loads((finished / "report/report.json").read_text())
+    rates = {
+        "sft": ("ends_turn", "recall_seen", "recall_never_asked", "recall_people_never_asked"),
+        "rl": ("accuracy_before", "accuracy_after", "sampled_before", "sampled_after", "format_after", "thinks_after"),
+        "think": ("direct", "with_thinking", "two_number_direct"),
+        "tools": ("with", "without", "call_rate", "call_correct", "format_without"),
+    }
+    for group, names in rates.items():
+        for name in names:
+            metric = report[group][name]
+            if metric["n"]:
+                low, high = metric["ci95"]
+                assert low <= metric["value"] <= high, (group, name, metric)
+    assert set(report["final"]) >= {"sft", "think", "tools"}
+    assert report["pretrain"]["val_bpb"]["value"] > 0 and report["pretrain"]["xz_bpb"]["value"] > 0
+    assert 0 <= report["rl"]["logp_gap_max"]["value"] <= 1e-4
+    assert report["total_seconds"]["value"] >= sum(
+        report["seconds"][s]["value"] for s in ("pretrain", "sft", "rl", "evaluate")
+    ) - 1
+    assert report["machine_gflops"]["value"] > 0
+    assert len(report["grid"]["after"]) >= 6 and all(len(levels) == 3 for levels in report["grid"]["after"].values())
+
+
+def test_page_is_self_contained(finished):
+    page = (finished / "report/index.html").read_text()
+    assert "<svg" in page and 'src="http' not in page and "<link" not in page
+
+
+def test_same_command_again_does_no_step_twice(finished):
+    before = (finished / "pretrain/metrics.jsonl").read_text()
+    assert tiny(finished, "--stages=data,pretrain,sft,rl").returncode == 0
+    assert (finished / "pretrain/metrics.jsonl").read_text() == before
+
+
+def test_another_config_in_the_same_workdir_is_refused_with_the_keys(finished):
+    refused(tiny(finished, "--config.model.dim=96"), "model.dim: 64 -> 96", "--workdir")
+
+
+def test_a_longer_run_and_other_logging_are_welcome(finished):
+    assert tiny(finished, "--stages=rl", "--config.rl.steps=3", "--config.checkpoint.every=1").returncode == 0
+    assert max(losses(finished, "rl")) == 3
+
+
+def test_chat_answers_once_as_text_and_as_json(finished):
+    shown = run("llm_jax.chat", f"--workdir={finished}", "--stage=sft", "--prompt=Who are you?")
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    result = run("llm_jax.chat", f"--workdir={finished}", "--prompt=Who are you?", "--json")
+    answer = json.loads(result.stdout)
+    assert set(answer) == {"text", "thinking", "tool_calls", "tokens", "seconds"}
+    assert answer["tokens"] > 0
+
+
+def test_chat_holds_a_conversation(finished):
+    result = run("llm_jax.chat", f"--workdir={finished}", "--stage=sft", stdin="Hello!\nWhat is 12+7?\n\n")
+    assert result.returncode == 0 and result.stdout.count("> ") == 3
+
+
+def test_base_model_continues_a_document(finished):
+    result = run("llm_jax.chat", f"--workdir={finished}", "--stage=pretrain", "--prompt=How to", "--json")
+    answer = json.loads(result.stdout)
+    assert answer["tokens"] > 0 and answer["tool_calls"] == []
+
+
+def test_evaluate_one_stage(finished):
+    result = run("llm_jax.evaluate", f"--workdir={finished}", "--stage=sft", "--tasks=think,tools")
+    assert result.returncode == 0, result.stderr[-2000:]
+    measured = json.loads(result.stdout.splitlines()[-1])
+    assert set(measured) == {"think", "tools"}
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_killed_and_resumed_equals_never_killed(finished, tmp_path, stop):
+    """Bit for bit: losses of every step, and the last parameters' checksums."""
+    workdir = tmp_path / "killed"
+    args = ("llm_jax.main", f"--config={TINY}", f"--workdir={workdir}", "--stages=data,pretrain")
+    process = start(*args)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        metrics = workdir / "pretrain/metrics.jsonl"
+        if metrics.exists() and metrics.read_text().count('"loss"') >= 5:
+            process.send_signal(stop)
+            break
+        time.sleep(0.01)
+    process.communicate(timeout=240)
+    if stop != signal.SIGKILL:
+        assert process.returncode == 0
+    again = run(*args)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert losses(workdir, "pretrain") == losses(finished, "pretrain")
+    assert checksums(workdir, 12) == checksums(finished, 12)
+
+
+def checksums(workdir, step):
+    from llm_jax.checkpoint import Checkpoints
+
+    store = Checkpoints(workdir, "pretrain")
+    sums = store.meta(step)["checksums"]
+    store.close()
+    return sums
+
+
+def test_a_folder_of_the_users_own_text(tmp_path):
+    for i in range(40):
+        words = np.random.default_rng(i).permutation("the cat sat on a mat and saw an old red fox by the lake".split())
+        (tmp_path / f"{i}.txt").write_text(" ".join([*words] * 12))
+    result = tiny(
+        tmp_path / "run", f"--config.data.documents={tmp_path}/*.txt", "--config.tokenizer.vocab_size=400",
+        "--stages=data,pretrain",
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert len(losses(tmp_path / "run", "pretrain")) == 12
+
+
+def test_a_stage_starts_from_another_run(finished, tmp_path):
+    workdir = tmp_path / "branch"
+    assert tiny(workdir, "--stages=data").returncode == 0
+    result = tiny(workdir, "--stages=sft", f"--config.init_from={finished}:pretrain")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert losses(workdir, "sft")[1] == losses(finished, "sft")[1]
