@@ -120,8 +120,8 @@ def pack_documents(
         stream += [[tokenizer.bos, *ids, tokenizer.end]] * epochs.get(document["source"], 1)
     random.Random(seed).shuffle(stream)
     bytes_ = sum(len(d["text"].encode()) for d in documents)
-    rows = list(back_to_back(stream, length))
-    return write(path, rows, length, tokenizer.pad, {"documents": len(documents), "bytes": bytes_})
+    facts = {"documents": len(documents), "bytes": bytes_, "bytes_per_token": bytes_ / max(1, sum(map(len, all_ids)))}
+    return write(path, list(back_to_back(stream, length)), length, tokenizer.pad, facts)
 
 
 def pack_conversations(path: Path, conversations: list[dict], tokenizer: Tokenizer, length: int) -> dict:

@@ -30,7 +30,7 @@ def exit_code(main: Callable[[], None], define_flags: Callable[[], None]) -> int
     except UserError as error:
         return complain(str(error), 2)
     except KeyboardInterrupt:
-        return complain("interrupted", 1)
+        return complain("interrupted; the same command begins this stage again", 1)
     except Exception as error:
         if "No space left on device" in str(error):
             return complain("the disk is full; nothing was overwritten: free some space and run the same command again", 1)

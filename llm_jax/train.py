@@ -181,12 +181,12 @@ def run(context: Context, job: Job, params) -> Any:
                 log.step(*pending, job.tokens_per_step)
                 pending = None
                 save(step + 1)
-            if interrupt.wanted and not done:
-                store.close()
-                log.close(finished=False)
-                raise Stopped(f"{job.stage} saved at step {step + 1}; the same command continues")
+            if interrupt.wanted:
+                break
     store.close()
-    log.close(finished=True)
+    log.close(finished=not interrupt.wanted)
+    if interrupt.wanted:
+        raise Stopped(f"{job.stage}: saved at step {step + 1}; the same command continues")
     return params
 
 

@@ -8,13 +8,26 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import functools
+import json
+import tempfile
+from collections.abc import Callable
+
 import hypothesis
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from llm_jax import config, sharding, train
+from llm_jax import config, losses, sharding, train
 from llm_jax.model import transformer
 from llm_jax.tokenizer import train_tokenizer
+
+# Programs that several tests compile (each run of the train loop makes its own step) are compiled once a session.
+_cache = tempfile.TemporaryDirectory(prefix="llm_jax_tests_")
+jax.config.update("jax_compilation_cache_dir", _cache.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 hypothesis.settings.register_profile(
     "tests",
@@ -39,8 +52,7 @@ def tokenizer():
     return train_tokenizer(CORPUS, 420)
 
 
-@pytest.fixture
-def tiny():
+def tiny_config() -> ConfigDict:
     """A config whose model is tiny; short rows, a checkpoint every other step, no validation."""
     c = config.default()
     c.model.dim, c.model.layers, c.model.heads, c.model.kv_heads = 32, 2, 4, 2
@@ -49,6 +61,59 @@ def tiny():
     c.pretrain.batch = c.sft.batch = 4
     c.checkpoint.every, c.log.eval_every = 2, 1000
     return c
+
+
+@pytest.fixture
+def tiny():
+    return tiny_config()
+
+
+def drawn_params(m: ConfigDict, vocab_size: int, seed: int = 0):
+    """Parameters drawn by NumPy: no compilation, and norms' scales that are not all one."""
+    shapes = jax.eval_shape(lambda: transformer.init_params(m, vocab_size, jax.random.key(0)))
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        noise = rng.normal(size=leaf.shape).astype(np.float32)
+        return jnp.asarray(1 + 0.1 * noise if path[-1].key == "scale" else m.dim**-0.5 * noise)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@pytest.fixture(scope="session")
+def draw_params() -> Callable:
+    return drawn_params
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> ConfigDict:
+    return tiny_config().model
+
+
+@pytest.fixture(scope="session")
+def params(tiny_model, tokenizer):
+    return drawn_params(tiny_model, tokenizer.vocab_size)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _forward(model_json: str, vocab_size: int, params, tokens_BT, positions_BT, segments_BT):
+    m = ConfigDict(json.loads(model_json))
+    hidden_BTD, _ = transformer.apply(m, vocab_size, params, tokens_BT, positions_BT, segments_BT)
+    return hidden_BTD, losses.logits_of(hidden_BTD, transformer.head_DV(m, params), vocab_size)
+
+
+@pytest.fixture(scope="session")
+def forward() -> Callable:
+    """(model config, vocab size, params, tokens [, positions, segments]) -> (hidden, logits), compiled once a shape."""
+
+    def run(m, vocab_size, params, tokens, positions=None, segments=None):
+        tokens = jnp.asarray(tokens)
+        places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        positions = places if positions is None else jnp.asarray(positions)
+        segments = jnp.ones_like(tokens) if segments is None else jnp.asarray(segments)
+        return _forward(m.to_json(), vocab_size, params, tokens, positions, segments)
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -60,8 +125,3 @@ def mesh():
 @pytest.fixture
 def context(tiny, mesh, tokenizer, tmp_path):
     return train.Context(tiny, tmp_path / "run", mesh, tokenizer.vocab_size, tokenizer.sha256)
-
-
-@pytest.fixture
-def params(tiny, tokenizer):
-    return transformer.init_params(tiny.model, tokenizer.vocab_size, jax.random.key(0))

@@ -44,7 +44,7 @@ def run(context: train.Context, stages: list[str], tokenizer: Tokenizer) -> None
     measured = {s: measure_stage(examiner, params[s]) for s in stages if s != "pretrain"}
     if "sft" in measured:
         report |= {name: measured["sft"][name] for name in ("sft", "think", "tools")}
-    if "rl" in measured:
+    if "sft" in measured and "rl" in measured:
         report["rl"] = rl_group(context.workdir, measured["sft"]["reasoning"], measured["rl"]["reasoning"])
         report["tools"] = measured["rl"]["tools"]
     if measured:
@@ -75,7 +75,7 @@ def timed(name: str, function, *args):
 
 def data_counts(workdir: Path) -> dict:
     counts = json.loads((workdir / "data" / "prepared.json").read_text())["counts"]["pretrain"]
-    return {name: {"value": counts[name]} for name in ("documents", "bytes", "tokens", "rows", "padding")}
+    return {name: {"value": counts[name]} for name in ("documents", "bytes", "bytes_per_token", "tokens", "rows", "padding")}
 
 
 def measure_pretrain(context: train.Context, params) -> dict:

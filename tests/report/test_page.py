@@ -95,7 +95,7 @@ def fake_report() -> dict:
     )
     return {
         **plain(total_seconds=780.4, machine_gflops=118.0, normalised_seconds=837.2),
-        "data": plain(documents=41213, bytes=52.1e6, tokens=13.2e6, rows=25900, padding=0.013),
+        "data": plain(documents=41213, bytes=52.1e6, bytes_per_token=3.9, tokens=13.2e6, rows=25900, padding=0.013),
         "seconds": plain(data=31, pretrain=402.5, sft=96, rl=190, evaluate=55, report=5.9),
         "pretrain": {
             **plain(

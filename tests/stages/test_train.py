@@ -1,0 +1,264 @@
+"""The train loop: interrupted and resumed is never interrupted, bit for bit; failures keep the last checkpoint."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from llm_jax import checkpoint, train
+from llm_jax.config import UserError
+from llm_jax.model import transformer
+from llm_jax.optimizer import make_optimizer
+from llm_jax.stages.supervised import cross_entropy_loss
+
+STEPS = 7
+AXES = {"w": ("embed", "ff"), "b": (None,)}
+
+
+class Killed(Exception):
+    """Stands for a process that is gone."""
+
+
+class Batches(train.Batches):
+    """Batches that are a function of the step and of a counter that a checkpoint must carry."""
+
+    def __init__(self, make, at: int | None = None, what=None):
+        self.make, self.at, self.what, self.drawn = make, at, what, 0
+
+    def next(self, step, params):
+        self.drawn += 1
+        batch = self.make(step * 1000 + self.drawn)
+        if step == self.at:
+            batch = self.what(batch) or batch
+        return batch, {"drawn": self.drawn}
+
+    def state(self):
+        return {"drawn": self.drawn}
+
+    def restore(self, state):
+        self.drawn = state["drawn"]
+
+
+def kill(batch):
+    raise Killed
+
+
+def terminate(batch):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def spoil(batch):
+    return {**batch, "x": batch["x"] * np.nan}
+
+
+def regression_batch(seed: int) -> dict:
+    rng = np.random.default_rng(seed)
+    return {"x": rng.normal(size=(4, 6)).astype(np.float32), "y": rng.normal(size=(4, 5)).astype(np.float32)}
+
+
+def regression_loss(params, batch):
+    error = batch["x"] @ params["w"] + params["b"][None] - batch["y"]
+    return (error**2).sum(), jnp.float32(4), {"error": jnp.abs(error).max()}
+
+
+@pytest.fixture
+def stores(monkeypatch):
+    """Every store that the loop opens, so that a 'killed' run's writes can be finished before the next one."""
+    opened = []
+
+    class Recorded(checkpoint.Checkpoints):
+        def __init__(self, *args):
+            super().__init__(*args)
+            opened.append(self)
+
+    monkeypatch.setattr(checkpoint, "Checkpoints", Recorded)
+    return opened
+
+
+class Runner:
+    """Runs the regression job in folders of its own."""
+
+    def __init__(self, context, stores, tmp_path):
+        self.context, self.stores, self.tmp_path = context, stores, tmp_path
+        self.optimizer = make_optimizer(context.config.optimizer, STEPS, 1.0, AXES)
+
+    def run(self, folder: str, at: int | None = None, what=None, steps: int = STEPS, loss=regression_loss, **more):
+        self.context.workdir = self.tmp_path / folder
+        job = train.Job("pretrain", steps, self.optimizer, loss, Batches(regression_batch, at, what), **more)
+        params = {"w": jnp.full((6, 5), 0.1), "b": jnp.zeros(5)}
+        try:
+            return train.run(self.context, job, params)
+        finally:
+            self.stores[-1].wait() if at is not None else None
+
+    def lines(self, folder: str) -> list[dict]:
+        path = self.tmp_path / folder / "pretrain" / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def losses(self, folder: str) -> list[tuple]:
+        return [(line["step"], line["loss"], line["drawn"]) for line in self.lines(folder)]
+
+    def latest(self, folder: str) -> int | None:
+        store = checkpoint.Checkpoints(self.tmp_path / folder, "pretrain")
+        step = store.latest()
+        store.close()
+        return step
+
+
+@pytest.fixture(params=["muon", "adamw"])
+def either(request, context, stores, tmp_path):
+    context.config.optimizer.name = request.param
+    return Runner(context, stores, tmp_path)
+
+
+@pytest.fixture
+def runner(context, stores, tmp_path):
+    context.config.optimizer.name = "adamw"
+    return Runner(context, stores, tmp_path)
+
+
+def identical(a, b) -> bool:
+    return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(np.asarray(x), np.asarray(y)), a, b))
+
+
+@pytest.mark.parametrize("at", [3, 4])
+def test_killed_and_resumed_is_never_interrupted(either, at):
+    whole = either.run("whole")
+    with pytest.raises(Killed):
+        either.run("broken", at, kill)
+    assert 0 < either.latest("broken") <= at
+    resumed = either.run("broken")
+    assert identical(whole, resumed)
+    assert not identical(whole, {"w": jnp.full((6, 5), 0.1), "b": jnp.zeros(5)})
+    assert either.losses("broken") == either.losses("whole")
+    assert [step for step, *_ in either.losses("whole")] == list(range(1, STEPS + 1))
+
+
+def test_sigterm_saves_stops_and_the_same_command_continues(either):
+    whole = either.run("whole")
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(train.Stopped, match="step 3"):
+        either.run("stopped", 2, terminate)  # step 3 is no multiple of checkpoint.every
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert either.latest("stopped") == 3 and len(either.losses("stopped")) == 3
+    assert identical(whole, either.run("stopped"))
+    assert either.losses("stopped") == either.losses("whole")
+
+
+def test_sigterm_in_the_last_step_loses_nothing(runner):
+    with pytest.raises(train.Stopped):
+        runner.run("a", STEPS - 1, terminate)
+    assert runner.latest("a") == STEPS and identical(runner.run("a"), runner.run("b"))
+
+
+def test_a_finished_stage_is_not_trained_again(runner):
+    first = runner.run("a")
+    assert identical(first, runner.run("a", 0, kill)) and len(runner.losses("a")) == STEPS
+
+
+def test_a_longer_run_goes_on_from_the_end(runner):
+    runner.run("a", steps=4)
+    runner.run("a", steps=STEPS)
+    assert identical(runner.run("a"), runner.run("b")) and runner.losses("a") == runner.losses("b")
+
+
+@pytest.mark.parametrize("at", [3, 4])
+def test_nan_stops_the_run_and_keeps_the_last_checkpoint(runner, at):
+    with pytest.raises(FloatingPointError, match=f"step {at + 1} is nan"):
+        runner.run("a", at, spoil)
+    assert runner.latest("a") == at // 2 * 2
+    assert all(np.isfinite(loss) for _, loss, _ in runner.losses("a"))
+    assert identical(runner.run("a"), runner.run("b"))
+
+
+@pytest.mark.xfail(strict=True, reason="StageLog: a run killed before its first checkpoint leaves lines that the next repeats")
+def test_a_restart_from_nothing_starts_its_metrics_anew(runner):
+    runner.context.config.checkpoint.every = 100
+    with pytest.raises(Killed):
+        runner.run("a", 3, kill)
+    runner.run("a")
+    assert [step for step, *_ in runner.losses("a")] == list(range(1, STEPS + 1))
+
+
+def spiked_loss(params, batch):
+    """The regression's, plus a term that is 0 and has slope 0 x infinity where all inputs are 0."""
+    total, weight, metrics = regression_loss(params, batch)
+    return total + 0 * jnp.sqrt(jnp.sum((batch["x"] @ params["w"]) ** 2)), weight, metrics
+
+
+@pytest.mark.xfail(strict=True, reason="train.run: a finite loss with a NaN gradient is saved before the next loss shows it")
+def test_parameters_that_are_not_finite_are_not_saved(runner):
+    runner.context.config.checkpoint.every = 1
+    with pytest.raises(FloatingPointError):
+        runner.run("a", 3, lambda batch: {**batch, "x": batch["x"] * 0}, loss=spiked_loss)
+    store = checkpoint.Checkpoints(runner.tmp_path / "a", "pretrain")
+    saved = store.restore_params(store.latest(), {"w": jnp.zeros((6, 5)), "b": jnp.zeros(5)})
+    assert jax.tree.all(jax.tree.map(lambda x: bool(np.isfinite(x).all()), saved))
+
+
+def test_another_identity_is_refused_with_the_differing_keys(runner):
+    before = runner.run("a", steps=4)
+    runner.context.config.pretrain.batch = 8
+    runner.context.config.optimizer.clip = 0.5
+    with pytest.raises(UserError) as error:
+        runner.run("a")
+    assert "pretrain.batch: 4 -> 8" in str(error.value) and "optimizer.clip: 1.0 -> 0.5" in str(error.value)
+    assert "seed" not in str(error.value) and runner.latest("a") == 4
+    runner.context.config.pretrain.batch, runner.context.config.optimizer.clip = 4, 1.0
+    runner.context.config.checkpoint.every = runner.context.config.log.eval_every = 3
+    assert identical(before, runner.run("a", steps=4))  # cadence is no part of the identity
+
+
+def test_validation_is_logged_at_its_steps(runner):
+    runner.context.config.log.eval_every = 3
+    runner.run("a", validate=lambda params: {"val_loss": float(params["w"].sum())})
+    assert [line["step"] for line in runner.lines("a") if "val_loss" in line] == [3, 6, STEPS]
+    summary = json.loads((runner.tmp_path / "a/pretrain/summary.json").read_text())
+    assert summary["steps"] == STEPS and summary["seconds"] > 0
+
+
+def test_only_the_newest_checkpoints_are_kept(runner):
+    runner.context.config.checkpoint.keep = 2
+    runner.run("a")
+    kept = [int(p.name) for p in (runner.tmp_path / "a/pretrain/checkpoints").iterdir() if p.name.isdigit()]
+    assert sorted(kept) == [6, 7]
+
+
+def test_a_frozen_tree_joins_the_trained_one():
+    frozen, trained = {"a": {"x": 1}, "b": 2}, {"a": {"y": 3}}
+    assert train.join(trained, frozen) == {"a": {"x": 1, "y": 3}, "b": 2}
+    assert frozen == {"a": {"x": 1}, "b": 2}
+
+
+def test_a_batch_without_targets_changes_nothing_but_the_state():
+    job = train.Job("x", 1, optax.sgd(1.0), lambda p, b: (p["w"].sum() * 0, jnp.float32(0), {}), None)
+    params, _, metrics = train.make_step(job)({"w": jnp.ones(3)}, {}, job.optimizer.init({"w": jnp.ones(3)}), {})
+    assert metrics["loss"] == 0 and np.array_equal(params["w"], np.ones(3))
+
+
+def test_a_transformer_resumes_bit_for_bit(context, stores, tokenizer, draw_params, tmp_path):
+    """With Muon on its matrices and AdamW on the rest."""
+    vocab = tokenizer.vocab_size
+    optimizer = make_optimizer(context.config.optimizer, 4, 1.0, transformer.param_axes(context.model, vocab))
+
+    def batch(seed: int) -> dict:
+        tokens = np.random.default_rng(seed).integers(vocab, size=(2, 9)).astype(np.int32)
+        ones, places = np.ones((2, 8), np.int32), np.tile(np.arange(8, dtype=np.int32), (2, 1))
+        return {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "segments": ones, "positions": places,
+                "weights": ones.astype(np.float32)}
+
+    def run(folder: str, at: int | None = None):
+        context.workdir = tmp_path / folder
+        job = train.Job("pretrain", 4, optimizer, cross_entropy_loss(context), Batches(batch, at, kill))
+        return train.run(context, job, draw_params(context.model, vocab))
+
+    whole = run("whole")
+    with pytest.raises(Killed):
+        run("broken", 3)
+    stores[-1].wait()
+    assert identical(whole, run("broken")) and not identical(whole, draw_params(context.model, vocab))
