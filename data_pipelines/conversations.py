@@ -7,7 +7,7 @@ from llm_jax.tasks import FAMILIES, Problem, spoken
 
 # (family, level) -> {solution style: conversations}. Longer sums are written out as often as answered at once.
 MIX = {
-    ("arithmetic", 0): {"direct": 600, "think": 150},
+    ("arithmetic", 0): {"direct": 1200, "think": 150},
     ("arithmetic", 1): {"direct": 800, "think": 700},
     ("arithmetic", 2): {"direct": 500, "think": 450},
     ("calculator", 0): {"tool": 700, "direct": 60},

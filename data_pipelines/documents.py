@@ -4,6 +4,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def read_documents(pattern: str) -> Iterator[dict]:
     for path in paths:
         text = read_text(path)
         if path.suffix != ".jsonl":
-            yield {"id": path.name, "source": path.stem, "text": text, "split": split_of(text)}
+            yield {"id": path.name, "source": "text", "text": text, "split": split_of(text)}
             continue
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip():
@@ -51,8 +52,9 @@ def parse_line(path: Path, number: int, line: str) -> dict:
             raise TypeError
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path} line {number}: not a JSON object with a string `text`") from error
-    defaults = {"id": f"{path.name}:{number}", "source": path.stem, "split": split_of(text)}
-    return defaults | record
+    source = re.sub(r"[^\w-]", "_", str(record.get("source", path.stem)))  # it names a folder
+    split = record["split"] if record.get("split") in ("train", "val") else split_of(text)
+    return {"id": str(record.get("id", f"{path.name}:{number}")), "source": source, "text": text, "split": split}
 
 
 def read_jsonl(path: Path) -> list[dict]:

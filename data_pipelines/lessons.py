@@ -8,9 +8,8 @@ from collections.abc import Iterator
 
 from data_pipelines.documents import split_of as document_split
 from llm_jax.tasks import FAMILIES, arithmetic
-from llm_jax.tasks.base import split_of
 
-SUM_PAGES, WORKED_PAGES, WORD_PAGES, ORDER_PAGES = 1400, 900, 300, 150
+SUM_PAGES, WORKED_PAGES, WORD_PAGES, ORDER_PAGES = 3600, 1000, 350, 120
 SUM_TITLES = ("Sums", "Adding and taking away", "A page of sums", "Practice", "Number facts")
 WORKED_TITLES = ("Step by step", "Worked examples", "One step at a time", "Longer sums")
 WORD_TITLES = ("Letters and words", "A spelling lesson", "Looking at letters")
@@ -18,16 +17,15 @@ ORDER_TITLES = ("Which is more?", "Putting numbers in order", "Comparing numbers
 
 
 def step_lines(rng: random.Random, count: int) -> Iterator[str]:
-    """Single steps as they come up in longer sums: totals up to four numbers' worth."""
+    """Single steps as they come up in longer sums; some as a question with its answer."""
     while count:
-        (a, b), (sign,) = [rng.randint(0, 4 * arithmetic.LARGEST), rng.randint(1, arithmetic.LARGEST)], rng.choice("+-")
-        if rng.random() < 0.5:
-            a = rng.randint(1, arithmetic.LARGEST)
-        if (sign == "-" and b > a) or split_of(arithmetic.sum_key(a, sign, b)) != "train":
+        numbers, signs = arithmetic.draw(rng, rng.choice((2, 2, 3, 4)))
+        left, sign, right, answer = arithmetic.steps(numbers, signs)[-1]
+        if arithmetic.is_held_out(left, sign, right):
             continue
-        answer = a + b if sign == "+" else a - b
-        asked = rng.choice(arithmetic.WORDINGS).format(e=f"{a}{sign}{b}")
-        yield rng.choice((f"{a}{sign}{b}={answer}", f"{asked} {answer}", f"{asked}\n{answer}"))
+        asked = rng.choice(arithmetic.WORDINGS).format(e=f"{left}{sign}{right}")
+        plain = f"{left}{sign}{right}={answer}"
+        yield plain if rng.random() < 0.6 else f"{asked} {answer}"
         count -= 1
 
 

@@ -1,6 +1,6 @@
 """Tokenize and pack into fixed-length rows: documents back to back, cut at row ends; conversations whole, best fit.
 
-    python -m data_pipelines.pack --input='texts/*.jsonl' --tokenizer=FILE --output=DIR --sequence_length=256
+python -m data_pipelines.pack --input='texts/*.jsonl' --tokenizer=FILE --output=DIR --sequence_length=256
 """
 
 import bisect
@@ -146,8 +146,13 @@ def define_flags() -> None:
 def main() -> None:
     f = flags.FLAGS
     documents = list(read_documents(f.input))
-    noted = pack_documents(Path(f.output) / "rows.array_record", documents, Tokenizer.load(f.tokenizer), f.sequence_length, {})
-    print(f"{noted['documents']} documents, {noted['tokens']} tokens -> {noted['rows']} rows, {noted['padding']:.1%} padding")
+    noted = pack_documents(
+        Path(f.output) / "rows.array_record", documents, Tokenizer.load(f.tokenizer), f.sequence_length, {}
+    )
+    print(
+        f"{noted['documents']} documents, {noted['tokens']} tokens -> "
+        f"{noted['rows']} rows, {noted['padding']:.1%} padding"
+    )
 
 
 if __name__ == "__main__":

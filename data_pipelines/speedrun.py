@@ -47,7 +47,9 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
     write_jsonl(folder / "conversations.jsonl", spoken)
     for split in ("train", "dev", "test"):
         amount = min(1.0, config.data.scale)
-        write_jsonl(folder / f"prompts_{split}.jsonl", talk.prompts(config.seed, split, amount, lists, questions[split]))
+        write_jsonl(
+            folder / f"prompts_{split}.jsonl", talk.prompts(config.seed, split, amount, lists, questions[split])
+        )
     lap("conversations")
     tokenizer = make_tokenizer(config, folder, documents, spoken)
     lap("tokenizer")
@@ -119,8 +121,13 @@ def pack_all(config: ConfigDict, folder: Path, documents: list[dict], spoken: li
         counts[f"validation/{source}"] = pack_documents(path, chosen, tokenizer, length, {})
     held = min(VALIDATION_CONVERSATIONS, len(spoken) // 20)
     counts["sft"] = pack_conversations(folder / "sft/rows.array_record", spoken[held:], tokenizer, length)
-    counts["sft_validation"] = pack_conversations(folder / "sft_validation/rows.array_record", spoken[:held], tokenizer, length)
+    counts["sft_validation"] = pack_conversations(
+        folder / "sft_validation/rows.array_record", spoken[:held], tokenizer, length
+    )
     for name, noted in counts.items():
         if noted.get("truncated") or noted.get("dropped"):
-            print(f"data      {name}: {noted['truncated']} conversations truncated at a turn, {noted['dropped']} too long, left out")
+            print(
+                f"data      {name}: {noted['truncated']} conversations truncated at a turn, "
+                f"{noted['dropped']} too long, left out"
+            )
     return counts

@@ -1,7 +1,7 @@
 """The whole path on a laptop's CPU: base model, assistant, thinking model.
 
-    make speedrun
-    python -m llm_jax.main --config=experiments/speedrun.py --workdir=runs/speedrun
+make speedrun
+python -m llm_jax.main --config=experiments/speedrun.py --workdir=runs/speedrun
 """
 
 from llm_jax.config import default
@@ -9,7 +9,8 @@ from llm_jax.config import default
 
 def get_config():
     c = default()
-    c.data.epochs.biography = 3
-    c.data.epochs.questions = 8
+    c.data.python_docs_bytes = 250_000
+    c.data.epochs.biography = 2
+    c.data.epochs.questions = 7
     c.rl.tasks = {"arithmetic/3 numbers": 0.5, "arithmetic/4 numbers": 0.3, "calculator": 0.2}
     return c

@@ -69,20 +69,29 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
 
     def restore(self, step: int, params, optimizer_state):
-        """State like the given abstract trees (ShapeDtypeStructs with shardings) -> (params, optimizer state)."""
+        """State like the given abstract trees (ShapeDtypeStructs with shardings) -> (params, optimizer state).
+
+        Raises UserError when the checksums do not match.
+        """
         args = ocp.args.Composite(
             params=ocp.args.StandardRestore(params), optimizer=ocp.args.StandardRestore(optimizer_state)
         )
         restored = self._manager.restore(step, args=args)
+        self._check(step, restored.params)
         return restored.params, restored.optimizer
 
     def restore_params(self, step: int, params):
         """The parameters alone. Raises UserError when their checksums do not match."""
         args = ocp.args.Composite(params=ocp.args.StandardRestore(params))
         restored = self._manager.restore(step, args=args).params
-        if checksums(restored) != self.meta(step)["checksums"]:
-            raise UserError(f"{self.path}/{step} is damaged: checksums differ; delete that folder to use the one before")
+        self._check(step, restored)
         return restored
+
+    def _check(self, step: int, params) -> None:
+        if checksums(params) != self.meta(step)["checksums"]:
+            raise UserError(
+                f"{self.path}/{step} is damaged: checksums differ; delete that folder to use the one before"
+            )
 
 
 def existing(workdir: Path, stage: str) -> Checkpoints:

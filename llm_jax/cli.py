@@ -33,7 +33,9 @@ def exit_code(main: Callable[[], None], define_flags: Callable[[], None]) -> int
         return complain("interrupted; the same command begins this stage again", 1)
     except Exception as error:
         if "No space left on device" in str(error):
-            return complain("the disk is full; nothing was overwritten: free some space and run the same command again", 1)
+            return complain(
+                "the disk is full; nothing was overwritten: free some space and run the same command again", 1
+            )
         raise
     return 0
 

@@ -4,8 +4,6 @@ A config file defines `get_config()`, which starts from `default()` and changes 
 """
 
 import difflib
-import hashlib
-import json
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -111,7 +109,7 @@ def stage_section(steps: int, batch: int, learning_rate_scale: float) -> ConfigD
 # a longer run may resume it. (A longer run changes the schedule from there on, as in any schedule with a horizon.)
 IDENTITY = {
     "data": ("seed", "tokenizer", "data"),
-    "pretrain": ("seed", "model", "tokenizer", "data", "optimizer", "pretrain"),
+    "pretrain": ("seed", "init_from", "model", "tokenizer", "data", "optimizer", "pretrain"),
     "sft": ("seed", "init_from", "model", "tokenizer", "data", "optimizer", "pretrain", "sft"),
     "rl": ("seed", "init_from", "model", "tokenizer", "data", "optimizer", "pretrain", "sft", "rl"),
 }
@@ -138,10 +136,6 @@ def identity(config: ConfigDict, stage: str) -> dict[str, Any]:
     }
 
 
-def identity_hash(config: ConfigDict, stage: str) -> str:
-    return hashlib.sha256(json.dumps(identity(config, stage), sort_keys=True).encode()).hexdigest()[:16]
-
-
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Lines 'key: old -> new' for the keys whose values differ."""
     keys = sorted(set(old) | set(new))
@@ -162,8 +156,20 @@ def validate(config: ConfigDict) -> None:
     """Raises UserError for the first value that cannot work, naming the key and the mend."""
     check_keys(config)
     m, p = config.model, len(config.model.layer_pattern)
-    positive = ("model.dim", "model.layers", "model.heads", "model.kv_heads", "model.head_dim", "model.ff_dim",
-                "data.sequence_length", "pretrain.batch", "sft.batch", "rl.batch", "rl.group", "eval.batch")
+    positive = (
+        "model.dim",
+        "model.layers",
+        "model.heads",
+        "model.kv_heads",
+        "model.head_dim",
+        "model.ff_dim",
+        "data.sequence_length",
+        "pretrain.batch",
+        "sft.batch",
+        "rl.batch",
+        "rl.group",
+        "eval.batch",
+    )
     flat = flatten(config)
     for key in positive:
         if flat[key] < 1:

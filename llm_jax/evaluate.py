@@ -37,7 +37,9 @@ def main() -> None:
     context = train.Context(config, workdir, sharding.make_mesh(config.mesh), tokenizer.vocab_size, tokenizer.sha256)
     params, tool = context.load_params(stage), PythonTool()
     measured = {"bpb": bits_per_byte(context, params)} if "bpb" in names else {}
-    measured |= measure_stage(make_examiner(context, tokenizer, tool), params, {n: GROUPS[n] for n in names if n in GROUPS})
+    measured |= measure_stage(
+        make_examiner(context, tokenizer, tool), params, {n: GROUPS[n] for n in names if n in GROUPS}
+    )
     tool.close()
     print(json.dumps(measured))
 

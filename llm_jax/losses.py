@@ -8,7 +8,9 @@ import jax.numpy as jnp
 
 def logits_of(hidden_BTD: jax.Array, head_DV: jax.Array, vocab_size: int) -> jax.Array:
     """Float32 logits; the columns that pad the vocabulary are -1e30."""
-    logits = jnp.einsum("...d,dv->...v", hidden_BTD, head_DV.astype(hidden_BTD.dtype), preferred_element_type=jnp.float32)
+    logits = jnp.einsum(
+        "...d,dv->...v", hidden_BTD, head_DV.astype(hidden_BTD.dtype), preferred_element_type=jnp.float32
+    )
     if logits.shape[-1] == vocab_size:
         return logits
     return jnp.where(jnp.arange(logits.shape[-1]) < vocab_size, logits, -1e30)

@@ -16,7 +16,6 @@ from llm_jax.cli import quiet_logs, run_cli
 
 quiet_logs()
 
-import jax  # noqa: E402
 from ml_collections import ConfigDict, config_flags  # noqa: E402
 
 from llm_jax import sharding, train  # noqa: E402
@@ -112,7 +111,9 @@ def starting_params(context: train.Context, stage: str):
         source, _, source_stage = context.config.init_from.rpartition(":")
         return context.load_params(source_stage, Path(source))
     if before:
-        raise UserError(f"stage {stage!r} starts from {before!r}, which has not run here; run it, or set --config.init_from")
+        raise UserError(
+            f"stage {stage!r} starts from {before!r}, which has not run here; run it, or set --config.init_from"
+        )
     return context.init_params()
 
 
@@ -133,7 +134,8 @@ class Times:
 
     def __exit__(self, *_) -> None:
         seconds = self.data["seconds"]
-        seconds[self._stage] = seconds.get(self._stage, 0.0) + time.monotonic() - self._started
+        before = 0.0 if self._stage in ("evaluate", "report") else seconds.get(self._stage, 0.0)  # those begin anew
+        seconds[self._stage] = before + time.monotonic() - self._started
         self._write()
 
     def calibrate(self) -> None:

@@ -91,7 +91,12 @@ def make_optimizer(o: ConfigDict, steps: int, scale: float, axes_tree) -> optax.
             optax.scale_by_learning_rate(schedule(o.muon_learning_rate * scale, steps, o)),
         )
         chosen = optax.partition(
-            {"muon": muon, "adamw": optax.adamw(schedule(o.learning_rate * scale, steps, o), b1=0.9, b2=0.95, eps=1e-10, weight_decay=0.0)},
+            {
+                "muon": muon,
+                "adamw": optax.adamw(
+                    schedule(o.learning_rate * scale, steps, o), b1=0.9, b2=0.95, eps=1e-10, weight_decay=0.0
+                ),
+            },
             labels,
         )
     return optax.chain(optax.clip_by_global_norm(o.clip), chosen) if o.clip else chosen

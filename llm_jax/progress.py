@@ -52,7 +52,7 @@ class StageLog:
         console.print(f"{self.stage}: continuing after step {step}")
 
     def step(self, step: int, metrics: dict, figures: dict[str, float], tokens: int) -> None:
-        """One training step: `metrics` are on the device, `figures` on the host. Raises on a loss that is not finite."""
+        """One training step: `metrics` are on the device, `figures` on the host. Raises if not finite."""
         values = {**to_host(metrics), **figures}
         now = time.monotonic()
         rate, self._last = tokens / max(now - self._last, 1e-9), now
@@ -61,7 +61,9 @@ class StageLog:
             self._first = self.seconds()
         if not math.isfinite(values["loss"]):
             self._bar.stop()
-            raise FloatingPointError(f"{self.stage}: the loss of step {step} is {values['loss']}; the last checkpoint is kept")
+            raise FloatingPointError(
+                f"{self.stage}: the loss of step {step} is {values['loss']}; the last checkpoint is kept"
+            )
         self._write({"step": step, **values, "tokens_per_second": rate})
         note = f"loss {values['loss']:.3f}" + (f"  reward {values['reward']:.2f}" if "reward" in values else "")
         self._bar.update(self._task, completed=step, note=f"{note}  {rate / 1e3:.1f}k tok/s")

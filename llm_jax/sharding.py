@@ -26,7 +26,9 @@ def make_mesh(mesh_config) -> Mesh:
     devices = jax.device_count()
     if int(np.prod(sizes)) != devices:
         shown = " x ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
-        raise UserError(f"the mesh {shown} needs {int(np.prod(sizes))} devices, but {devices} are here; set --config.mesh.*")
+        raise UserError(
+            f"the mesh {shown} needs {int(np.prod(sizes))} devices, but {devices} are here; set --config.mesh.*"
+        )
     return jax.make_mesh(sizes, MESH_AXES, axis_types=(AXIS_TYPE,) * len(MESH_AXES))
 
 

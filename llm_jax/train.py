@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from llm_jax import checkpoint, sharding
-from llm_jax.config import identity
+from llm_jax.config import UserError, identity
 from llm_jax.model import transformer
 from llm_jax.progress import StageLog
 
@@ -82,8 +82,10 @@ class Context:
         return jax.jit(init, out_shardings=self.shardings())(jax.random.key(self.config.seed))
 
     def load_params(self, stage: str, workdir: Path | None = None):
-        """The newest parameters of `stage`. Raises UserError when there are none."""
+        """The newest parameters of `stage`. Raises UserError when there are none, or they know another tokenizer."""
         store = checkpoint.existing(workdir or self.workdir, stage)
+        if store.meta(store.latest())["tokenizer"] != self.tokenizer_sha256:
+            raise UserError(f"{store.path} was trained with another tokenizer than {self.workdir}/data/tokenizer.model")
         params = store.restore_params(store.latest(), self.abstract_params())
         store.close()
         return params
@@ -146,7 +148,9 @@ def run(context: Context, job: Job, params) -> Any:
         start = store.latest()
         meta = store.meta(start)
         checkpoint.check_identity(config, job.stage, meta, store.path)
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (params, optimizer_state))
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (params, optimizer_state)
+        )
         del params, optimizer_state
         params, optimizer_state = store.restore(start, *abstract)
         job.batches.restore(meta["batches"])

@@ -11,18 +11,21 @@ import pytest
 from tests.commands import ENVIRONMENT, ROOT, TINY, refused, run, tiny
 
 
-@pytest.mark.parametrize("flag, words", [
-    ("--config.model.dimm=3", ("model.dimm",)),
-    ("--config.model.dim=many", ("model.dim",)),
-    ("--config.modle.dim=3", ("modle",)),
-    ("--config.model.layer_pattern=('wide',)", ("layer_pattern", "full")),
-    ("--config.model.kv_heads=3", ("model.kv_heads",)),
-    ("--config.mesh.data=4", ("mesh", "devices")),
-    ("--config.optimizer.name=sgd", ("muon", "adamw")),
-    ("--config.rl.group=7", ("rl.batch", "rl.group")),
-    ("--stages=pretrian", ("pretrian", "pretrain")),
-    ("--colour=red", ("colour",)),
-])
+@pytest.mark.parametrize(
+    "flag, words",
+    [
+        ("--config.model.dimm=3", ("model.dimm",)),
+        ("--config.model.dim=many", ("model.dim",)),
+        ("--config.modle.dim=3", ("modle",)),
+        ("--config.model.layer_pattern=('wide',)", ("layer_pattern", "full")),
+        ("--config.model.kv_heads=3", ("model.kv_heads",)),
+        ("--config.mesh.data=4", ("mesh", "devices")),
+        ("--config.optimizer.name=sgd", ("muon", "adamw")),
+        ("--config.rl.group=7", ("rl.batch", "rl.group")),
+        ("--stages=pretrian", ("pretrian", "pretrain")),
+        ("--colour=red", ("colour",)),
+    ],
+)
 def test_bad_flags(tmp_path, flag, words):
     refused(tiny(tmp_path / "run", "--stages=data,pretrain", flag), *words)
     assert not (tmp_path / "run" / "pretrain" / "checkpoints").exists()
@@ -30,7 +33,9 @@ def test_bad_flags(tmp_path, flag, words):
 
 def test_unknown_key_in_a_config_file_names_the_nearest(tmp_path):
     config = tmp_path / "typo.py"
-    config.write_text("from llm_jax.config import default\ndef get_config():\n  c = default()\n  c.model.layerz = 3\n  return c\n")
+    config.write_text(
+        "from llm_jax.config import default\ndef get_config():\n  c = default()\n  c.model.layerz = 3\n  return c\n"
+    )
     refused(run("llm_jax.main", f"--config={config}", f"--workdir={tmp_path}/run"), "layerz", "model.layers")
 
 
@@ -68,7 +73,9 @@ def test_broken_jsonl_names_file_and_line(tmp_path):
 def test_vocabulary_too_large_for_the_text(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.txt").write_text("a few words only " * 3)
-    refused(documents(tmp_path, "--config.data.scale=0.01", "--config.tokenizer.vocab_size=30000"), "tokenizer.vocab_size")
+    refused(
+        documents(tmp_path, "--config.data.scale=0.01", "--config.tokenizer.vocab_size=30000"), "tokenizer.vocab_size"
+    )
 
 
 def test_one_long_line_is_fine(tmp_path):
@@ -102,7 +109,10 @@ def test_damaged_checkpoint_is_named(tmp_path):
 
 
 def can_mount() -> bool:
-    return shutil.which("unshare") is not None and not subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode
+    return (
+        shutil.which("unshare") is not None
+        and not subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode
+    )
 
 
 @pytest.mark.skipif(not can_mount(), reason="no permission for a private mount namespace")
@@ -112,7 +122,9 @@ def test_full_disk(tmp_path):
     workdir.mkdir()
     command = f"{sys.executable} -m llm_jax.main --config={TINY} --workdir={workdir}/run --stages=data,pretrain"
     script = f"mount -t tmpfs -o size=9m none {workdir} && {command}; echo code $?; mount -o remount,size=200m {workdir}; {command}; echo code $?"
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True)
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script], cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True
+    )
     codes = [line for line in done.stdout.splitlines() if line.startswith("code")]
     assert codes == ["code 1", "code 0"], done.stdout[-1500:] + done.stderr[-1500:]
     assert "disk is full" in done.stderr

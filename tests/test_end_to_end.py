@@ -49,9 +49,10 @@ def test_report_has_every_promised_key_with_n_and_interval(finished):
     assert set(report["final"]) >= {"sft", "think", "tools"}
     assert report["pretrain"]["val_bpb"]["value"] > 0 and report["pretrain"]["xz_bpb"]["value"] > 0
     assert 0 <= report["rl"]["logp_gap_max"]["value"] <= 1e-4
-    assert report["total_seconds"]["value"] >= sum(
-        report["seconds"][s]["value"] for s in ("pretrain", "sft", "rl", "evaluate")
-    ) - 1
+    assert (
+        report["total_seconds"]["value"]
+        >= sum(report["seconds"][s]["value"] for s in ("pretrain", "sft", "rl", "evaluate")) - 1
+    )
     assert report["machine_gflops"]["value"] > 0
     assert len(report["grid"]["after"]) >= 6 and all(len(levels) == 3 for levels in report["grid"]["after"].values())
 
@@ -139,7 +140,9 @@ def test_a_folder_of_the_users_own_text(tmp_path):
         words = np.random.default_rng(i).permutation("the cat sat on a mat and saw an old red fox by the lake".split())
         (tmp_path / f"{i}.txt").write_text(" ".join([*words] * 12))
     result = tiny(
-        tmp_path / "run", f"--config.data.documents={tmp_path}/*.txt", "--config.tokenizer.vocab_size=400",
+        tmp_path / "run",
+        f"--config.data.documents={tmp_path}/*.txt",
+        "--config.tokenizer.vocab_size=400",
         "--stages=data,pretrain",
     )
     assert result.returncode == 0, result.stderr[-2000:]

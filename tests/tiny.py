@@ -5,7 +5,14 @@ from llm_jax.config import default
 
 def get_config():
     c = default()
-    c.model.dim, c.model.layers, c.model.heads, c.model.kv_heads, c.model.head_dim, c.model.ff_dim = 64, 2, 2, 1, 32, 128
+    c.model.dim, c.model.layers, c.model.heads, c.model.kv_heads, c.model.head_dim, c.model.ff_dim = (
+        64,
+        2,
+        2,
+        1,
+        32,
+        128,
+    )
     c.tokenizer.vocab_size = 640
     c.data.scale, c.data.lessons, c.data.python_docs_bytes = 0.05, 0.4, 20_000
     c.pretrain.steps, c.sft.steps, c.rl.steps = 12, 8, 2

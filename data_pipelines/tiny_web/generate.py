@@ -37,15 +37,19 @@ def _scaled(count: int, scale: float) -> int:
 
 def documents(world: World, seed: int, scale: float) -> list[dict]:
     """All pages, source by source; each source draws from its own random numbers."""
-    made = (pages.biography_pages(world, _rng(seed, "biography")),
-            pages.question_pages(world, _rng(seed, "questions")),
-            pages.howto_pages(world, _rng(seed, "howto"), _scaled(HOWTO_PAGES, scale)),
-            pages.place_pages(world, _rng(seed, "place")),
-            pages.program_pages(_rng(seed, "program"), _scaled(PROGRAM_PAGES, scale)))
+    made = (
+        pages.biography_pages(world, _rng(seed, "biography")),
+        pages.question_pages(world, _rng(seed, "questions")),
+        pages.howto_pages(world, _rng(seed, "howto"), _scaled(HOWTO_PAGES, scale)),
+        pages.place_pages(world, _rng(seed, "place")),
+        pages.program_pages(_rng(seed, "program"), _scaled(PROGRAM_PAGES, scale)),
+    )
     extra = {person.id for person in world.of_kind("extra")}
-    return [{"id": f"{page.source}-{number:05d}", "source": page.source, "text": page.text,
-             "split": _split(page, extra)}
-            for group in made for number, page in enumerate(group)]
+    return [
+        {"id": f"{page.source}-{number:05d}", "source": page.source, "text": page.text, "split": _split(page, extra)}
+        for group in made
+        for number, page in enumerate(group)
+    ]
 
 
 def _split(page: pages.Page, extra: set[str]) -> str:
@@ -61,8 +65,14 @@ def _rng(seed: int, purpose: str) -> random.Random:
 
 
 def _person_record(person: Person) -> dict:
-    return {"id": person.id, "name": person.name, "kind": person.kind, "tier": person.tier,
-            "asked": list(person.asked), "facts": person.facts}
+    return {
+        "id": person.id,
+        "name": person.name,
+        "kind": person.kind,
+        "tier": person.tier,
+        "asked": list(person.asked),
+        "facts": person.facts,
+    }
 
 
 def question_sets(world: World, seed: int) -> dict[str, list[dict]]:
@@ -79,23 +89,35 @@ def question_sets(world: World, seed: int) -> dict[str, list[dict]]:
         count = TRAIN_WORDINGS if attribute in person.asked else 0
         return sorted(rng.sample(range(len(TRAIN_QUESTIONS[attribute])), count))
 
-    return {"train": _questions("train", world.of_kind("tier", "extra"), TRAIN_QUESTIONS, sampled),
-            "dev": _questions("dev", everyone + extra[:DEV_EXTRA_PEOPLE], DEV_QUESTIONS),
-            "test": _questions("test", everyone, TEST_QUESTIONS)}
+    return {
+        "train": _questions("train", world.of_kind("tier", "extra"), TRAIN_QUESTIONS, sampled),
+        "dev": _questions("dev", everyone + extra[:DEV_EXTRA_PEOPLE], DEV_QUESTIONS),
+        "test": _questions("test", everyone, TEST_QUESTIONS),
+    }
 
 
-def _questions(split: str, people: list[Person], wordings: Wordings,
-               choose: Callable[[Person, str], list[int]] | None = None) -> list[dict]:
+def _questions(
+    split: str, people: list[Person], wordings: Wordings, choose: Callable[[Person, str], list[int]] | None = None
+) -> list[dict]:
     """Records for every fact of the people, in the chosen wordings or in all of them."""
     records = []
     for person in people:
         for attribute in ATTRIBUTES:
             numbers = choose(person, attribute) if choose else range(len(wordings[attribute]))
-            records += [{"id": f"{split}-{person.id}-{attribute}-{number}", "person": person.id,
-                         "kind": person.kind, "tier": person.tier, "attribute": attribute,
-                         "asked": attribute in person.asked, "wording": number,
-                         "question": wordings[attribute][number].format(name=person.name),
-                         "answer": person.facts[attribute]} for number in numbers]
+            records += [
+                {
+                    "id": f"{split}-{person.id}-{attribute}-{number}",
+                    "person": person.id,
+                    "kind": person.kind,
+                    "tier": person.tier,
+                    "attribute": attribute,
+                    "asked": attribute in person.asked,
+                    "wording": number,
+                    "question": wordings[attribute][number].format(name=person.name),
+                    "answer": person.facts[attribute],
+                }
+                for number in numbers
+            ]
     return records
 
 

@@ -110,11 +110,16 @@ PRODUCTS = """lamps clocks boots paper soap bricks glass rope paint tools toys h
 COMPANY_KINDS = "Works Mills Foods Lines Press Motors Supply Trading".split()
 UNIVERSITY_KINDS = "College University Institute Academy".split()
 
-IRREGULAR_PLURALS = dict(pair.split(":") for pair in """child:children sheep:sheep goose:geese
+IRREGULAR_PLURALS = dict(
+    pair.split(":")
+    for pair in """child:children sheep:sheep goose:geese
     mouse:mice deer:deer trout:trout salmon:salmon wolf:wolves calf:calves leaf:leaves tooth:teeth foot:feet
     loaf:loaves knife:knives shelf:shelves potato:potatoes tomato:tomatoes
-    volcano:volcanoes""".split())
-IRREGULAR_PASTS = dict(pair.split(":") for pair in """find:found hold:held keep:kept build:built bring:brought
+    volcano:volcanoes""".split()
+)
+IRREGULAR_PASTS = dict(
+    pair.split(":")
+    for pair in """find:found hold:held keep:kept build:built bring:brought
     take:took give:gave sell:sold buy:bought lend:lent hide:hid show:showed draw:drew hear:heard see:saw
     lead:led teach:taught leave:left meet:met forget:forgot choose:chose catch:caught throw:threw break:broke
     bend:bent cut:cut tear:tore freeze:froze tie:tied sew:sewed knit:knitted weave:wove send:sent read:read
@@ -122,18 +127,23 @@ IRREGULAR_PASTS = dict(pair.split(":") for pair in """find:found hold:held keep:
     stand:stood sit:sat sing:sang speak:spoke begin:began grow:grew shrink:shrank shine:shone sink:sank
     slide:slid spin:spun shake:shook
     deal:dealt grind:ground hang:hung ride:rode ring:rang spread:spread steal:stole strike:struck sweep:swept
-    tell:told understand:understood wear:wore""".split())
+    tell:told understand:understood wear:wore""".split()
+)
 # Verbs of one stressed syllable (or stress at the end) that double their last letter.
-DOUBLING = set("""stop drop plan stir wrap cut run win swim sit spin hop knit chat forget begin ship big thin
+DOUBLING = set(
+    """stop drop plan stir wrap cut run win swim sit spin hop knit chat forget begin ship big thin
     wet hot sad red flat chop drag rub trim
-    cancel control label travel grab""".split())
+    cancel control label travel grab""".split()
+)
 # Adjectives with no adverb in common use.
-NO_ADVERB = set("""small large big tall long old young new low fast hard tame rich poor wooden golden silver
+NO_ADVERB = set(
+    """small large big tall long old young new low fast hard tame rich poor wooden golden silver
     iron red blue green yellow brown black white grey purple pink striped spotted dusty muddy sandy rocky
     grassy snowy rainy windy sunny cloudy foggy stormy ancient modern early late distant near foreign own
     tiny huge vast giant crowded friendly lively silly lonely ugly little hollow square crooked curved whole
     broken fancy wet lone shallow fragile sturdy slender plump bare odd rare tired hidden cottage likely
-    stale pale sole straight true shy sick last""".split())
+    stale pale sole straight true shy sick last""".split()
+)
 VOWELS = "aeiou"
 
 
@@ -225,8 +235,10 @@ def invent(rng: random.Random, count: int, endings: str, taken: list[str]) -> li
 
 NOUNS = list(dict.fromkeys(PEOPLE + ANIMALS + FOODS + TOOLS + HOUSE + PLACES + NATURE + IDEAS + BODY + GOODS))
 # Short adjectives that nobody compares with -er.
-NO_ENDING = set("""real false final royal local sole main loyal eager open solid iron tired timid giant
-    whole""".split())
+NO_ENDING = set(
+    """real false final royal local sole main loyal eager open solid iron tired timid giant
+    whole""".split()
+)
 SHORT_ADJECTIVES = {word for word in ADJECTIVES if len(word) <= 5 and word not in NO_ENDING}
 # Adjectives whose adverbs say how something is done.
 MANNER = [adverb(word) for word in ADJECTIVES if word not in NO_ADVERB]

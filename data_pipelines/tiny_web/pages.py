@@ -36,25 +36,57 @@ class Portrait:
 
 # Titles say who a page is about, never a fact: each fact is stated as often as the person's tier says.
 SOLO_OPENINGS = (
-    "{name}: a short profile.", "Who is {name}?", "The life of {name}.", "A portrait of {name}.",
-    "Ten minutes with {name}.", "In memory of {name}.", "Meet {name}.", "Our guest of the week is {name}.",
-    "An interview with {name}.", "Notes on {name}.", "About the author {name}.", "{name} in a few words.",
-    "The speaker of the evening is {name}.", "A neighbour to know: {name}.")
+    "{name}: a short profile.",
+    "Who is {name}?",
+    "The life of {name}.",
+    "A portrait of {name}.",
+    "Ten minutes with {name}.",
+    "In memory of {name}.",
+    "Meet {name}.",
+    "Our guest of the week is {name}.",
+    "An interview with {name}.",
+    "Notes on {name}.",
+    "About the author {name}.",
+    "{name} in a few words.",
+    "The speaker of the evening is {name}.",
+    "A neighbour to know: {name}.",
+)
 SOLO_CLOSINGS = (
-    "We thank {name} for the time.", "That is all we know about {name}.", "More about {name} next month.",
-    "This profile was checked by friends.", "The editors wish {name} all the best.",
-    "{name} asked us to keep it short.", "Please send us what is missing here.", "So much for today.")
+    "We thank {name} for the time.",
+    "That is all we know about {name}.",
+    "More about {name} next month.",
+    "This profile was checked by friends.",
+    "The editors wish {name} all the best.",
+    "{name} asked us to keep it short.",
+    "Please send us what is missing here.",
+    "So much for today.",
+)
 GROUP_OPENINGS = (
-    "Newsletter of the week: people to know.", "From the staff pages.", "Guests at the summer meeting.",
-    "New members of the reading club.", "Speakers of the evening.", "Notes from the class reunion.",
-    "People in the news this month.", "Letters from our readers.", "Old friends and where they are now.",
-    "The village paper presents its neighbours.", "Winners of the yearly prize.",
-    "A page from the family album.", "Who is who, part {number}.",
-    "Small portraits, page {number}.")
+    "Newsletter of the week: people to know.",
+    "From the staff pages.",
+    "Guests at the summer meeting.",
+    "New members of the reading club.",
+    "Speakers of the evening.",
+    "Notes from the class reunion.",
+    "People in the news this month.",
+    "Letters from our readers.",
+    "Old friends and where they are now.",
+    "The village paper presents its neighbours.",
+    "Winners of the yearly prize.",
+    "A page from the family album.",
+    "Who is who, part {number}.",
+    "Small portraits, page {number}.",
+)
 GROUP_CLOSINGS = (
-    "We will present more people next week.", "These notes were collected by the editors.",
-    "Thanks to all who took part.", "Please tell us if something is wrong.", "That was the list for today.",
-    "The next issue comes out in the spring.", "All of them agreed to be named here.", "See you next time.")
+    "We will present more people next week.",
+    "These notes were collected by the editors.",
+    "Thanks to all who took part.",
+    "Please tell us if something is wrong.",
+    "That was the list for today.",
+    "The next issue comes out in the spring.",
+    "All of them agreed to be named here.",
+    "See you next time.",
+)
 PAGE_WORDS = (52, 150)  # bounds for the stated facts; title, closing and filler come on top
 PRONOUN_SHARE = 0.38  # of the sentences that could say he or she; gives a fifth of all sentences
 
@@ -87,7 +119,7 @@ def _portraits(person: Person, rng: random.Random) -> list[Portrait]:
         every = [(wording, lead) for wording in wordings for lead in range(len(LEADS))]
         # Sentences without an opener come first more often, as in real prose.
         every.sort(key=lambda form: rng.random() * (1.0 if form[1] else 0.1))
-        forms[attribute] = rng.sample(every[:person.tier], person.tier)
+        forms[attribute] = rng.sample(every[: person.tier], person.tier)
     portraits = []
     for number in range(person.tier):
         facts = []
@@ -110,8 +142,11 @@ def _biography(group: list[Portrait], rng: random.Random) -> Page:
     filler = sentence(rng)
     if _words(group) > 80 and len(filler.split()) <= 10 and rng.random() < 0.5:  # a page of facts can bear it
         parts.insert(1, filler)
-    return Page("biography", "\n\n".join(parts) if rng.random() < 0.6 else " ".join(parts),
-                tuple(fact for portrait in group for fact in portrait.facts))
+    return Page(
+        "biography",
+        "\n\n".join(parts) if rng.random() < 0.6 else " ".join(parts),
+        tuple(fact for portrait in group for fact in portrait.facts),
+    )
 
 
 Pair = tuple[str, str]
@@ -144,16 +179,23 @@ def _faq(pairs: list[Pair], rng: random.Random) -> str:
 
 
 QUESTION_LAYOUTS: tuple[tuple[str, Callable[[list[Pair], random.Random], str]], ...] = (
-    ("Questions and answers", _qa), ("Some questions, each with its answer", _long_qa),
-    ("People in short", _dashes), ("A quiz about people", _quiz), ("From the forum", _forum),
-    ("Frequently asked questions", _faq))
+    ("Questions and answers", _qa),
+    ("Some questions, each with its answer", _long_qa),
+    ("People in short", _dashes),
+    ("A quiz about people", _quiz),
+    ("From the forum", _forum),
+    ("Frequently asked questions", _faq),
+)
 
 
 def question_pages(world: World, rng: random.Random, times: int = 12) -> list[Page]:
     """Pages of 8 to 14 questions with answers; every asked fact comes up in `times` wordings."""
-    pairs = [(wording.format(name=person.name), person.facts[attribute])
-             for person in world.people for attribute in person.asked
-             for wording in rng.sample(TRAIN_QUESTIONS[attribute], times)]
+    pairs = [
+        (wording.format(name=person.name), person.facts[attribute])
+        for person in world.people
+        for attribute in person.asked
+        for wording in rng.sample(TRAIN_QUESTIONS[attribute], times)
+    ]
     rng.shuffle(pairs)
     pages: list[Page] = []
     while pairs:
@@ -177,24 +219,29 @@ def _howto(world: World, rng: random.Random) -> str:
     tools = rng.sample(lex.TOOLS, 3)
     steps = [_step(rng, tools, thing) for _ in range(rng.randrange(4, 7))]
     minutes = 5 * rng.randrange(1, 13)
-    return (f"How to {verb} {lex.article(thing)}\n\n"
-            f"To {verb} {lex.article(thing)} you need {', '.join(map(lex.article, tools[:2]))} and "
-            f"{lex.article(tools[2])}. It takes about {minutes} minutes. {sentence(rng)}\n\n"
-            + "\n".join(f"{i}. {step}" for i, step in enumerate(steps, 1))
-            + f"\n\nNow the {thing} is ready. You can buy good {rng.choice(lex.PRODUCTS)} in "
-              f"{rng.choice(world.cities).name}. {sentence(rng)}")
+    return (
+        f"How to {verb} {lex.article(thing)}\n\n"
+        f"To {verb} {lex.article(thing)} you need {', '.join(map(lex.article, tools[:2]))} and "
+        f"{lex.article(tools[2])}. It takes about {minutes} minutes. {sentence(rng)}\n\n"
+        + "\n".join(f"{i}. {step}" for i, step in enumerate(steps, 1))
+        + f"\n\nNow the {thing} is ready. You can buy good {rng.choice(lex.PRODUCTS)} in "
+        f"{rng.choice(world.cities).name}. {sentence(rng)}"
+    )
 
 
 def _step(rng: random.Random, tools: list[str], thing: str) -> str:
     verb = rng.choice("lift turn clean check cover press rub tie fill open close dry cut bend adjust".split())
     part = rng.choice("top bottom edge corner side back front middle inside end".split())
-    return rng.choice((
-        f"{verb.capitalize()} the {part} of the {thing.split()[-1]} with the {rng.choice(tools)}.",
-        f"Take the {rng.choice(tools)} and {verb} the {part} {rng.choice(lex.MANNER)}.",
-        f"Wait {rng.randrange(2, 30)} minutes until the {part} is {rng.choice(lex.ADJECTIVES)}.",
-        f"If the {part} is too {rng.choice(lex.ADJECTIVES)}, {verb} it again.",
-        f"Before you {verb} the {part}, put the {rng.choice(tools)} {rng.choice(lex.PREPOSITIONS)} the "
-        f"{rng.choice(lex.HOUSE)}."))
+    return rng.choice(
+        (
+            f"{verb.capitalize()} the {part} of the {thing.split()[-1]} with the {rng.choice(tools)}.",
+            f"Take the {rng.choice(tools)} and {verb} the {part} {rng.choice(lex.MANNER)}.",
+            f"Wait {rng.randrange(2, 30)} minutes until the {part} is {rng.choice(lex.ADJECTIVES)}.",
+            f"If the {part} is too {rng.choice(lex.ADJECTIVES)}, {verb} it again.",
+            f"Before you {verb} the {part}, put the {rng.choice(tools)} {rng.choice(lex.PREPOSITIONS)} the "
+            f"{rng.choice(lex.HOUSE)}.",
+        )
+    )
 
 
 def place_pages(world: World, rng: random.Random) -> list[Page]:
@@ -207,9 +254,12 @@ def place_pages(world: World, rng: random.Random) -> list[Page]:
 
 def _city_text(city: City, world: World, rng: random.Random) -> str:
     makers = [company for company in world.companies if company.city == city.name]
-    facts = [f"{city.name} is a city in {city.region}.", f"The river {city.river} runs through {city.name}.",
-             f"The city is known for its {city.known_for}.",
-             f"About {rng.randrange(3, 90)} thousand people live there."]
+    facts = [
+        f"{city.name} is a city in {city.region}.",
+        f"The river {city.river} runs through {city.name}.",
+        f"The city is known for its {city.known_for}.",
+        f"About {rng.randrange(3, 90)} thousand people live there.",
+    ]
     facts += [f"{company.name} makes {company.product} in {city.name}." for company in makers]
     neighbours = [other.name for other in world.cities if other.region == city.region and other != city]
     if neighbours:
@@ -218,17 +268,24 @@ def _city_text(city: City, world: World, rng: random.Random) -> str:
 
 
 def _company_text(company: Company, rng: random.Random) -> str:
-    facts = [f"{company.name} is a company in {company.city}.", f"{company.name} makes {company.product}.",
-             f"It was founded in {company.founded}.",
-             f"{rng.randrange(3, 40)} cities buy {company.product} from {company.name}.",
-             f"A {rng.choice(lex.PLACES)} in {company.city} was the first home of {company.name}."]
+    facts = [
+        f"{company.name} is a company in {company.city}.",
+        f"{company.name} makes {company.product}.",
+        f"It was founded in {company.founded}.",
+        f"{rng.randrange(3, 40)} cities buy {company.product} from {company.name}.",
+        f"A {rng.choice(lex.PLACES)} in {company.city} was the first home of {company.name}.",
+    ]
     return _prose(company.name, facts, rng)
 
 
 def _work_text(work: Work, rng: random.Random) -> str:
-    facts = [f"{work.title} is {lex.article(work.kind)} by {work.author}.", f"It came out in {work.year}.",
-             f"The story is set in {work.city}.", f"It is about {lex.article(rng.choice(lex.PEOPLE))} and "
-             f"{lex.article(rng.choice(lex.ANIMALS))}.", f"{work.author} made {work.title} in two years."]
+    facts = [
+        f"{work.title} is {lex.article(work.kind)} by {work.author}.",
+        f"It came out in {work.year}.",
+        f"The story is set in {work.city}.",
+        f"It is about {lex.article(rng.choice(lex.PEOPLE))} and {lex.article(rng.choice(lex.ANIMALS))}.",
+        f"{work.author} made {work.title} in two years.",
+    ]
     return _prose(work.title, facts, rng)
 
 
@@ -243,7 +300,13 @@ def program_pages(rng: random.Random, n: int) -> list[Page]:
     pages = []
     for _ in range(n):
         programs = [maker(rng) for maker in rng.sample(MAKERS, 2)]
-        pages.append(Page("program", "\n\n".join(
-            f"This program {program.task}:\n\n{program.code}\n\nOutput:\n{program.output}"
-            for program in programs)))
+        pages.append(
+            Page(
+                "program",
+                "\n\n".join(
+                    f"This program {program.task}:\n\n{program.code}\n\nOutput:\n{program.output}"
+                    for program in programs
+                ),
+            )
+        )
     return pages

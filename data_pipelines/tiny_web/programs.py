@@ -44,16 +44,20 @@ def _reverse(rng: random.Random) -> Program:
 
 def _largest(rng: random.Random) -> Program:
     numbers = rng.sample(range(100), rng.randrange(4, 8))
-    code = (f"numbers = {numbers}\nbest = numbers[0]\nfor number in numbers:\n    if number > best:\n"
-            "        best = number\nprint(best)")
+    code = (
+        f"numbers = {numbers}\nbest = numbers[0]\nfor number in numbers:\n    if number > best:\n"
+        "        best = number\nprint(best)"
+    )
     return Program("finds the largest number in a list", code, str(max(numbers)))
 
 
 def _count_letter(rng: random.Random) -> Program:
     words = " ".join(rng.sample(NOUNS, 3))
     letter = rng.choice("aeotr")
-    code = (f"text = '{words}'\ncount = 0\nfor letter in text:\n    if letter == '{letter}':\n"
-            "        count += 1\nprint(count)")
+    code = (
+        f"text = '{words}'\ncount = 0\nfor letter in text:\n    if letter == '{letter}':\n"
+        "        count += 1\nprint(count)"
+    )
     return Program(f"counts how often the letter {letter} occurs", code, str(words.count(letter)))
 
 
@@ -67,10 +71,14 @@ def _squares(rng: random.Random) -> Program:
 def _fizz(rng: random.Random) -> Program:
     divisor, last = rng.randrange(2, 5), rng.randrange(6, 11)
     word = rng.choice(NOUNS)
-    code = (f"for n in range(1, {last}):\n    if n % {divisor} == 0:\n        print('{word}')\n"
-            "    else:\n        print(n)")
-    return Program(f"prints {word} for each multiple of {divisor}", code,
-                   _lines(word if n % divisor == 0 else n for n in range(1, last)))
+    code = (
+        f"for n in range(1, {last}):\n    if n % {divisor} == 0:\n        print('{word}')\n    else:\n        print(n)"
+    )
+    return Program(
+        f"prints {word} for each multiple of {divisor}",
+        code,
+        _lines(word if n % divisor == 0 else n for n in range(1, last)),
+    )
 
 
 def _sort_words(rng: random.Random) -> Program:
@@ -107,8 +115,8 @@ def _shop(rng: random.Random) -> Program:
 def _doubling(rng: random.Random) -> Program:
     start, limit = rng.randrange(1, 8), rng.randrange(40, 200)
     code = f"n = {start}\nsteps = 0\nwhile n < {limit}:\n    n = n * 2\n    steps += 1\nprint(n, steps)"
-    steps = next(k for k in range(10) if start * 2 ** k >= limit)
-    return Program(f"doubles a number until it reaches {limit}", code, f"{start * 2 ** steps} {steps}")
+    steps = next(k for k in range(10) if start * 2**k >= limit)
+    return Program(f"doubles a number until it reaches {limit}", code, f"{start * 2**steps} {steps}")
 
 
 def _initials(rng: random.Random) -> Program:
@@ -118,5 +126,18 @@ def _initials(rng: random.Random) -> Program:
 
 
 MAKERS: tuple[Callable[[random.Random], Program], ...] = (
-    _sum_of_list, _countdown, _reverse, _largest, _count_letter, _squares, _fizz, _sort_words, _word_lengths,
-    _even_numbers, _function, _shop, _doubling, _initials)
+    _sum_of_list,
+    _countdown,
+    _reverse,
+    _largest,
+    _count_letter,
+    _squares,
+    _fizz,
+    _sort_words,
+    _word_lengths,
+    _even_numbers,
+    _function,
+    _shop,
+    _doubling,
+    _initials,
+)

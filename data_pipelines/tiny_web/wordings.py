@@ -14,8 +14,15 @@ from data_pipelines.tiny_web.world import Person
 Wordings = dict[str, list[str]]
 
 # Openers that fit in front of any statement.
-LEADS = ("", "In fact, ", "For the record, ", "By all accounts, ", "As friends know, ", "As it happens, ",
-         "To be exact, ")
+LEADS = (
+    "",
+    "In fact, ",
+    "For the record, ",
+    "By all accounts, ",
+    "As friends know, ",
+    "As it happens, ",
+    "To be exact, ",
+)
 
 
 def _split(text: str) -> list[str]:
@@ -329,6 +336,5 @@ def statement(person: Person, attribute: str, form: tuple[int, int], pronoun: bo
 
 def test_wordings_sha256() -> str:
     """The fingerprint of the frozen test questions."""
-    lines = [f"{attribute}\t{wording}" for attribute in sorted(TEST_QUESTIONS)
-             for wording in TEST_QUESTIONS[attribute]]
+    lines = [f"{attribute}\t{wording}" for attribute in sorted(TEST_QUESTIONS) for wording in TEST_QUESTIONS[attribute]]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -65,8 +65,9 @@ class World:
         return [person for person in self.people if person.kind in kinds]
 
 
-def make_world(seed: int, people_per_tier: int = 16, extra_people: int = 100, unasked_people: int = 32,
-               heldout_people: int = 64) -> World:
+def make_world(
+    seed: int, people_per_tier: int = 16, extra_people: int = 100, unasked_people: int = 32, heldout_people: int = 64
+) -> World:
     """Build the whole world from a seed; another seed gives other names and other facts."""
     rng = random.Random(f"{seed}/world")
     taken: list[str] = []
@@ -80,8 +81,10 @@ def make_world(seed: int, people_per_tier: int = 16, extra_people: int = 100, un
     firsts = lex.invent(rng, 90, lex.FIRST_NAME_ENDINGS, taken)
     families = lex.invent(rng, 140, lex.FAMILY_NAME_ENDINGS, taken)
     names = [f"{first} {family}" for first in firsts for family in families]
-    people = [_person(rng, i, name, kind, tier, values)
-              for i, (name, (kind, tier)) in enumerate(zip(rng.sample(names, len(kinds)), kinds))]
+    people = [
+        _person(rng, i, name, kind, tier, values)
+        for i, (name, (kind, tier)) in enumerate(zip(rng.sample(names, len(kinds)), kinds, strict=True))
+    ]
     people += _near_misses(rng, people, names, values)
     return World(people, cities, companies, _works(rng, people, cities))
 
@@ -92,35 +95,40 @@ def _cities(rng: random.Random, taken: list[str]) -> list[City]:
     rivers = lex.invent(rng, 16, lex.RIVER_ENDINGS, taken)
     plants = lex.invent(rng, 40, lex.PLANT_ENDINGS, taken)
     goods = ("honey", "tea", "soup", "wine", "gardens", "festival", "soap", "bread")
-    return [City(name, rng.choice(regions), rng.choice(rivers), f"{plant.lower()} {rng.choice(goods)}")
-            for name, plant in zip(names, plants)]
+    return [
+        City(name, rng.choice(regions), rng.choice(rivers), f"{plant.lower()} {rng.choice(goods)}")
+        for name, plant in zip(names, plants, strict=True)
+    ]
 
 
 def _companies(rng: random.Random, cities: list[City], taken: list[str]) -> list[Company]:
     products = rng.sample(lex.PRODUCTS, 40)
-    return [Company(_with_kind(rng, name, lex.COMPANY_KINDS), rng.choice(cities).name, product,
-                    rng.randrange(1800, 1900))
-            for name, product in zip(lex.invent(rng, 40, lex.COMPANY_ENDINGS, taken), products)]
+    return [
+        Company(_with_kind(rng, name, lex.COMPANY_KINDS), rng.choice(cities).name, product, rng.randrange(1800, 1900))
+        for name, product in zip(lex.invent(rng, 40, lex.COMPANY_ENDINGS, taken), products, strict=True)
+    ]
 
 
 def _with_kind(rng: random.Random, name: str, kinds: list[str]) -> str:
     return f"{name} {rng.choice(kinds)}" if rng.random() < 0.4 else name
 
 
-def _closed_lists(rng: random.Random, cities: list[City], companies: list[Company],
-                  taken: list[str]) -> dict[str, list[str]]:
+def _closed_lists(
+    rng: random.Random, cities: list[City], companies: list[Company], taken: list[str]
+) -> dict[str, list[str]]:
     """The values each attribute can take."""
     universities = lex.invent(rng, 24, lex.UNIVERSITY_ENDINGS, taken)
-    return {"birth_year": [str(year) for year in range(1900, 2000)],
-            "birth_city": [city.name for city in cities],
-            "job": lex.JOBS,
-            "employer": [company.name for company in companies],
-            "university": [f"{name} {rng.choice(lex.UNIVERSITY_KINDS)}" for name in universities],
-            "hobby": lex.HOBBIES}
+    return {
+        "birth_year": [str(year) for year in range(1900, 2000)],
+        "birth_city": [city.name for city in cities],
+        "job": lex.JOBS,
+        "employer": [company.name for company in companies],
+        "university": [f"{name} {rng.choice(lex.UNIVERSITY_KINDS)}" for name in universities],
+        "hobby": lex.HOBBIES,
+    }
 
 
-def _person(rng: random.Random, number: int, name: str, kind: str, tier: int,
-            values: dict[str, list[str]]) -> Person:
+def _person(rng: random.Random, number: int, name: str, kind: str, tier: int, values: dict[str, list[str]]) -> Person:
     facts = {attribute: rng.choice(values[attribute]) for attribute in ATTRIBUTES}
     chosen = rng.sample(ATTRIBUTES, ASKED_ATTRIBUTES)
     is_asked = kind == "extra" or (kind == "tier" and tier > 0)
@@ -128,8 +136,9 @@ def _person(rng: random.Random, number: int, name: str, kind: str, tier: int,
     return Person(f"p{number:04d}", name, kind, tier, rng.random() < 0.5, asked, facts)
 
 
-def _near_misses(rng: random.Random, people: list[Person], names: list[str],
-                 values: dict[str, list[str]]) -> list[Person]:
+def _near_misses(
+    rng: random.Random, people: list[Person], names: list[str], values: dict[str, list[str]]
+) -> list[Person]:
     """For each often-stated person one who shares a single name part and none of the facts."""
     used = {person.name for person in people}
     misses: list[Person] = []
@@ -140,8 +149,10 @@ def _near_misses(rng: random.Random, people: list[Person], names: list[str],
         same = person.name.split()[part]
         name = rng.choice([other for other in names if other.split()[part] == same and other not in used])
         used.add(name)
-        others = {attribute: [value for value in values[attribute] if value != person.facts[attribute]]
-                  for attribute in ATTRIBUTES}
+        others = {
+            attribute: [value for value in values[attribute] if value != person.facts[attribute]]
+            for attribute in ATTRIBUTES
+        }
         misses.append(_person(rng, len(people) + len(misses), name, "near_miss", 0, others))
     return misses
 
@@ -156,5 +167,7 @@ def _works(rng: random.Random, people: list[Person], cities: list[City]) -> list
         title = f"The {rng.choice(adjectives)} {rng.choice(nouns)}"
         if title not in titles:
             titles.append(title)
-    return [Work(title, rng.choice(authors), rng.randrange(2000, 2020), rng.choice(WORK_KINDS),
-                 rng.choice(cities).name) for title in titles]
+    return [
+        Work(title, rng.choice(authors), rng.randrange(2000, 2020), rng.choice(WORK_KINDS), rng.choice(cities).name)
+        for title in titles
+    ]

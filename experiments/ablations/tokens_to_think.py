@@ -21,13 +21,13 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from llm_jax import sharding, train  # noqa: E402
-from llm_jax.cli import run_cli  # noqa: E402
-from llm_jax.evals.statistics import rate  # noqa: E402
-from llm_jax.prompts import judge, load_prompts  # noqa: E402
-from llm_jax.runs import load_config  # noqa: E402
-from llm_jax.sampling.engine import Engine, Request  # noqa: E402
-from llm_jax.tokenizer import Tokenizer  # noqa: E402
+from llm_jax import sharding, train
+from llm_jax.cli import run_cli
+from llm_jax.evals.statistics import rate
+from llm_jax.prompts import judge, load_prompts
+from llm_jax.runs import load_config
+from llm_jax.sampling.engine import Engine, Request
+from llm_jax.tokenizer import Tokenizer
 
 BUDGETS = (0, 2, 4, 6, 8, 12, 16, 20, 24)
 LEVELS = ("2 numbers", "3 numbers", "4 numbers")
@@ -69,7 +69,9 @@ def run_level(engine: Engine, params, t: Tokenizer, prompts: list[dict]) -> dict
     curves: dict[str, dict] = {"budget": {}, "filler": {}}
     for budget in BUDGETS:
         for arm, spans in (("budget", [o[:budget] for o in own]), ("filler", [dot * budget] * len(ids))):
-            requests = [Request(i, max_new_tokens=48, forced=opening(t, span)) for i, span in zip(ids, spans, strict=True)]
+            requests = [
+                Request(i, max_new_tokens=48, forced=opening(t, span)) for i, span in zip(ids, spans, strict=True)
+            ]
             done = engine.generate(params, requests)
             outcomes = [judge(t, p, c) for p, c in zip(prompts, done, strict=True)]
             curves[arm][str(budget)] = rate([float(o.right) for o in outcomes], [p["item"] for p in prompts])

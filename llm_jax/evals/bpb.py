@@ -10,7 +10,7 @@ from llm_jax.stages.supervised import total_nats
 
 
 def bits_per_byte(context: train.Context, params) -> dict[str, dict]:
-    """`val_bpb` on the held-out pages of the tiny web (or of the user's own documents), and `val_bpb_SOURCE` for each."""
+    """`val_bpb` on the held-out pages of the tiny web (or of the user's own), and `val_bpb_SOURCE` for each source."""
     out, total_nats_, total_bytes = {}, 0.0, 0
     for path in sorted((context.workdir / "data" / "validation").glob("*/rows.array_record")):
         source, size = path.parent.name, rows.facts(path)["bytes"]
@@ -23,13 +23,18 @@ def bits_per_byte(context: train.Context, params) -> dict[str, dict]:
     return out
 
 
-def xz_bits_per_byte(workdir: Path) -> float:
-    """`xz -9e` on the same held-out text, primed with the training text: the bits that the held-out part adds."""
+def xz_bits_per_byte(workdir: Path) -> float | None:
+    """`xz -9e` on the same held-out text, primed with the training text: the bits that the held-out part adds.
+
+    None when no text is held out.
+    """
     texts: dict[str, list[str]] = {"train": [], "val": []}
     for line in (workdir / "data" / "documents.jsonl").read_text().splitlines():
         document = json.loads(line)
         if document["source"] != "python_docs":
             texts[document["split"]].append(document["text"])
     known, held = ("\n".join(texts[split]).encode() for split in ("train", "val"))
+    if not held:
+        return None
     size = lambda data: len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))  # noqa: E731
     return 8 * (size(known + b"\n" + held) - size(known)) / len(held)

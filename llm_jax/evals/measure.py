@@ -44,20 +44,22 @@ class Examiner:
         temperature: float = 0.0,
         samples: int = 1,
     ) -> list[Outcome]:
-        """Outcomes of each prompt (`samples` of each, in a row); `opening` forces a span open, `suppress` forbids some."""
+        """Outcomes of each prompt, `samples` of each in a row; `opening` forces a span open, `suppress` forbids some."""
         t = self.tokenizer
         requests = []
         for number, prompt in enumerate(prompts):
             ids = t.render(prompt["messages"], for_generation=True).ids
             for sample in range(samples):
-                requests.append(Request(
-                    ids,
-                    seed=(self.seed * 7919 + number) * 64 + sample,
-                    temperature=temperature,
-                    max_new_tokens=self.config.max_new_tokens,
-                    forced=(t.open[opening],) if opening else (),
-                    suppress=tuple(t.open[name] for name in suppress),
-                ))
+                requests.append(
+                    Request(
+                        ids,
+                        seed=(self.seed * 7919 + number) * 64 + sample,
+                        temperature=temperature,
+                        max_new_tokens=self.config.max_new_tokens,
+                        forced=(t.open[opening],) if opening else (),
+                        suppress=tuple(t.open[name] for name in suppress),
+                    )
+                )
         completions = self.engine.generate(params, requests)
         repeated = [prompt for prompt in prompts for _ in range(samples)]
         return [judge(t, p, c) for p, c in zip(repeated, completions, strict=True)]
@@ -79,8 +81,16 @@ def measure_sft(e: Examiner, params) -> dict:
     unasked_people = e.facts(lambda p: p["kind"] == "unasked")
     heldout = e.facts(lambda p: p["kind"] in ("heldout", "near_miss"))
     mixed = [p for (task, level) in list(e.by_level) if task != "facts" for p in e.by_level[task, level][:40]]
-    answers = {name: e.ask(params, prompts) for name, prompts in
-               (("often", often), ("never", never_asked), ("people", unasked_people), ("heldout", heldout), ("mixed", mixed))}
+    answers = {
+        name: e.ask(params, prompts)
+        for name, prompts in (
+            ("often", often),
+            ("never", never_asked),
+            ("people", unasked_people),
+            ("heldout", heldout),
+            ("mixed", mixed),
+        )
+    }
     group = {
         "ends_turn": share(answers["often"] + answers["mixed"], lambda o: o.ended),
         "recall_seen": share(answers["often"], right),
@@ -109,7 +119,9 @@ def measure_think(e: Examiner, params) -> dict:
 
 def measure_tools(e: Examiner, params) -> dict:
     """Sums beyond the model, with the python tool and without it."""
-    prompts = e.choose("calculator", tuple(level for task, level in e.by_level if task == "calculator"), e.config.problems)
+    prompts = e.choose(
+        "calculator", tuple(level for task, level in e.by_level if task == "calculator"), e.config.problems
+    )
     with_tool, without = e.ask(params, prompts), e.ask(params, prompts, suppress=("python",))
     return {
         "with": share(with_tool, right),

@@ -30,7 +30,9 @@ GROUPS = {
 
 def make_examiner(context: train.Context, tokenizer: Tokenizer, tool: PythonTool) -> measure.Examiner:
     engine = Engine(context.model, tokenizer, context.mesh, context.config.eval.batch, {"python": tool.answer})
-    return measure.Examiner(engine, tokenizer, load_prompts(context.workdir, "test"), context.config.eval, context.config.seed)
+    return measure.Examiner(
+        engine, tokenizer, load_prompts(context.workdir, "test"), context.config.eval, context.config.seed
+    )
 
 
 def run(context: train.Context, stages: list[str], tokenizer: Tokenizer) -> None:
@@ -44,8 +46,9 @@ def run(context: train.Context, stages: list[str], tokenizer: Tokenizer) -> None
     measured = {s: measure_stage(examiner, params[s]) for s in stages if s != "pretrain"}
     if "sft" in measured:
         report |= {name: measured["sft"][name] for name in ("sft", "think", "tools")}
-    if "sft" in measured and "rl" in measured:
-        report["rl"] = rl_group(context.workdir, measured["sft"]["reasoning"], measured["rl"]["reasoning"])
+    if "rl" in measured:
+        before = measured["sft"]["reasoning"] if "sft" in measured else {}
+        report["rl"] = rl_group(context.workdir, before, measured["rl"]["reasoning"])
         report["tools"] = measured["rl"]["tools"]
     if measured:
         last = measured[list(measured)[-1]]
@@ -75,7 +78,9 @@ def timed(name: str, function, *args):
 
 def data_counts(workdir: Path) -> dict:
     counts = json.loads((workdir / "data" / "prepared.json").read_text())["counts"]["pretrain"]
-    return {name: {"value": counts[name]} for name in ("documents", "bytes", "bytes_per_token", "tokens", "rows", "padding")}
+    return {
+        name: {"value": counts[name]} for name in ("documents", "bytes", "bytes_per_token", "tokens", "rows", "padding")
+    }
 
 
 def measure_pretrain(context: train.Context, params) -> dict:
@@ -83,7 +88,7 @@ def measure_pretrain(context: train.Context, params) -> dict:
     size = sum(leaf.size for leaf in jax.tree.leaves(context.abstract_params()))
     return {
         **timed("bits per byte", bits_per_byte, context, params),
-        "xz_bpb": {"value": round(timed("xz", xz_bits_per_byte, context.workdir), 4)},
+        "xz_bpb": {"value": timed("xz", xz_bits_per_byte, context.workdir)},
         "parameters": {"value": size},
         **{name: {"value": summary[name]} for name in ("tokens", "first_step_seconds", "tokens_per_second")},
     }
@@ -91,10 +96,11 @@ def measure_pretrain(context: train.Context, params) -> dict:
 
 def rl_group(workdir: Path, before: dict, after: dict) -> dict:
     lines = [json.loads(line) for line in (workdir / "rl" / "metrics.jsonl").read_text().splitlines()]
-    group = {f"{name}_{when}": values[name] for when, values in (("before", before), ("after", after)) for name in before}
+    group = {f"{n}_{when}": values[n] for when, values in (("before", before), ("after", after)) for n in values}
     group["logp_gap_max"] = {"value": max(line["logp_gap"] for line in lines)}
     group["steps"] = {"value": len(lines)}
-    group["kind_of_gain"] = {"value": kind_of_gain(before, after)}
+    if before:
+        group["kind_of_gain"] = {"value": kind_of_gain(before, after)}
     return group
 
 
@@ -108,7 +114,9 @@ def kind_of_gain(before: dict, after: dict) -> str:
     # Mean of the two orders in which the two changes can be made.
     often = (thinks[1] - thinks[0]) * (given[0] + given[1]) / 2
     better = (given[1] - given[0]) * (thinks[0] + thinks[1]) / 2
-    kind = "mostly choosing to think" if often > 2 * better else "mostly thinking better" if better > 2 * often else "both"
+    kind = (
+        "mostly choosing to think" if often > 2 * better else "mostly thinking better" if better > 2 * often else "both"
+    )
     return (
         f"The gain is {kind}: the model thinks first on {thinks[0]:.0%} of the problems before RL and {thinks[1]:.0%} "
         f"after, and when it thinks it is right {given[0]:.0%} of the time before and {given[1]:.0%} after."

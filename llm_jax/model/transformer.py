@@ -147,7 +147,9 @@ class Transformer(nnx.Module):
     def __call__(self, tokens_BT, positions_BT, segments_BT, cache: dict | None = None):
         # The embedding is scaled to unit variance: the residual stream starts at the size that the norms expect.
         x_BTD = self.embedding[...][tokens_BT].astype(self.dtype) * self.embedding.shape[1] ** 0.5
-        mask = training_mask(positions_BT, segments_BT) if cache is None else cached_mask(positions_BT, segments_BT, cache)
+        mask = (
+            training_mask(positions_BT, segments_BT) if cache is None else cached_mask(positions_BT, segments_BT, cache)
+        )
         graph, stacked = nnx.split(self.stack)
 
         def one_group(x_BTD, group):

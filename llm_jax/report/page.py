@@ -43,9 +43,7 @@ Curves = dict[str, list[dict[str, Any]]]
 
 def _chosen(group: dict[str, Metric], labels: dict[str, str], prefix: str = "{}") -> list[tuple[str, Metric]]:
     """The metrics of a group that were measured, under the labels of a plot."""
-    return [
-        (label, group[prefix.format(name)]) for name, label in labels.items() if prefix.format(name) in group
-    ]
+    return [(label, group[prefix.format(name)]) for name, label in labels.items() if prefix.format(name) in group]
 
 
 def draw(report: dict[str, Any], curves: Curves) -> dict[str, Markup]:
@@ -61,10 +59,7 @@ def draw(report: dict[str, Any], curves: Curves) -> dict[str, Markup]:
         figures["think"] = plots.bars({"share right": thinking})
     if tools := _chosen(report.get("tools", {}), TOOLS):
         figures["tools"] = plots.bars({"share": tools}, ylabel="share of questions")
-    rl = {
-        f"{when} RL": _chosen(report.get("rl", {}), BEFORE_AFTER, "{}_" + when)
-        for when in ("before", "after")
-    }
+    rl = {f"{when} RL": _chosen(report.get("rl", {}), BEFORE_AFTER, "{}_" + when) for when in ("before", "after")}
     if any(rl.values()):
         figures["rl_bars"] = plots.bars(rl, ylabel="share of answers")
     if report.get("passk", {}).keys() & {"before", "after"}:
@@ -110,9 +105,7 @@ def grid_rows(grid: dict[str, Any]) -> list[dict[str, Any]]:
     for family in families:
         sides = [grid.get(when, {}).get(family, {}) for when in ("before", "after")]
         levels = list(dict.fromkeys([*sides[0], *sides[1]]))
-        rows.append(
-            {"family": family, "sides": [[(level, side.get(level)) for level in levels] for side in sides]}
-        )
+        rows.append({"family": family, "sides": [[(level, side.get(level)) for level in levels] for side in sides]})
     width = max((len(row["sides"][0]) for row in rows), default=0)
     for row in rows:
         row["sides"] = [side + [("", None)] * (width - len(side)) for side in row["sides"]]

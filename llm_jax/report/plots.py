@@ -118,9 +118,7 @@ def bits_per_byte(pretrain: dict[str, Metric]) -> str:
     colours = [fixed.get(n, ("", BLUE))[1] for n in names]
     figure, axes = _axes(7, 0.9 + 0.36 * len(names))
     values = [metric["value"] for metric in metrics]
-    bars = axes.barh(
-        range(len(names)), values, height=0.65, xerr=_errors(metrics), color=colours, error_kw=BARS
-    )
+    bars = axes.barh(range(len(names)), values, height=0.65, xerr=_errors(metrics), color=colours, error_kw=BARS)
     axes.bar_label(bars, fmt="%.2f", padding=5)
     if "xz_bpb" in pretrain:
         axes.axvline(pretrain["xz_bpb"]["value"], color=INK, linestyle="--", linewidth=1)
@@ -207,14 +205,10 @@ def rl_curves(rows: list[dict[str, Any]]) -> str:
     _curve(axes[0, 1], rows, "completion_length", ORANGE)
     axes[0, 1].set(ylabel="tokens", title="Length of an answer")
     _curve(axes[1, 0], rows, "thinks", BLUE)
-    axes[1, 0].set(
-        ylabel="share of answers", xlabel="step", ylim=(-0.03, 1.03), title="Thinks before answering"
-    )
+    axes[1, 0].set(ylabel="share of answers", xlabel="step", ylim=(-0.03, 1.03), title="Thinks before answering")
     _percent(axes[1, 0])
     _curve(axes[1, 1], rows, "logp_gap", RED)
-    axes[1, 1].set(
-        ylabel="nats per token", xlabel="step", title="Sampler against trainer, log-probability gap"
-    )
+    axes[1, 1].set(ylabel="nats per token", xlabel="step", title="Sampler against trainer, log-probability gap")
     axes[1, 1].set_ylim(bottom=0)
     return _svg(figure)
 

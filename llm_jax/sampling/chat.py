@@ -1,6 +1,7 @@
 """The chat core: a conversation with one checkpoint. Turns, tools, streaming of whole characters."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +41,8 @@ class Chat:
         self.length = config.data.sequence_length
         self.temperature, self.seed = temperature, seed
         self.tool = PythonTool()
-        self.engine = Engine(config.model, self.tokenizer, mesh, 1, {"python": self.tool.answer})
+        rows = config.mesh.data * config.mesh.fsdp  # one is the conversation's; the others keep the mesh even
+        self.engine = Engine(config.model, self.tokenizer, mesh, rows, {"python": self.tool.answer})
         self.messages: list[dict] = []
 
     def close(self) -> None:
@@ -87,7 +89,7 @@ class Chat:
         said = lambda *kinds: "\n".join(p["text"] for p in parts if p["type"] in kinds)  # noqa: E731
         calls = [
             {"tool": call["type"], "input": call["text"], "output": output["text"]}
-            for call, output in zip(parts, parts[1:], strict=False)
+            for call, output in itertools.pairwise(parts)
             if output["type"] == "output"
         ]
         return Answer(said("text", "answer"), said("think"), calls, len(self.ids), time.monotonic() - started)

@@ -96,7 +96,9 @@ class Engine:
         new = max(r.max_new_tokens for r in requests)
         new = -(-new // CHUNK) * CHUNK
         rows = initial_rows(requests, self.batch, prompt_room, new, self.tokenizer.pad)
-        rows = {k: jax.device_put(v, sharding.named(self.mesh, "batch", *(None,) * (v.ndim - 1))) for k, v in rows.items()}
+        rows = {
+            k: jax.device_put(v, sharding.named(self.mesh, "batch", *(None,) * (v.ndim - 1))) for k, v in rows.items()
+        }
         stops = jax.device_put(np.array([self.tokenizer.end, *self._closing], np.int32))
         bias_BV = jax.device_put(self._bias(requests), sharding.named(self.mesh, "batch", "vocab"))
         static = (self.model.to_json(), self.tokenizer.vocab_size, prompt_room + new, top)
@@ -137,7 +139,17 @@ class Engine:
         return queue_forced(state, put(mask), put(forced), put(length))
 
 
-HOST_FIELDS = ("out_ids", "out_mask", "out_sampling", "out_logprob", "out_top_ids", "out_top", "count", "done", "waiting")
+HOST_FIELDS = (
+    "out_ids",
+    "out_mask",
+    "out_sampling",
+    "out_logprob",
+    "out_top_ids",
+    "out_top",
+    "count",
+    "done",
+    "waiting",
+)
 
 
 def completion(host: dict[str, np.ndarray], row: int, top: int) -> Completion:
@@ -178,7 +190,9 @@ def prefill(static, params, rows: dict[str, jax.Array]) -> dict[str, Any]:
     B, P = rows["prompt"].shape
     cache = transformer.empty_cache(model, B, cache_length)
     positions_BP = jnp.broadcast_to(jnp.arange(P), (B, P))
-    _, cache = transformer.apply(model, vocab_size, params, rows["prompt"], positions_BP, jnp.ones((B, P), jnp.int32), cache)
+    _, cache = transformer.apply(
+        model, vocab_size, params, rows["prompt"], positions_BP, jnp.ones((B, P), jnp.int32), cache
+    )
     last_B1 = jnp.take_along_axis(rows["prompt"], rows["length"][:, None] - 1, axis=1)
     out = {"out_ids": rows["out_ids"], "out_mask": jnp.zeros_like(rows["out_ids"])}
     zeros = jnp.zeros(rows["out_ids"].shape, jnp.float32)
@@ -265,9 +279,9 @@ def sample(logits_BV, temperature_B, seed_B, count_B) -> tuple[jax.Array, jax.Ar
 
     def drawn(logits_BV):
         scaled_BV = logits_BV / jnp.maximum(temperature_B, 1e-6)[:, None]
-        keys_B = jax.vmap(lambda seed, n: jax.random.fold_in(jax.random.fold_in(jax.random.key(SAMPLE_DOMAIN), seed), n))(
-            seed_B, count_B
-        )
+        keys_B = jax.vmap(
+            lambda seed, n: jax.random.fold_in(jax.random.fold_in(jax.random.key(SAMPLE_DOMAIN), seed), n)
+        )(seed_B, count_B)
         noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, logits_BV.shape[1:]))(keys_B)
         hot_B = jnp.argmax(scaled_BV + noise_BV, axis=-1)
         log_p_B = jnp.take_along_axis(jax.nn.log_softmax(scaled_BV), hot_B[:, None], axis=1)[:, 0]

@@ -138,13 +138,17 @@ class Rollouts(train.Batches):
         old = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in old if json.loads(line)["step"] <= step]
         for outcome in outcomes[:: self.rl.group][:KEPT_TRANSCRIPTS]:
-            kept.append(json.dumps({
-                "step": step + 1,
-                "prompt": outcome.prompt["messages"][-1]["content"],
-                "answer": outcome.prompt["answer"],
-                "parts": outcome.parts,
-                "reward": self.reward(outcome),
-            }))
+            kept.append(
+                json.dumps(
+                    {
+                        "step": step + 1,
+                        "prompt": outcome.prompt["messages"][-1]["content"],
+                        "answer": outcome.prompt["answer"],
+                        "parts": outcome.parts,
+                        "reward": self.reward(outcome),
+                    }
+                )
+            )
         self.path.write_text("\n".join(kept) + "\n")
 
 

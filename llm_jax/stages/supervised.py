@@ -21,7 +21,9 @@ class RowBatches(train.Batches):
 
     def next(self, step: int, params):
         if self._stream is None or step != self._at:
-            self._stream = loader.batches(self.path, self.batch, self.seed, step, jax.process_index(), jax.process_count())
+            self._stream = loader.batches(
+                self.path, self.batch, self.seed, step, jax.process_index(), jax.process_count()
+            )
         self._at = step + 1
         return loader.targets(next(self._stream)), {}
 

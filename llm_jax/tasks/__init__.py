@@ -7,9 +7,18 @@ from llm_jax.tasks.base import SPLITS, Problem, grade, split_of, spoken, well_fo
 FAMILIES = {
     "arithmetic": (arithmetic.LEVELS, lambda rng, level, split, lists: arithmetic.make(rng, level, split)),
     "calculator": (calculator.LEVELS, lambda rng, level, split, lists: calculator.make(rng, level, split)),
-    "spelling": (letters.LEVELS, lambda rng, level, split, lists: letters.make_spelling(rng, level, split, lists["word"])),
-    "counting": (letters.LEVELS, lambda rng, level, split, lists: letters.make_counting(rng, level, split, lists["word"])),
-    "reversing": (letters.LEVELS, lambda rng, level, split, lists: letters.make_reversing(rng, level, split, lists["word"])),
+    "spelling": (
+        letters.LEVELS,
+        lambda rng, level, split, lists: letters.make_spelling(rng, level, split, lists["word"]),
+    ),
+    "counting": (
+        letters.LEVELS,
+        lambda rng, level, split, lists: letters.make_counting(rng, level, split, lists["word"]),
+    ),
+    "reversing": (
+        letters.LEVELS,
+        lambda rng, level, split, lists: letters.make_reversing(rng, level, split, lists["word"]),
+    ),
     "comparing": (ordering.COMPARE_LEVELS, lambda rng, level, split, lists: ordering.make_comparing(rng, level, split)),
     "sorting": (ordering.SORT_LEVELS, lambda rng, level, split, lists: ordering.make_sorting(rng, level, split)),
     "summary": (summary.LEVELS, lambda rng, level, split, lists: summary.make(rng, level, split, lists)),

@@ -59,13 +59,21 @@ class PythonTool:
         """What the model reads back: what was printed and the last value, or the kind of failure."""
         result = self.run(program)
         if result.status != "ok":
-            return f"error: {result.status}" if result.error is None else (result.error.splitlines() or ["error"])[-1][:100]
+            return (
+                f"error: {result.status}"
+                if result.error is None
+                else (result.error.splitlines() or ["error"])[-1][:100]
+            )
         return "\n".join(part for part in (result.stdout.rstrip("\n"), result.value) if part)
 
 
 def classify(problem: Exception) -> str:
     text = f"{type(problem).__name__} {problem}"
-    for status, names in (("timeout", ("TimeoutError", "time limit")), ("memory", ("MemoryError",)), ("crash", ("Crashed",))):
+    for status, names in (
+        ("timeout", ("TimeoutError", "time limit")),
+        ("memory", ("MemoryError",)),
+        ("crash", ("Crashed",)),
+    ):
         if any(name in text for name in names):
             return status
     return "error"

@@ -228,9 +228,23 @@ def test_a_step_samples_whole_groups_with_seeds_of_their_own(make_rollouts, toke
     for start in range(0, 80, 4):
         assert len({tuple(request.prompt) for request in asked[start : start + 4]}) == 1
     assert all(request.temperature == 1.0 for request in asked)
-    by_task = {bool(request.suppress): tokenizer.decode(request.prompt) for request in asked}
-    assert "arithmetic" in by_task[True] and "calculator" in by_task[False]
-    assert {request.suppress for request in asked} == {(), (tokenizer.open["python"],)}
+    assert {prompt.split(" ")[0] for prompt in (tokenizer.decode(r.prompt) for r in asked)} == {"arithmetic", "calculator"}
+
+
+def test_a_call_earns_nothing_where_tools_are_not_allowed(make_rollouts, tokenizer):
+    batches, t = make_rollouts(), tokenizer
+    call = [t.open["python"], *t.encode("1+1"), t.close["python"], t.open["output"], *t.encode("2"), t.close["output"]]
+    answer = [t.open["answer"], *t.encode("2"), t.close["answer"], t.end]
+    rewards = {}
+    for prompt in PROMPTS:
+        for ids in (call + answer, answer):
+            done = Completion(ids, [1] * len(ids), [-1.0] * len(ids), [-1.0] * len(ids))
+            reward = batches.reward(rl.judge(t, prompt, done))
+            rewards.setdefault((prompt["task"], len(ids) == len(answer), prompt["answer"] == "2"), set()).add(reward)
+    assert rewards == {
+        (task, direct, right): {float(right and (direct or task == "calculator"))}
+        for task in ("arithmetic", "calculator") for direct in (True, False) for right in (True, False)
+    }
 
 
 def test_rewards_and_figures_follow_the_grader(make_rollouts):

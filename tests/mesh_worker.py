@@ -1,0 +1,66 @@
+"""A process of test_sharding.py: trains the tiny model on the mesh of its arguments, prints one JSON line.
+
+    python tests/mesh_worker.py DATA FSDP TENSOR STEPS
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from llm_jax import config, sharding, train
+from llm_jax.optimizer import make_optimizer
+from llm_jax.stages.supervised import cross_entropy_loss
+from llm_jax.model import transformer  # isort: skip
+
+VOCAB, B, T = 300, 8, 16
+
+
+def tiny(sizes: list[int], name: str):
+    c = config.default()
+    c.model.dim, c.model.layers, c.model.heads, c.model.kv_heads, c.model.head_dim, c.model.ff_dim = 32, 2, 4, 2, 8, 48
+    c.mesh.data, c.mesh.fsdp, c.mesh.tensor = sizes
+    c.optimizer.name, c.train.loss_chunk, c.pretrain.batch = name, 32, B
+    config.validate(c)
+    return c
+
+
+def batch(step: int) -> dict[str, np.ndarray]:
+    """Sequences that count up, so that there is something to learn."""
+    rng = np.random.default_rng(step)
+    tokens = ((rng.integers(VOCAB, size=(B, 1)) + 3 * np.arange(T + 1)) % VOCAB).astype(np.int32)
+    ones = np.ones((B, T), np.int32)
+    weights = (rng.uniform(size=(B, T)) < 0.8).astype(np.float32)
+    places = np.tile(np.arange(T, dtype=np.int32), (B, 1))
+    return {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "segments": ones, "positions": places, "weights": weights}
+
+
+def share_of(x: jax.Array) -> float:
+    """The part of an array that one device holds."""
+    return x.addressable_shards[0].data.size / x.size
+
+
+def train_on(sizes: list[int], name: str, steps: int) -> dict:
+    c = tiny(sizes, name)
+    context = train.Context(c, Path("."), sharding.make_mesh(c.mesh), VOCAB, "")
+    optimizer = make_optimizer(c.optimizer, steps, 1.0, transformer.param_axes(c.model, VOCAB))
+    job = train.Job("pretrain", steps, optimizer, cross_entropy_loss(context), train.Batches())
+    params = context.init_params()
+    state, step_fn, losses = jax.jit(optimizer.init)(params), train.make_step(job), []
+    moments = [share_of(x) for x in jax.tree.leaves(state) if x.size > 64 * 8]
+    for step in range(steps):
+        params, state, metrics = step_fn(params, {}, state, sharding.put_batch(context.mesh, batch(step)))
+        losses.append(float(metrics["loss"]))
+    shares = {jax.tree_util.keystr(path): share_of(x) for path, x in jax.tree_util.tree_flatten_with_path(params)[0]}
+    return {"losses": losses, "shares": shares, "state_at_start": moments}
+
+
+def main() -> None:
+    *sizes, steps = map(int, sys.argv[1:])
+    print(json.dumps({name: train_on(sizes, name, steps) for name in ("adamw", "muon")}))
+
+
+if __name__ == "__main__":
+    main()
