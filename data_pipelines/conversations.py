@@ -7,7 +7,7 @@ from llm_jax.tasks import FAMILIES, Problem, spoken
 
 # (family, level) -> {solution style: conversations}. Longer sums are written out as often as answered at once.
 MIX = {
-    ("arithmetic", 0): {"direct": 1200, "think": 150},
+    ("arithmetic", 0): {"direct": 2600, "think": 150},
     ("arithmetic", 1): {"direct": 800, "think": 700},
     ("arithmetic", 2): {"direct": 500, "think": 450},
     ("calculator", 0): {"tool": 700, "direct": 60},
@@ -18,9 +18,9 @@ MIX = {
     **{("reversing", level): {"think": 80} for level in range(3)},
     **{("comparing", level): {"direct": 80} for level in range(3)},
     **{("sorting", level): {"direct": 80} for level in range(3)},
-    **{("summary", level): {"direct": 150} for level in range(3)},
+    **{("summary", level): {"direct": 250} for level in range(3)},
 }
-FACT_CONVERSATIONS = 4000
+FACT_CONVERSATIONS = 5000
 SMALL_TALK, MULTI_TURN = 160, 300
 PROMPTS = {"train": 600, "dev": 200, "test": 640}  # of each family and level
 

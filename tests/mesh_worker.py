@@ -1,6 +1,6 @@
 """A process of test_sharding.py: trains the tiny model on the mesh of its arguments, prints one JSON line.
 
-    python tests/mesh_worker.py DATA FSDP TENSOR STEPS
+python tests/mesh_worker.py DATA FSDP TENSOR STEPS
 """
 
 import json
@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from llm_jax import config, sharding, train
+from llm_jax.model import transformer
 from llm_jax.optimizer import make_optimizer
 from llm_jax.stages.supervised import cross_entropy_loss
-from llm_jax.model import transformer  # isort: skip
 
 VOCAB, B, T = 300, 8, 16
 
@@ -34,7 +34,13 @@ def batch(step: int) -> dict[str, np.ndarray]:
     ones = np.ones((B, T), np.int32)
     weights = (rng.uniform(size=(B, T)) < 0.8).astype(np.float32)
     places = np.tile(np.arange(T, dtype=np.int32), (B, 1))
-    return {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "segments": ones, "positions": places, "weights": weights}
+    return {
+        "tokens": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "segments": ones,
+        "positions": places,
+        "weights": weights,
+    }
 
 
 def share_of(x: jax.Array) -> float:
@@ -49,12 +55,13 @@ def train_on(sizes: list[int], name: str, steps: int) -> dict:
     job = train.Job("pretrain", steps, optimizer, cross_entropy_loss(context), train.Batches())
     params = context.init_params()
     state, step_fn, losses = jax.jit(optimizer.init)(params), train.make_step(job), []
-    moments = [share_of(x) for x in jax.tree.leaves(state) if x.size > 64 * 8]
+    before = [share_of(x) for x in jax.tree.leaves(state) if x.ndim > 2]
     for step in range(steps):
         params, state, metrics = step_fn(params, {}, state, sharding.put_batch(context.mesh, batch(step)))
         losses.append(float(metrics["loss"]))
     shares = {jax.tree_util.keystr(path): share_of(x) for path, x in jax.tree_util.tree_flatten_with_path(params)[0]}
-    return {"losses": losses, "shares": shares, "state_at_start": moments}
+    after = [share_of(x) for x in jax.tree.leaves(state) if x.ndim > 2]
+    return {"losses": losses, "shares": shares, "before": before, "after": after, "compiled": step_fn._cache_size()}
 
 
 def main() -> None:

@@ -94,15 +94,25 @@ def damage(workdir) -> None:
         path.write_bytes(data)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="Checkpoints.restore_params: files that do not read back raise Orbax's error, no UserError")
+@pytest.mark.xfail(
+    strict=True,
+    reason="Checkpoints.restore_params: files that do not read back raise Orbax's error, no UserError",
+)
 def test_damaged_files_are_a_users_mistake(tree, saved):
     damage(saved[0])
     store = checkpoint.existing(saved[0], "sft")
-    with pytest.raises(UserError):
-        store.restore_params(3, shapes(tree))
+    assert raised(store.restore_params, 3, shapes(tree)) is UserError
 
 
-@pytest.mark.xfail(strict=True, reason="Checkpoints.restore, which resumes, does not compare the checksums")
+def raised(function, *args) -> type | None:
+    """The kind of error; no traceback of a library's depths for pytest to print."""
+    try:
+        function(*args)
+    except Exception as error:
+        return type(error)
+    return None
+
+
 def test_a_flipped_value_is_found_on_resume(tree, tmp_path, monkeypatch):
     store = checkpoint.Checkpoints(tmp_path, "sft")
     true_sums = checkpoint.checksums(tree)

@@ -78,7 +78,9 @@ def test_orthogonalisation_agrees_with_optax():
     muon = optimizer.scale_by_muon({name: axes_of(name) for name in SHAPES})
     ours, _ = jax.jit(muon.update)(tree, muon.init(tree))
     numbers = {
-        name: optax.contrib.MuonDimensionNumbers((1, 2) if name == "o" else (1,), (2, 3) if name == "q" else (x.ndim - 1,))
+        name: optax.contrib.MuonDimensionNumbers(
+            (1, 2) if name == "o" else (1,), (2, 3) if name == "q" else (x.ndim - 1,)
+        )
         for name, x in tree.items()
     }
     theirs = optax.contrib.scale_by_muon(weight_dimension_numbers=numbers)

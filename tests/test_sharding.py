@@ -46,15 +46,29 @@ def test_losses_do_not_depend_on_the_mesh(results, name, tolerance):
 def test_parameters_are_really_sharded(results, name):
     one, eight = (result[name]["shares"] for result in results)
     assert set(one.values()) == {1.0}
-    for path, share in eight.items():
-        assert share == (1.0 if "scale" in path else 1 / 4), path  # fsdp x tensor; data replicates
+    matrices = {path: share for path, share in eight.items() if "scale" not in path}
+    assert len(matrices) == 9 and set(matrices.values()) == {1 / 4}  # fsdp x tensor; data replicates
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_the_optimizers_state_is_sharded_after_a_step(results, name):
+    shares = results[1][name]["after"]
+    assert shares and set(shares) == {1 / 4}
 
 
 @pytest.mark.xfail(strict=True, reason="train.run: jit(optimizer.init) leaves every moment whole on each device")
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_the_optimizers_state_is_sharded_like_its_parameters(results, name):
-    shares = results[1][name]["state_at_start"]
+def test_the_optimizers_state_is_sharded_from_the_start(results, name):
+    shares = results[1][name]["before"]
     assert shares and set(shares) == {1 / 4}
+
+
+@pytest.mark.xfail(
+    strict=True, reason="train.make_step: no out_shardings, so the first steps give the state other layouts"
+)
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_the_step_is_compiled_once(results, name):
+    assert [result[name]["compiled"] for result in results] == [1, 1]
 
 
 def test_a_mesh_of_the_wrong_size_is_a_users_mistake():

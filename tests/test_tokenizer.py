@@ -9,12 +9,26 @@ from hypothesis import strategies as st
 from llm_jax.config import UserError
 from llm_jax.tokenizer import FORCED, MARK, SPANS, SPECIALS, Tokenizer, train_tokenizer
 
-AWKWARD = (*SPECIALS, MARK, " " + MARK, "\0", "  ", "\r\n", "\u2028", "\ufeff", "<0x41>", "<unk>", "<s>", "é", "\U0001f600")
+AWKWARD = (
+    *SPECIALS,
+    MARK,
+    " " + MARK,
+    "\0",
+    "  ",
+    "\r\n",
+    "\u2028",
+    "\ufeff",
+    "<0x41>",
+    "<unk>",
+    "<s>",
+    "é",
+    "\U0001f600",
+)
 plain_text = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 texts = st.lists(plain_text | st.sampled_from(AWKWARD), max_size=6).map("".join)
-parts = st.lists(
-    st.fixed_dictionaries({"type": st.sampled_from(("text", *SPANS)), "text": texts}), max_size=5
-).map(lambda chosen: [part for part in chosen if part["type"] != "text" or part["text"]])
+parts = st.lists(st.fixed_dictionaries({"type": st.sampled_from(("text", *SPANS)), "text": texts}), max_size=5).map(
+    lambda chosen: [part for part in chosen if part["type"] != "text" or part["text"]]
+)
 contents = texts | parts
 messages = st.fixed_dictionaries({"role": st.sampled_from(("system", "user", "assistant")), "content": contents})
 conversations = st.lists(messages, max_size=5)
@@ -103,7 +117,9 @@ def test_generation_prompt_is_a_prefix_and_the_reply_parses_back(tokenizer, conv
 @given(seed=st.integers(0, 2**32), length=st.integers(0, 60), specials=st.floats(0, 1))
 def test_parse_takes_any_ids(tokenizer, seed, length, specials):
     rng, markers = random.Random(seed), list(tokenizer.special_names)
-    ids = [rng.choice(markers) if rng.random() < specials else rng.randrange(tokenizer.vocab_size) for _ in range(length)]
+    ids = [
+        rng.choice(markers) if rng.random() < specials else rng.randrange(tokenizer.vocab_size) for _ in range(length)
+    ]
     parsed, ended = tokenizer.parse(ids)
     assert all(part["type"] in ("text", *SPANS) and isinstance(part["text"], str) for part in parsed)
     assert tokenizer.end in ids or not ended
@@ -128,7 +144,7 @@ def test_a_tool_message_is_an_output_span_without_loss(tokenizer):
 
 
 def test_too_large_a_vocabulary_is_refused():
-    with pytest.raises(UserError, match="vocab_size 5000 .* smaller"):
+    with pytest.raises(UserError, match=r"vocab_size 5000 .* smaller"):
         train_tokenizer(["hello world"], 5000)
 
 

@@ -44,7 +44,7 @@ class Examiner:
         temperature: float = 0.0,
         samples: int = 1,
     ) -> list[Outcome]:
-        """Outcomes of each prompt, `samples` of each in a row; `opening` forces a span open, `suppress` forbids some."""
+        """Outcomes of each prompt, `samples` of each in a row; `opening` forces a span, `suppress` forbids some."""
         t = self.tokenizer
         requests = []
         for number, prompt in enumerate(prompts):
@@ -80,7 +80,7 @@ def measure_sft(e: Examiner, params) -> dict:
     never_asked = e.facts(lambda p: p["kind"] == "tier" and not p["asked"] and p["tier"] >= 30)
     unasked_people = e.facts(lambda p: p["kind"] == "unasked")
     heldout = e.facts(lambda p: p["kind"] in ("heldout", "near_miss"))
-    mixed = [p for (task, level) in list(e.by_level) if task != "facts" for p in e.by_level[task, level][:40]]
+    mixed = [p for (task, level) in list(e.by_level) if task != "facts" for p in e.by_level[task, level][:20]]
     answers = {
         name: e.ask(params, prompts)
         for name, prompts in (
@@ -142,12 +142,13 @@ def measure_reasoning(e: Examiner, params) -> dict:
     prompts = e.choose("arithmetic", RL_LEVELS, e.config.problems)
     greedy = e.ask(params, prompts, suppress=("python",))
     sampled = e.ask(params, prompts, suppress=("python",), temperature=1.0)
+    made_to_think = e.ask(params, prompts, opening="think", suppress=("python",))
     return {
         "accuracy": share(greedy, right),
+        "accuracy_made_to_think": share(made_to_think, right),
         "sampled": share(sampled, right),
         "format": share(greedy, lambda o: o.well_formed),
         "thinks": share(greedy, lambda o: o.has("think")),
-        "accuracy_given_thinking": share([o for o in greedy if o.has("think")], right),
     }
 
 

@@ -105,19 +105,17 @@ def rl_group(workdir: Path, before: dict, after: dict) -> dict:
 
 
 def kind_of_gain(before: dict, after: dict) -> str:
-    """One honest sentence: how much of the gain is thinking more often, and how much is thinking better."""
-    gain = after["accuracy"]["value"] - before["accuracy"]["value"]
-    thinks = [g["thinks"]["value"] for g in (before, after)]
-    given = [g["accuracy_given_thinking"]["value"] for g in (before, after)]
-    if given[0] is None or given[1] is None:
-        return f"Accuracy changed by {gain:+.0%}; too few answers with thinking to say why."
-    # Mean of the two orders in which the two changes can be made.
-    often = (thinks[1] - thinks[0]) * (given[0] + given[1]) / 2
-    better = (given[1] - given[0]) * (thinks[0] + thinks[1]) / 2
-    kind = (
-        "mostly choosing to think" if often > 2 * better else "mostly thinking better" if better > 2 * often else "both"
+    """One honest sentence: how much of the gain is choosing to think and how much is thinking better."""
+    thinks, accuracy, made = (
+        [g[k]["value"] for g in (before, after)] for k in ("thinks", "accuracy", "accuracy_made_to_think")
     )
+    gain, better = accuracy[1] - accuracy[0], made[1] - made[0]
+    if gain < 0.05:
+        return f"RL changed the accuracy by {100 * gain:+.0f} points: too little to say what kind of gain it is."
+    part = better / gain
+    kind = "mostly choosing to think" if part < 0.25 else "mostly thinking better" if part > 0.75 else "some of both"
     return (
-        f"The gain is {kind}: the model thinks first on {thinks[0]:.0%} of the problems before RL and {thinks[1]:.0%} "
-        f"after, and when it thinks it is right {given[0]:.0%} of the time before and {given[1]:.0%} after."
+        f"The gain of {100 * gain:.0f} points is {kind}: the model thinks first on {thinks[0]:.0%} of these problems "
+        f"before RL and on {thinks[1]:.0%} after; made to think, it was right on {made[0]:.0%} before already and is on "
+        f"{made[1]:.0%} after."
     )

@@ -22,7 +22,7 @@ BEFORE_AFTER = {
     "sampled": "right\n(sampled)",
     "format": "well-formed",
     "thinks": "thinks",
-    "accuracy_given_thinking": "right when\nit thinks",
+    "accuracy_made_to_think": "right when\nmade to think",
 }
 THINKING = {
     "direct": "answers\ndirectly",

@@ -110,7 +110,11 @@ def read(path) -> dict[str, np.ndarray]:
 
 
 def test_documents_are_repeated_and_framed(tokenizer, tmp_path):
-    documents = [{"text": "the cat sat", "source": "a"}, {"text": "the dog \u2581", "source": "b"}, {"text": "", "source": "b"}]
+    documents = [
+        {"text": "the cat sat", "source": "a"},
+        {"text": "the dog \u2581", "source": "b"},
+        {"text": "", "source": "b"},
+    ]
     path = tmp_path / "rows.array_record"
     noted = pack.pack_documents(path, documents, tokenizer, 8, {"a": 3})
     framed = [[tokenizer.bos, *tokenizer.encode(d["text"]), tokenizer.end] for d in documents]

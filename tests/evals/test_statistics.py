@@ -74,7 +74,9 @@ def test_the_bootstrap_interval_covers_the_truth(p, n):
     draws = rng.uniform(size=(150, n)) < p
     hits = [low <= p <= high for low, high in (statistics.bootstrap(row.astype(float), range(n)) for row in draws)]
     assert 0.88 <= np.mean(hits) <= 1.0
-    missed = [low <= p + 0.3 <= high for low, high in (statistics.bootstrap(row.astype(float), range(n)) for row in draws)]
+    missed = [
+        low <= p + 0.3 <= high for low, high in (statistics.bootstrap(row.astype(float), range(n)) for row in draws)
+    ]
     assert np.mean(missed) < 0.2
 
 

@@ -90,8 +90,8 @@ def fake_report() -> dict:
         format_after=0.99,
         thinks_before=0.8,
         thinks_after=0.99,
-        accuracy_given_thinking_before=0.6,
-        accuracy_given_thinking_after=0.75,
+        accuracy_made_to_think_before=0.6,
+        accuracy_made_to_think_after=0.75,
     )
     return {
         **plain(total_seconds=780.4, machine_gflops=118.0, normalised_seconds=837.2),

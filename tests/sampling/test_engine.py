@@ -10,7 +10,14 @@ from llm_jax.sampling import engine as engine_module
 from llm_jax.sampling.engine import Engine, Request
 
 BATCH, NEW, LONGEST = 4, 20, 96
-PROMPTS = ("The cat", "How many cats are there? There are", "7", "def add(a, b):", "the dog sat on the mat and the", "<")
+PROMPTS = (
+    "The cat",
+    "How many cats are there? There are",
+    "7",
+    "def add(a, b):",
+    "the dog sat on the mat and the",
+    "<",
+)
 
 
 class Reference:
@@ -67,7 +74,8 @@ def test_recorded_logprobs_are_those_of_a_fresh_forward(engine, reference, token
     prompts = encoded(tokenizer)
     temperatures = [1.0, 0.0, 1.0, 0.5]
     requests = [
-        Request(p, seed, t, NEW, forced if seed == 2 else ()) for seed, (p, t) in enumerate(zip(prompts, temperatures, strict=False))
+        Request(p, seed, t, NEW, forced if seed == 2 else ())
+        for seed, (p, t) in enumerate(zip(prompts, temperatures, strict=False))
     ]
     for request, done in zip(requests, engine.generate(params, requests), strict=True):
         n, ids = len(request.prompt), done.ids
@@ -75,7 +83,9 @@ def test_recorded_logprobs_are_those_of_a_fresh_forward(engine, reference, token
         np.testing.assert_allclose(done.logprob, log_p[np.arange(len(ids)), ids], atol=1e-5)
         sampled = np.array(done.sampled_mask, bool)
         if request.temperature == 1:
-            np.testing.assert_allclose(np.array(done.sampling_logprob)[sampled], np.array(done.logprob)[sampled], atol=1e-5)
+            np.testing.assert_allclose(
+                np.array(done.sampling_logprob)[sampled], np.array(done.logprob)[sampled], atol=1e-5
+            )
         elif request.temperature == 0:
             assert not any(done.sampling_logprob)
         else:
@@ -86,7 +96,9 @@ def test_recorded_logprobs_are_those_of_a_fresh_forward(engine, reference, token
 def test_forced_tokens_come_first_and_are_not_sampled(engine, reference, tokenizer, params):
     forced = (tokenizer.open["think"], *tokenizer.encode("1 + 2"))
     prompt = encoded(tokenizer)[0]
-    done = engine.generate(params, [Request(prompt, max_new_tokens=NEW, forced=forced), Request(prompt, max_new_tokens=NEW)])
+    done = engine.generate(
+        params, [Request(prompt, max_new_tokens=NEW, forced=forced), Request(prompt, max_new_tokens=NEW)]
+    )
     n = len(forced)
     assert done[0].ids[:n] == list(forced)
     assert done[0].sampled_mask == [0] * n + [1] * (len(done[0].ids) - n)
@@ -211,17 +223,30 @@ def test_a_call_at_the_limit_is_not_run(tiny_model, tokenizer, mesh, params):
     assert tools.generate(params, [request])[0].ids[-1] == tokenizer.close["python"] and not programs
 
 
-@pytest.mark.xfail(strict=True, reason="Engine._answer_tools: a closing id without an open span calls the tool all the same")
+@pytest.mark.xfail(
+    strict=True, reason="Engine._answer_tools: a closing id without an open span calls the tool all the same"
+)
 def test_a_bare_closing_id_calls_nothing(tiny_model, tokenizer, mesh, params):
     programs: list[str] = []
     tools = calling(tokenizer, mesh, tiny_model, lambda program: programs.append(program) or "2")
     forced = tuple(tokenizer.encode("no call here"))
-    tools.generate(params, [Request([tokenizer.bos], max_new_tokens=NEW, forced=forced,
-                                    suppress=others(tokenizer, tokenizer.close["python"]))])
+    tools.generate(
+        params,
+        [
+            Request(
+                [tokenizer.bos],
+                max_new_tokens=NEW,
+                forced=forced,
+                suppress=others(tokenizer, tokenizer.close["python"]),
+            )
+        ],
+    )
     assert not programs
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="initial_rows: more forced ids than FORCED_ROOM is no UserError")
+@pytest.mark.xfail(
+    strict=True, raises=ValueError, reason="initial_rows: more forced ids than FORCED_ROOM is no UserError"
+)
 def test_too_long_an_opening_is_a_users_mistake(engine, tokenizer, params):
     with pytest.raises(UserError):
         engine.generate(params, [Request([tokenizer.bos], forced=(5,) * (engine_module.FORCED_ROOM + 1))])

@@ -41,7 +41,9 @@ def test_at_ratio_one_the_gradient_is_reinforce():
     np.testing.assert_allclose(grad, -advantage, rtol=1e-5)
 
 
-@pytest.mark.parametrize("ratio, advantage, flows", [(1.5, 1, False), (1.5, -1, True), (0.5, 1, True), (0.5, -1, False), (1.1, 1, True)])
+@pytest.mark.parametrize(
+    "ratio, advantage, flows", [(1.5, 1, False), (1.5, -1, True), (0.5, 1, True), (0.5, -1, False), (1.1, 1, True)]
+)
 def test_clipping_stops_only_steps_that_went_far_enough(ratio, advantage, flows):
     grad = jax.grad(lambda x: rl.token_losses(x, 0.0, float(advantage), 0.2))(jnp.log(ratio))
     np.testing.assert_allclose(grad, -ratio * advantage * flows, atol=1e-6)
@@ -177,7 +179,10 @@ def test_prompts_come_in_their_shares():
     assert {p["level"] for p in drawn if p["task"] == "arithmetic"} == {"easy", "hard"}
 
 
-@pytest.mark.parametrize("shares, message", [({"arithmetics": 1.0}, "'arithmetics'"), ({"calculator/odd": 1.0}, "calculator/hard"), ({}, "rl.tasks is empty")])
+@pytest.mark.parametrize(
+    "shares, message",
+    [({"arithmetics": 1.0}, "'arithmetics'"), ({"calculator/odd": 1.0}, "calculator/hard"), ({}, "rl.tasks is empty")],
+)
 def test_unknown_tasks_are_a_users_mistake(shares, message):
     with pytest.raises(UserError, match=message):
         rl.PromptStream(PROMPTS, shares, 0)
@@ -228,7 +233,10 @@ def test_a_step_samples_whole_groups_with_seeds_of_their_own(make_rollouts, toke
     for start in range(0, 80, 4):
         assert len({tuple(request.prompt) for request in asked[start : start + 4]}) == 1
     assert all(request.temperature == 1.0 for request in asked)
-    assert {prompt.split(" ")[0] for prompt in (tokenizer.decode(r.prompt) for r in asked)} == {"arithmetic", "calculator"}
+    assert {prompt.split(" ")[0] for prompt in (tokenizer.decode(r.prompt) for r in asked)} == {
+        "arithmetic",
+        "calculator",
+    }
 
 
 def test_a_call_earns_nothing_where_tools_are_not_allowed(make_rollouts, tokenizer):
@@ -243,7 +251,9 @@ def test_a_call_earns_nothing_where_tools_are_not_allowed(make_rollouts, tokeniz
             rewards.setdefault((prompt["task"], len(ids) == len(answer), prompt["answer"] == "2"), set()).add(reward)
     assert rewards == {
         (task, direct, right): {float(right and (direct or task == "calculator"))}
-        for task in ("arithmetic", "calculator") for direct in (True, False) for right in (True, False)
+        for task in ("arithmetic", "calculator")
+        for direct in (True, False)
+        for right in (True, False)
     }
 
 
@@ -288,7 +298,9 @@ def test_a_resume_between_two_updates_keeps_the_batch(make_rollouts):
     assert all(same(resumed.next(step, None)[0], drawn[step]) for step in (1, 2, 3))
 
 
-@pytest.mark.xfail(strict=True, raises=json.JSONDecodeError, reason="Rollouts: a transcript cut by a kill stops the resumed run")
+@pytest.mark.xfail(
+    strict=True, raises=json.JSONDecodeError, reason="Rollouts: a transcript cut by a kill stops the resumed run"
+)
 def test_half_a_transcript_line_does_not_stop_a_resumed_run(make_rollouts):
     batches = make_rollouts()
     batches.next(0, None)

@@ -176,7 +176,9 @@ def test_nan_stops_the_run_and_keeps_the_last_checkpoint(runner, at):
     assert identical(runner.run("a"), runner.run("b"))
 
 
-@pytest.mark.xfail(strict=True, reason="StageLog: a run killed before its first checkpoint leaves lines that the next repeats")
+@pytest.mark.xfail(
+    strict=True, reason="StageLog: a run killed before its first checkpoint leaves lines that the next repeats"
+)
 def test_a_restart_from_nothing_starts_its_metrics_anew(runner):
     runner.context.config.checkpoint.every = 100
     with pytest.raises(Killed):
@@ -191,7 +193,9 @@ def spiked_loss(params, batch):
     return total + 0 * jnp.sqrt(jnp.sum((batch["x"] @ params["w"]) ** 2)), weight, metrics
 
 
-@pytest.mark.xfail(strict=True, reason="train.run: a finite loss with a NaN gradient is saved before the next loss shows it")
+@pytest.mark.xfail(
+    strict=True, reason="train.run: a finite loss with a NaN gradient is saved before the next loss shows it"
+)
 def test_parameters_that_are_not_finite_are_not_saved(runner):
     runner.context.config.checkpoint.every = 1
     with pytest.raises(FloatingPointError):
@@ -249,8 +253,13 @@ def test_a_transformer_resumes_bit_for_bit(context, stores, tokenizer, draw_para
     def batch(seed: int) -> dict:
         tokens = np.random.default_rng(seed).integers(vocab, size=(2, 9)).astype(np.int32)
         ones, places = np.ones((2, 8), np.int32), np.tile(np.arange(8, dtype=np.int32), (2, 1))
-        return {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "segments": ones, "positions": places,
-                "weights": ones.astype(np.float32)}
+        return {
+            "tokens": tokens[:, :-1],
+            "targets": tokens[:, 1:],
+            "segments": ones,
+            "positions": places,
+            "weights": ones.astype(np.float32),
+        }
 
     def run(folder: str, at: int | None = None):
         context.workdir = tmp_path / folder

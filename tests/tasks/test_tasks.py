@@ -1,5 +1,6 @@
 """Task families: right answers, splits that share nothing, a grader without mercy."""
 
+import itertools
 import random
 import re
 import tracemalloc
@@ -8,7 +9,7 @@ from fractions import Fraction
 import pytest
 
 from data_pipelines.speedrun import word_lists
-from llm_jax.tasks import FAMILIES, SPLITS, grade, split_of, well_formed
+from llm_jax.tasks import FAMILIES, SPLITS, arithmetic, grade, split_of, spoken, well_formed
 from llm_jax.tasks.base import SPLIT_PERCENT, Problem
 
 DRAWS = 400
@@ -73,7 +74,10 @@ def test_splits_share_no_item(family, level):
 
 
 def test_families_about_letters_hold_out_the_same_words():
-    words = {split: {p.key for f in ("spelling", "counting", "reversing") for n in range(3) for p in draw(f, n, split)} for split in SPLITS}
+    words = {
+        split: {p.key for f in ("spelling", "counting", "reversing") for n in range(3) for p in draw(f, n, split)}
+        for split in SPLITS
+    }
     assert len(words["test"]) > 20 and not words["train"] & (words["test"] | words["dev"])
 
 
@@ -90,9 +94,8 @@ def test_no_longer_sum_works_through_a_held_out_short_one(level):
         for line in problem.think.splitlines():
             expression, _, result = line.partition("=")
             assert eval(expression) == int(result) >= 0
-            assert split_of(expression) == "train", (problem.key, expression)
-        first = re.match(r"\d+[+-]\d+", problem.key)[0]
-        assert split_of(first) == "train"
+            is_item = max(map(int, re.split("[+-]", expression))) <= arithmetic.LARGEST
+            assert not is_item or split_of(expression) == "train", (problem.key, expression)
 
 
 @pytest.mark.parametrize("level", range(3))
@@ -100,7 +103,7 @@ def test_worked_sums_end_in_the_answer(level):
     for problem in draw("arithmetic", level, "test"):
         lines = problem.think.splitlines()
         assert len(lines) == level + 1 and lines[-1].endswith(f"={problem.answer}")
-        assert all(a.split("=")[1] == re.match(r"\d+", b)[0] for a, b in zip(lines, lines[1:], strict=False))
+        assert all(a.split("=")[1] == re.match(r"\d+", b)[0] for a, b in itertools.pairwise(lines))
 
 
 def test_worked_letters_end_in_the_answer():
@@ -129,6 +132,20 @@ def test_solutions_are_graded_right(family, level):
             assert not grade(problem.answer, parts, False)
     with pytest.raises(ValueError, match="style"):
         problem.solution("sung")
+
+
+def test_words_are_spoken_with_a_space_and_graded_the_same():
+    assert [spoken(answer) for answer in ("7", "c-a-t", "Anna is a cook.", "1, 2", "")] == [
+        "7",
+        " c-a-t",
+        " Anna is a cook.",
+        "1, 2",
+        "",
+    ]
+    problem = draw("spelling", 0, "train", 1)[0]
+    assert problem.solution("direct")[0]["text"] == f" {problem.answer}" and grade(
+        problem.answer, problem.solution("direct"), True
+    )
 
 
 def answer(text: str) -> dict:
@@ -196,7 +213,9 @@ def test_nothing_a_model_writes_breaks_the_grader():
             assert grade("7", [answer(given)], True) in (True, False)
 
 
-@pytest.mark.xfail(strict=True, reason="tasks.base.grade: Fraction('1e4000000') writes the number out; 1e999999999 never returns")
+@pytest.mark.xfail(
+    strict=True, reason="tasks.base.grade: Fraction('1e4000000') writes the number out; 1e999999999 never returns"
+)
 def test_a_huge_exponent_costs_nothing():
     tracemalloc.start()
     try:
@@ -206,7 +225,9 @@ def test_a_huge_exponent_costs_nothing():
         tracemalloc.stop()
 
 
-@pytest.mark.xfail(strict=True, reason="ordering.make_comparing: 9.5 and 9.50 are one number but two keys, of two splits")
+@pytest.mark.xfail(
+    strict=True, reason="ordering.make_comparing: 9.5 and 9.50 are one number but two keys, of two splits"
+)
 def test_equal_comparisons_share_their_split():
     splits: dict[tuple, set] = {}
     for level in (1, 2):
