@@ -5,14 +5,19 @@
 The same command after a crash or an interruption continues.
 """
 
-import importlib
-import json
 import time
-from pathlib import Path
 
-from absl import flags
+STARTED = time.monotonic()  # imports count, too
 
-from llm_jax.cli import quiet_logs, run_cli
+import importlib  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from absl import flags  # noqa: E402
+
+from llm_jax.cli import quiet_logs, run_cli  # noqa: E402
 
 quiet_logs()
 
@@ -42,6 +47,7 @@ def main() -> None:
     validate(config)
     claim(workdir, config)
     times = Times(workdir)
+    times.add("startup", time.monotonic() - STARTED)
     times.calibrate()
     for stage in stages:
         try:
@@ -133,9 +139,11 @@ class Times:
         self._started = time.monotonic()
 
     def __exit__(self, *_) -> None:
-        seconds = self.data["seconds"]
-        before = 0.0 if self._stage in ("evaluate", "report") else seconds.get(self._stage, 0.0)  # those begin anew
-        seconds[self._stage] = before + time.monotonic() - self._started
+        self.add(self._stage, time.monotonic() - self._started)
+
+    def add(self, stage: str, seconds: float) -> None:
+        before = 0.0 if stage in ("evaluate", "report") else self.data["seconds"].get(stage, 0.0)  # those begin anew
+        self.data["seconds"][stage] = before + seconds
         self._write()
 
     def calibrate(self) -> None:
@@ -164,7 +172,9 @@ def finish_report(workdir: Path, times: Times) -> None:
     report["normalised_seconds"] = {"value": round(total * speed / REFERENCE_GFLOPS, 1)}
     path.write_text(json.dumps(report, indent=1))
     page = write_page(workdir)
-    console.print(f"\n[bold]report[/bold]  {page}\n[bold]chat[/bold]    python -m llm_jax.chat --workdir={workdir}")
+    python = os.path.relpath(sys.executable)
+    chat = f"{'python' if python.startswith('..') else python} -m llm_jax.chat --workdir={workdir}"
+    console.print(f"\n[bold]report[/bold]  {page}\n[bold]chat[/bold]    {chat}", soft_wrap=True)
 
 
 if __name__ == "__main__":

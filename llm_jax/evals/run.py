@@ -116,6 +116,6 @@ def kind_of_gain(before: dict, after: dict) -> str:
     kind = "mostly choosing to think" if part < 0.25 else "mostly thinking better" if part > 0.75 else "some of both"
     return (
         f"The gain of {100 * gain:.0f} points is {kind}: the model thinks first on {thinks[0]:.0%} of these problems "
-        f"before RL and on {thinks[1]:.0%} after; made to think, it was right on {made[0]:.0%} before already and is on "
-        f"{made[1]:.0%} after."
+        f"before RL and on {thinks[1]:.0%} after; made to think, it was right on {made[0]:.0%} of them before already, "
+        f"and is on {made[1]:.0%} after."
     )

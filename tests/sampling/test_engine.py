@@ -147,6 +147,14 @@ def test_samples_of_a_group_differ_and_can_be_drawn_again(engine, tokenizer, par
     assert engine.generate(params, group) == first
 
 
+def test_every_token_has_noise_of_its_own(engine, tokenizer, params):
+    hot = engine.generate(
+        params, [Request([tokenizer.bos], seed, 1e4, NEW, suppress=(tokenizer.end,)) for seed in (1, 2)]
+    )
+    assert all(len(set(done.ids)) > NEW / 2 for done in hot)  # next to uniform over 420 ids
+    assert sum(a == b for a, b in zip(hot[0].ids, hot[1].ids, strict=True)) < 3
+
+
 def test_samples_do_not_depend_on_the_batch(engine, tokenizer, params):
     prompts = encoded(tokenizer)
     group = [Request(prompts[0], seed, 1.0, NEW) for seed in range(3)]
