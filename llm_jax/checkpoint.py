@@ -66,26 +66,32 @@ class Checkpoints:
         self._manager.close()
 
     def meta(self, step: int) -> dict[str, Any]:
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        return self._read(step, meta=ocp.args.JsonRestore()).meta
 
     def restore(self, step: int, params, optimizer_state):
         """State like the given abstract trees (ShapeDtypeStructs with shardings) -> (params, optimizer state).
 
-        Raises UserError when the checksums do not match.
+        Raises UserError when the files do not read back or their checksums do not match.
         """
-        args = ocp.args.Composite(
-            params=ocp.args.StandardRestore(params), optimizer=ocp.args.StandardRestore(optimizer_state)
+        restored = self._read(
+            step, params=ocp.args.StandardRestore(params), optimizer=ocp.args.StandardRestore(optimizer_state)
         )
-        restored = self._manager.restore(step, args=args)
         self._check(step, restored.params)
         return restored.params, restored.optimizer
 
     def restore_params(self, step: int, params):
-        """The parameters alone. Raises UserError when their checksums do not match."""
-        args = ocp.args.Composite(params=ocp.args.StandardRestore(params))
-        restored = self._manager.restore(step, args=args).params
+        """The parameters alone. Raises UserError as `restore` does."""
+        restored = self._read(step, params=ocp.args.StandardRestore(params)).params
         self._check(step, restored)
         return restored
+
+    def _read(self, step: int, **items):
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # Orbax, TensorStore and JSON each have their own
+            reason = " ".join(str(error).split())[:200]
+            mend = "delete that folder to use the one before"
+            raise UserError(f"{self.path}/{step} is damaged or of another model ({reason}); {mend}") from error
 
     def _check(self, step: int, params) -> None:
         if checksums(params) != self.meta(step)["checksums"]:

@@ -75,8 +75,6 @@ def default() -> ConfigDict:
     c.rl.tasks = ConfigDict()  # share of the prompts from each "family" or "family/level"
     c.rl.learning_rate = 1e-4  # AdamW, constant after the warm-up
     c.rl.advantage = "mean"  # reward minus the group's mean; "std" divides by the group's deviation too (GRPO)
-    c.rl.clip = 0.2  # of the probability ratio (PPO); matters only for more than one update a batch
-    c.rl.updates = 1  # gradient steps on each batch of rollouts
     c.rl.max_new_tokens = 80  # of a rollout
     c.rl.no_tools = ("arithmetic",)  # families in which calling the python tool earns nothing
 
@@ -176,7 +174,7 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"{key} is {flat[key]}; it must be at least 1")
     for spec in m.layer_pattern:
         kind, _, window = spec.removesuffix("-norope").partition(":")
-        if kind not in ("full", "window") or (kind == "window") != window.isdigit():
+        if kind not in ("full", "window") or (kind == "window") != (window.isdigit() and int(window) > 0):
             raise UserError(f"model.layer_pattern has {spec!r}; use 'full' or 'window:N', with '-norope' if wanted")
     if p == 0 or m.layers < p:
         raise UserError(f"model.layers is {m.layers}, less than the period {p} of model.layer_pattern")

@@ -13,6 +13,8 @@ import numpy as np
 from llm_jax import rows
 from llm_jax.config import UserError
 
+EPOCHS = 10**6  # endless for us; Grain cannot slice its own endless stream
+
 
 def dataset(path: Path, batch: int, seed: int, host: int = 0, hosts: int = 1) -> grain.MapDataset:
     """An endless MapDataset: element `step` is host's {field: int32 [batch/hosts, T+1]} of that step.
@@ -26,7 +28,7 @@ def dataset(path: Path, batch: int, seed: int, host: int = 0, hosts: int = 1) ->
     source = grain.sources.ArrayRecordDataSource(str(path))
     if len(source) == 0:
         raise UserError(f"{path} holds no rows; the corpus is empty")
-    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat().map(rows.from_bytes)
+    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat(EPOCHS).map(rows.from_bytes)
     return stream.batch(batch // hosts)[host::hosts]
 
 

@@ -13,7 +13,12 @@ def logits_of(hidden_BTD: jax.Array, head_DV: jax.Array, vocab_size: int) -> jax
     )
     if logits.shape[-1] == vocab_size:
         return logits
-    return jnp.where(jnp.arange(logits.shape[-1]) < vocab_size, logits, -1e30)
+    return jnp.where(columns(logits) < vocab_size, logits, -1e30)
+
+
+def columns(logits: jax.Array) -> jax.Array:
+    """The index of each logit in the vocabulary, in the shape of the logits."""
+    return jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
 
 
 def token_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -56,7 +61,7 @@ def _cross_entropy_forward(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_si
         loss += jnp.sum(weights * (log_z - picked))
         if not gradient:
             return (loss, d_head_DV), None
-        one_hot = jnp.arange(logits.shape[-1]) == targets[..., None]
+        one_hot = columns(logits) == targets[..., None]
         d_logits = ((jnp.exp(logits - log_z[..., None]) - one_hot) * weights[..., None]).astype(hidden.dtype)
         d_head_DV += jnp.einsum("btd,btv->dv", hidden, d_logits, preferred_element_type=jnp.float32)
         return (loss, d_head_DV), jnp.einsum("btv,dv->btd", d_logits, head_DV.astype(hidden.dtype))

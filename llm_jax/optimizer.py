@@ -14,7 +14,7 @@ NEWTON_SCHULZ_STEPS = 5
 
 
 def schedule(peak: float, steps: int, o: ConfigDict) -> Callable:
-    """Linear warm-up, flat, linear decay to `final` x peak at the last step."""
+    """Linear warm-up, flat, linear decay towards `final` x peak at the end."""
     warmup, decay = max(1, round(o.warmup * steps)), max(1, round(o.decay * steps))
 
     def rate(step):

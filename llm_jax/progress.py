@@ -32,7 +32,6 @@ class StageLog:
             console=console,
         )
         self._task = self._bar.add_task(stage, total=steps, note="compiling")
-        self._bar.start()
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint: so that times add up over restarts."""
@@ -40,6 +39,17 @@ class StageLog:
 
     def seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
+
+    def begin(self) -> None:
+        """A run from step 0: lines of an earlier one that was killed before its first checkpoint go."""
+        (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+
+    def __enter__(self) -> None:
+        self._bar.start()
+
+    def __exit__(self, *_) -> None:
+        self._bar.stop()
+        self._tensorboard.close()
 
     def resume(self, step: int, state: dict[str, Any]) -> None:
         """Continues after `step`: drops the lines of steps that will be run again."""
@@ -59,8 +69,7 @@ class StageLog:
         self._tokens += tokens
         if self._first is None:
             self._first = self.seconds()
-        if not math.isfinite(values["loss"]):
-            self._bar.stop()
+        if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
             raise FloatingPointError(
                 f"{self.stage}: the loss of step {step} is {values['loss']}; the last checkpoint is kept"
             )
@@ -78,10 +87,7 @@ class StageLog:
             if key != "step" and isinstance(value, int | float):
                 self._tensorboard.add_scalar(f"{self.stage}/{key}", value, values["step"])
 
-    def close(self, finished: bool) -> None:
-        self._bar.stop()
-        self._tensorboard.close()
-        if finished:
-            rate = self._tokens / self.seconds()
-            summary = {**self.state(), "steps": self.steps, "tokens_per_second": rate}
-            (self.folder / "summary.json").write_text(json.dumps(summary, indent=1))
+    def finish(self) -> None:
+        """The stage is done: its totals go to summary.json."""
+        summary = {**self.state(), "steps": self.steps, "tokens_per_second": self._tokens / self.seconds()}
+        (self.folder / "summary.json").write_text(json.dumps(summary, indent=1))

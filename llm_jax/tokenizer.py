@@ -123,20 +123,29 @@ class Tokenizer:
         the assistant's turn. With `for_generation` the ids end with an open assistant turn.
         """
         ids, mask = [self.bos], [0]
-        for message in conversation:
-            role, content = message["role"], self.parts_to_ids(message["content"])
-            if role not in self.turn:
-                raise UserError(f"unknown role {role!r}; choose from {', '.join(self.turn)}")
-            written = role == "assistant"
-            ids += [self.turn[role], *content.ids, self.end]
-            mask += [0, *(m * written for m in content.loss_mask), int(written)]
-        if for_generation:
+        roles = [message["role"] for message in conversation]
+        for i, (role, message) in enumerate(zip(roles, conversation, strict=True)):
+            if role not in (*self.turn, "tool"):
+                raise UserError(f"unknown role {role!r}; choose from {', '.join(self.turn)} or tool")
+            content, written = message["content"], role == "assistant"
+            if role == "tool" and isinstance(content, str):
+                content = [{"type": "output", "text": content}]
+            piece = self.parts_to_ids(content)
+            if role != "tool" and not (written and roles[i - 1 : i] == ["tool"]):  # a tool's output stays in the turn
+                ids.append(self.turn[role])
+                mask.append(0)
+            ids += piece.ids
+            mask += [m * written for m in piece.loss_mask]
+            if role in ("system", "user") or (written and roles[i + 1 : i + 2] != ["tool"]):
+                ids.append(self.end)
+                mask.append(int(written))
+        if for_generation and roles[-1:] != ["tool"]:
             ids.append(self.turn["assistant"])
             mask.append(0)
         return Rendered(ids, mask)
 
     def parse(self, ids: Iterable[int]) -> tuple[list[dict], bool]:
-        """A completion's ids -> (parts [{type, text}], whether it ended its turn). Never raises.
+        """A completion's ids -> (parts [{type, text}], whether it ended its turn). Raises on no ids of the vocabulary.
 
         A span left open runs to the end; a closing token without its opening one ends the current part.
         """
@@ -165,7 +174,7 @@ class Tokenizer:
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Trains BPE on an iterable of texts. Raises UserError when there is no text or too little for the vocabulary."""
     samples = [piece for text in texts for piece in cut(text.replace(MARK, " "))]
-    if not any(samples):
+    if not any(sample.strip() for sample in samples):
         raise UserError("the corpus for the tokenizer is empty; give it some text")
     out = io.BytesIO()
     try:
@@ -194,10 +203,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         )
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise UserError(
-            f"tokenizer.vocab_size {vocab_size} does not fit this text ({sum(map(len, samples)):,} characters): "
-            f"choose a smaller one, or give more text [{reason[-120:]}]"
-        ) from error
+        mend = "choose a smaller one, or give more text" if "too high" in reason else "choose a larger one"
+        size = f"this text ({sum(map(len, samples)):,} characters)"
+        raise UserError(f"tokenizer.vocab_size {vocab_size} does not fit {size}: {mend} [{reason[-120:]}]") from error
     return Tokenizer(out.getvalue())
 
 

@@ -3,6 +3,7 @@
 A stage brings a `Job`: its loss, its batches and its optimizer. The step takes (trainable, frozen) parameters.
 """
 
+import contextlib
 import dataclasses
 import json
 import signal
@@ -117,7 +118,18 @@ def join(trainable: dict, frozen: dict) -> dict:
     return out
 
 
-def make_step(job: Job):
+def state_shardings(optimizer_state, shardings, mesh: Mesh):
+    """A sharding for each leaf of the optimizer's state: that of the parameter whose path its own path ends with."""
+    by_path = dict(jax.tree_util.tree_flatten_with_path(shardings)[0])
+
+    def pick(path, leaf):
+        ends = (by_path[path[i:]] for i in range(len(path)) if path[i:] in by_path)
+        return next(ends, sharding.named(mesh))
+
+    return jax.tree_util.tree_map_with_path(pick, optimizer_state)
+
+
+def make_step(job: Job, shardings, optimizer_shardings):
     """(trainable, frozen, optimizer state, batch) -> (trainable, optimizer state, metrics); state is donated."""
 
     def mean_loss(trainable, frozen, batch):
@@ -130,7 +142,7 @@ def make_step(job: Job):
         metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **metrics}
         return optax.apply_updates(trainable, updates), optimizer_state, metrics
 
-    return jax.jit(step, donate_argnums=(0, 2))
+    return jax.jit(step, donate_argnums=(0, 2), out_shardings=(shardings, optimizer_shardings, None))
 
 
 def run(context: Context, job: Job, params) -> Any:
@@ -141,10 +153,13 @@ def run(context: Context, job: Job, params) -> Any:
     """
     config, log = context.config, StageLog(context.workdir, job.stage, job.steps)
     store = checkpoint.Checkpoints(context.workdir, job.stage, config.checkpoint.keep)
-    # GSPMD lays the optimizer's state out like the parameters it belongs to.
-    optimizer_state = jax.jit(job.optimizer.init)(params)
+    shardings = jax.tree.map(lambda x: x.sharding, params)
+    optimizer_shardings = state_shardings(jax.eval_shape(job.optimizer.init, params), shardings, context.mesh)
+    optimizer_state = jax.jit(job.optimizer.init, out_shardings=optimizer_shardings)(params)
     start = 0
-    if store.latest() is not None:
+    if store.latest() is None:
+        log.begin()
+    else:
         start = store.latest()
         meta = store.meta(start)
         checkpoint.check_identity(config, job.stage, meta, store.path)
@@ -155,7 +170,7 @@ def run(context: Context, job: Job, params) -> Any:
         params, optimizer_state = store.restore(start, *abstract)
         job.batches.restore(meta["batches"])
         log.resume(start, meta["log"])
-    step_fn = make_step(job)
+    step_fn = make_step(job, shardings, optimizer_shardings)
 
     def save(step):
         meta = {
@@ -169,7 +184,7 @@ def run(context: Context, job: Job, params) -> Any:
         store.save(step, params, optimizer_state, meta)
 
     pending = None  # metrics of the step before: read only when the next one is on its way
-    with Interrupt() as interrupt:
+    with contextlib.closing(store), log, Interrupt() as interrupt:
         for step in range(start, job.steps):
             host_batch, figures = job.batches.next(step, params)
             batch = sharding.put_batch(context.mesh, host_batch)
@@ -187,10 +202,9 @@ def run(context: Context, job: Job, params) -> Any:
                 save(step + 1)
             if interrupt.wanted:
                 break
-    store.close()
-    log.close(finished=not interrupt.wanted)
     if interrupt.wanted:
         raise Stopped(f"{job.stage}: saved at step {step + 1}; the same command continues")
+    log.finish()
     return params
 
 

@@ -121,7 +121,10 @@ def test_full_disk(tmp_path):
     workdir = tmp_path / "small"
     workdir.mkdir()
     command = f"{sys.executable} -m llm_jax.main --config={TINY} --workdir={workdir}/run --stages=data,pretrain"
-    script = f"mount -t tmpfs -o size=9m none {workdir} && {command}; echo code $?; mount -o remount,size=200m {workdir}; {command}; echo code $?"
+    script = (
+        f"mount -t tmpfs -o size=9m none {workdir} && {command}; echo code $?; "
+        f"mount -o remount,size=200m {workdir}; {command}; echo code $?"
+    )
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script], cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True
     )

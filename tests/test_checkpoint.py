@@ -94,10 +94,6 @@ def damage(workdir) -> None:
         path.write_bytes(data)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Checkpoints.restore_params: files that do not read back raise Orbax's error, no UserError",
-)
 def test_damaged_files_are_a_users_mistake(tree, saved):
     damage(saved[0])
     store = checkpoint.existing(saved[0], "sft")

@@ -51,7 +51,6 @@ def test_a_value_that_cannot_work_is_refused_by_name(key, value):
     assert key in str(error.value) or "multiple of mesh" in str(error.value)
 
 
-@pytest.mark.xfail(strict=True, reason="config.validate: window:0 passes, and means no window at all")
 def test_an_empty_window_is_refused():
     with pytest.raises(UserError):
         config.validate(setting("model.layer_pattern", ("window:0",)))

@@ -56,16 +56,12 @@ def test_the_optimizers_state_is_sharded_after_a_step(results, name):
     assert shares and set(shares) == {1 / 4}
 
 
-@pytest.mark.xfail(strict=True, reason="train.run: jit(optimizer.init) leaves every moment whole on each device")
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_the_optimizers_state_is_sharded_from_the_start(results, name):
     shares = results[1][name]["before"]
     assert shares and set(shares) == {1 / 4}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="train.make_step: no out_shardings, so the first steps give the state other layouts"
-)
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_the_step_is_compiled_once(results, name):
     assert [result[name]["compiled"] for result in results] == [1, 1]

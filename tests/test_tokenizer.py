@@ -137,7 +137,6 @@ def test_unknown_role_is_a_users_mistake(tokenizer):
         tokenizer.render([{"role": "robot", "content": "hi"}])
 
 
-@pytest.mark.xfail(strict=True, reason="tokenizer.render: its docstring promises role `tool`, the code refuses it")
 def test_a_tool_message_is_an_output_span_without_loss(tokenizer):
     rendered = tokenizer.render([{"role": "user", "content": "?"}, {"role": "tool", "content": "19"}])
     at = rendered.ids.index(tokenizer.open["output"])
@@ -150,7 +149,6 @@ def test_too_large_a_vocabulary_is_refused():
         train_tokenizer(["hello world"], 5000)
 
 
-@pytest.mark.xfail(strict=True, reason="train_tokenizer: too small a vocabulary is told to choose a smaller one")
 def test_too_small_a_vocabulary_is_told_to_grow():
     with pytest.raises(UserError, match="larger"):
         train_tokenizer(["hello world"], 100)

@@ -15,7 +15,7 @@ from data_pipelines.tiny_web.world import ATTRIBUTES, Person, World, make_world
 
 HOWTO_PAGES = 105
 PROGRAM_PAGES = 195
-TRAIN_WORDINGS = 16  # sampled for each asked fact
+TRAIN_WORDINGS = 30  # sampled for each asked fact
 DEV_EXTRA_PEOPLE = 40
 HELD_OUT_PERCENT = 6  # of the pages, for validation
 

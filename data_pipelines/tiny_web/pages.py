@@ -188,7 +188,7 @@ QUESTION_LAYOUTS: tuple[tuple[str, Callable[[list[Pair], random.Random], str]], 
 )
 
 
-def question_pages(world: World, rng: random.Random, times: int = 12) -> list[Page]:
+def question_pages(world: World, rng: random.Random, times: int = 24) -> list[Page]:
     """Pages of 8 to 14 questions with answers; every asked fact comes up in `times` wordings."""
     pairs = [
         (wording.format(name=person.name), person.facts[attribute])

@@ -306,28 +306,16 @@ TEST_QUESTIONS: Wordings = {
         """),
 }
 
-# What people write around a question. Each core also stands in two of these, so that a reader learns to look past them.
-FRAMES = (
-    ("Tell me: ", ""),
-    ("Quick one: ", ""),
-    ("Who knows: ", ""),
-    ("", " Thanks."),
-    ("Hello. ", ""),
-    ("", " A short answer, please."),
-)
+PREFIXES = ("Tell me: ", "Quick one: ", "Who knows: ")
+PREFIXED = 18
 
 
-def _framed(cores: list[str]) -> list[str]:
-    """The cores, then each of them in two frames."""
-    out = list(cores)
-    for i, core in enumerate(cores):
-        for before, after in (FRAMES[i % 6], FRAMES[(i + 2) % 6]):
-            said = core[0].lower() + core[1:] if before.endswith(": ") else core
-            out.append(f"{before}{said}{after}")
-    return out
+def _with_prefixes(cores: list[str]) -> list[str]:
+    """The cores, then the first of them again as the second half of a longer sentence."""
+    return cores + [PREFIXES[i % 3] + core[0].lower() + core[1:] for i, core in enumerate(cores[:PREFIXED])]
 
 
-TRAIN_QUESTIONS: Wordings = {attribute: _framed(cores) for attribute, cores in _CORES.items()}
+TRAIN_QUESTIONS: Wordings = {attribute: _with_prefixes(cores) for attribute, cores in _CORES.items()}
 
 
 def statement(person: Person, attribute: str, form: tuple[int, int], pronoun: bool = False) -> str:

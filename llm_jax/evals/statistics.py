@@ -15,7 +15,7 @@ def rate(values: Sequence[float], items: Sequence[Hashable]) -> dict:
     if not len(values):
         return {"value": None, "n": 0, "ci95": [None, None]}
     mean = float(values.mean())
-    if values.min() == values.max():
+    if values.min() == values.max() or len(set(items)) == 1:
         low, high = wilson(mean, len(set(items)))
     else:
         low, high = bootstrap(values, items)

@@ -46,14 +46,15 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x32 = x.astype(jnp.float32)
         x32 = x32 * jax.lax.rsqrt(jnp.mean(x32**2, axis=-1, keepdims=True) + self.epsilon)
-        return (x32 * self.scale[...]).astype(x.dtype)
+        scale = jnp.expand_dims(self.scale[...], tuple(range(x.ndim - 1)))
+        return (x32 * scale).astype(x.dtype)
 
 
 def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, base: float) -> jax.Array:
     """Rotary embedding (Su et al. 2021), halves paired as in Llama and Qwen."""
     half = x_BTNH.shape[-1] // 2
-    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle_BT1h = positions_BT[:, :, None, None].astype(jnp.float32) * frequency
+    frequency_h = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle_BT1h = positions_BT[:, :, None, None].astype(jnp.float32) * frequency_h[None, None, None]
     sin, cos = jnp.sin(angle_BT1h), jnp.cos(angle_BT1h)
     a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
@@ -137,8 +138,8 @@ class Transformer(nnx.Module):
         self.groups, remainder = divmod(m.layers, len(specs))
         V = padded_vocab(vocab_size)
         self.embedding = weight(rngs, (V, m.dim), ("vocab", "embed"), m.dim**-0.5)
-        stack = nnx.vmap(lambda rngs: Group(m, specs, rngs), in_axes=0, out_axes=0)
-        self.stack = stack(rngs.fork(split=self.groups))
+        keys_G = jax.random.split(rngs.params(), self.groups)
+        self.stack = nnx.vmap(lambda key: Group(m, specs, nnx.Rngs(key)), in_axes=0, out_axes=0)(keys_G)
         self.tail = Group(m, specs[:remainder], rngs)
         self.norm = RMSNorm(m.dim, m.norm_epsilon)
         self.head = None if m.tied_embedding else weight(rngs, (m.dim, V), ("embed", "vocab"), m.dim**-0.5)

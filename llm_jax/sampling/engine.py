@@ -65,8 +65,10 @@ class Engine:
     def generate(self, params, requests: list[Request], top: int = 0) -> list[Completion]:
         """Completions in the order of the requests, with the `top` most likely ids of each token when asked.
 
-        Raises UserError for an empty prompt.
+        Raises UserError for an empty prompt, and for more than FORCED_ROOM forced ids.
         """
+        if any(len(request.forced) > FORCED_ROOM for request in requests):
+            raise UserError(f"an opening has at most {FORCED_ROOM} tokens")
         if any(not request.prompt for request in requests):
             raise UserError("an empty prompt cannot be continued; it needs at least one token")
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt))
@@ -122,14 +124,21 @@ class Engine:
             bias_BV[row, list(request.suppress)] = -1e30
         return bias_BV
 
+    def _call(self, ids: list[int]) -> str:
+        """Runs the call that the last id closes; a closing without its opening calls nothing."""
+        name = self._closing[ids[-1]]
+        spans = {*self.tokenizer.open.values(), *self.tokenizer.close.values()}
+        opening = max((i for i, t in enumerate(ids[:-1]) if t in spans), default=-1)
+        if opening < 0 or ids[opening] != self.tokenizer.open[name]:
+            return "error: no call was opened"
+        return self.tools[name](self.tokenizer.decode(ids[opening + 1 : -1]))
+
     def _answer_tools(self, state: dict, host: dict, waiting: np.ndarray) -> dict:
         """Runs the call that each waiting row just closed, and queues its output span."""
         forced, length = np.zeros((self.batch, FORCED_ROOM), np.int32), np.zeros(self.batch, np.int32)
         for row in waiting:
             ids = host["out_ids"][row, : host["count"][row]].tolist()
-            name = self._closing[ids[-1]]
-            opening = max((i for i, t in enumerate(ids) if t == self.tokenizer.open[name]), default=-1)
-            result = self.tools[name](self.tokenizer.decode(ids[opening + 1 : -1]))
+            result = self._call(ids)
             body = self.tokenizer.encode(result)[: FORCED_ROOM - 2]
             queue = [self.tokenizer.open["output"], *body, self.tokenizer.close["output"]]
             forced[row, : len(queue)], length[row] = queue, len(queue)

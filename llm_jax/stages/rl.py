@@ -1,8 +1,8 @@
 """Reinforcement learning on checkable problems: sample a group for each prompt, grade, push up what did better.
 
-REINFORCE with the group's mean reward as the baseline (`rl.advantage = "std"`: GRPO's scaling), written as PPO's
-clipped ratio against the sampler's own log-probabilities: with one update a batch the ratio is 1 and the gradient is
-REINFORCE's. Sampled at temperature 1 from the full distribution; token-mean over the whole batch, as in DAPO.
+REINFORCE with the group's mean reward as the baseline (`rl.advantage = "std"`: GRPO's scaling), written as a ratio to
+the sampler's own probabilities: each batch is used once, so the ratio is 1 and its gradient is REINFORCE's. Sampled at
+temperature 1 from the full distribution; token-mean over the whole batch, as in DAPO.
 """
 
 import json
@@ -33,10 +33,9 @@ def advantages(rewards_PG: np.ndarray, kind: str) -> np.ndarray:
     return centred / (rewards_PG.std(axis=1, ddof=1, keepdims=True) + 1e-6) if kind == "std" else centred
 
 
-def token_losses(logp_BT, old_logp_BT, advantage_BT, clip: float):
-    """The per-token policy loss: PPO's clipped surrogate (Schulman et al. 2017)."""
-    ratio = jnp.exp(logp_BT - old_logp_BT)
-    return -jnp.minimum(ratio * advantage_BT, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage_BT)
+def token_losses(logp_BT, old_logp_BT, advantage_BT):
+    """The per-token policy loss: minus the advantage times the ratio to the probability it was sampled with."""
+    return -jnp.exp(logp_BT - old_logp_BT) * advantage_BT
 
 
 def policy_loss(context: train.Context):
@@ -50,7 +49,7 @@ def policy_loss(context: train.Context):
         head_DV = transformer.head_DV(model, params)
         logp_BT = losses.logprobs_BT(hidden_BTD, head_DV, batch["targets"], vocab_size, config.train.loss_chunk)
         weights_BT = batch["weights"]
-        per_token_BT = token_losses(logp_BT, batch["old_logp"], batch["advantages"], config.rl.clip)
+        per_token_BT = token_losses(logp_BT, batch["old_logp"], batch["advantages"])
         gap_BT = jnp.abs(logp_BT - batch["old_logp"]) * weights_BT
         total = jnp.maximum(weights_BT.sum(), 1.0)
         metrics = {"logp_gap": gap_BT.max(), "logp_gap_mean": gap_BT.sum() / total}
@@ -90,10 +89,8 @@ class Rollouts(train.Batches):
         rl: ConfigDict = context.config.rl
         self.rl, self.engine, self.tokenizer = rl, engine, tokenizer
         self.length = context.config.data.sequence_length
-        self.updates = rl.updates
         self.stream = PromptStream(load_prompts(context.workdir, "train"), dict(rl.tasks), context.config.seed)
         self.path = Path(context.workdir) / "rl" / "transcripts.jsonl"
-        self._kept = None
 
     def state(self):
         return {"cursor": self.stream.cursor}
@@ -102,10 +99,15 @@ class Rollouts(train.Batches):
         self.stream.cursor = state["cursor"]
 
     def next(self, step: int, params):
-        """Fresh rollouts every `rl.updates` steps; in between the same batch again."""
-        if self._kept is None or step % self.updates == 0:
-            self._kept = self._sample(step, params)
-        return self._kept
+        """Fresh rollouts of the current parameters."""
+        prompts, requests = self.requests()
+        completions = self.engine.generate(params, requests)
+        outcomes = [judge(self.tokenizer, p, c) for p, c in zip(prompts, completions, strict=True)]
+        rewards_PG = np.array([self.reward(o) for o in outcomes], np.float32).reshape(-1, self.rl.group)
+        advantage = advantages(rewards_PG, self.rl.advantage).ravel()
+        self._write_transcripts(step, outcomes)
+        batch = pack_rollouts(requests, completions, advantage, self.length, self.tokenizer.pad)
+        return batch, figures(outcomes, completions, rewards_PG)
 
     def requests(self) -> tuple[list[dict], list[Request]]:
         prompts, requests = [], []
@@ -118,16 +120,6 @@ class Rollouts(train.Batches):
                 prompts.append(prompt)
         return prompts, requests
 
-    def _sample(self, step: int, params):
-        prompts, requests = self.requests()
-        completions = self.engine.generate(params, requests)
-        outcomes = [judge(self.tokenizer, p, c) for p, c in zip(prompts, completions, strict=True)]
-        rewards_PG = np.array([self.reward(o) for o in outcomes], np.float32).reshape(-1, self.rl.group)
-        advantage = advantages(rewards_PG, self.rl.advantage).ravel()
-        self._write_transcripts(step, outcomes)
-        batch = pack_rollouts(requests, completions, advantage, self.length, self.tokenizer.pad)
-        return batch, figures(outcomes, completions, rewards_PG)
-
     def reward(self, outcome: Outcome) -> float:
         """1 for a right answer, 0 for any other, and for a call where the problem is to be solved without tools."""
         return float(outcome.right and not (outcome.prompt["task"] in self.rl.no_tools and outcome.has("python")))
@@ -136,7 +128,7 @@ class Rollouts(train.Batches):
         """A few of each step, one of each of the first prompts; a resumed run drops those it will write again."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         old = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in old if json.loads(line)["step"] <= step]
+        kept = [line for line in old if line.endswith("}") and json.loads(line)["step"] <= step]
         for outcome in outcomes[:: self.rl.group][:KEPT_TRANSCRIPTS]:
             kept.append(
                 json.dumps(
@@ -149,7 +141,9 @@ class Rollouts(train.Batches):
                     }
                 )
             )
-        self.path.write_text("\n".join(kept) + "\n")
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("\n".join(kept) + "\n")
+        partial.replace(self.path)
 
 
 def figures(outcomes: list[Outcome], completions: list[Completion], rewards_PG: np.ndarray) -> dict[str, float]:
@@ -212,7 +206,8 @@ def run(context: train.Context, params, tokenizer: Tokenizer):
     tool = PythonTool()
     engine = Engine(config.model, tokenizer, context.mesh, config.rl.batch, {"python": tool.answer})
     axes = transformer.param_axes(context.model, context.vocab_size)
-    rate = optax.linear_schedule(0.0, config.rl.learning_rate, max(1, config.rl.steps // 20))
+    warmup = max(1, config.rl.steps // 20)
+    rate = lambda step: config.rl.learning_rate * jnp.minimum(1.0, (step + 1) / warmup)  # noqa: E731
     optimizer = optax.chain(optax.clip_by_global_norm(config.optimizer.clip or 1e9), adamw(rate, 0.0, axes))
     job = train.Job(
         stage="rl",

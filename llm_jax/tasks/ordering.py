@@ -24,7 +24,7 @@ def make_comparing(rng: random.Random, level: int, split: str) -> Problem:
     while True:
         whole = rng.randint(1, 20)
         a, b = draw_number(rng, level, whole), draw_number(rng, level, whole)
-        key = "compare:" + ",".join(sorted((a, b)))
+        key = "compare:" + ",".join(sorted((str(Fraction(a)), str(Fraction(b)))))  # 9.5 is 9.50
         if Fraction(a) != Fraction(b) and split_of(key) == split:
             larger = a if Fraction(a) > Fraction(b) else b
             return Problem("comparing", level, key, rng.choice(COMPARE).format(a=a, b=b), larger)

@@ -41,19 +41,19 @@ class PythonTool:
     def run(self, program: str) -> Result:
         """Never raises: whatever the program does ends as a Result."""
         started = time.monotonic()
-        printed: list[str] = []
+        printed = Printed()
         limits = {"max_feed_duration_secs": self.timeout, "max_memory": MEMORY_BYTES}
         value, error, status = None, None, "ok"
         try:
             with self._pool.checkout(limits=limits) as session:
-                result = session.feed_run(program, print_callback=lambda stream, text: printed.append(text))
+                result = session.feed_run(program, print_callback=printed.add)
             value = None if result is None else repr(result)
         except Exception as problem:
-            status, error = classify(problem), f"{type(problem).__name__}: {problem}"[:500]
-        stdout = "".join(printed)
-        if len(stdout) > OUTPUT_BYTES or len(value or "") > OUTPUT_BYTES:
-            status, stdout, value = "output", stdout[:OUTPUT_BYTES], None
-        return Result(status, stdout, value, error, time.monotonic() - started)
+            kind = "" if isinstance(problem, pydantic_monty.MontyRuntimeError) else f"{type(problem).__name__}: "
+            status, error = classify(problem), f"{kind}{problem}"[:500]
+        if printed.full or len((value or "").encode()) > OUTPUT_BYTES:
+            status, value, error = "output", None, None
+        return Result(status, printed.text(), value, error, time.monotonic() - started)
 
     def answer(self, program: str) -> str:
         """What the model reads back: what was printed and the last value, or the kind of failure."""
@@ -67,16 +67,36 @@ class PythonTool:
         return "\n".join(part for part in (result.stdout.rstrip("\n"), result.value) if part)
 
 
+class Printed:
+    """What a program prints, up to the limit; past it, the program is stopped."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._room = OUTPUT_BYTES
+        self.full = False
+
+    def add(self, stream: str, text: str) -> None:
+        data = text.encode("utf-8", "replace")
+        self._pieces.append(data[: self._room])
+        self.full = len(data) > self._room
+        self._room -= min(len(data), self._room)
+        if self.full:
+            raise RuntimeError("output limit")
+
+    def text(self) -> str:
+        return b"".join(self._pieces).decode("utf-8", "ignore")
+
+
 def classify(problem: Exception) -> str:
-    text = f"{type(problem).__name__} {problem}"
-    for status, names in (
-        ("timeout", ("TimeoutError", "time limit")),
-        ("memory", ("MemoryError",)),
-        ("crash", ("Crashed",)),
-    ):
-        if any(name in text for name in names):
-            return status
-    return "error"
+    """The status of an error, from its kind: what the program itself says in its messages does not count."""
+    if getattr(problem, "timed_out", False):
+        return "timeout"
+    if isinstance(problem, pydantic_monty.MontyCrashedError):
+        return "crash"
+    text = str(problem)
+    if text.startswith("TimeoutError: feed time limit exceeded"):
+        return "timeout"
+    return "memory" if text.startswith("MemoryError: memory limit exceeded") else "error"
 
 
 def main() -> None:

@@ -13,8 +13,7 @@ from data_pipelines.tiny_web import grammar, lexicon, pages, wordings
 from data_pipelines.tiny_web.generate import documents, question_sets, write_world
 from data_pipelines.tiny_web.world import ATTRIBUTES, make_world
 
-FILES = ("documents.jsonl", "world.jsonl", "questions_train.jsonl", "questions_dev.jsonl",
-         "questions_test.jsonl")
+FILES = ("documents.jsonl", "world.jsonl", "questions_train.jsonl", "questions_dev.jsonl", "questions_test.jsonl")
 TEST_WORDINGS = "41f132710fc9a74854ffa2b7e21a6190573d7fa36ca6c42edd7134acdf883555"
 
 
@@ -36,7 +35,7 @@ def test_same_seed_same_bytes(tmp_path):
         assert first == again and first != other
         assert first.isascii() and all(json.loads(line) for line in first.splitlines())
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted(FILES)
-    ids = [json.loads(line)["id"] for file in FILES for line in open(tmp_path / "a" / file)]
+    ids = [json.loads(line)["id"] for file in FILES for line in (tmp_path / "a" / file).read_text().splitlines()]
     assert len(ids) == len(set(ids))
 
 
@@ -85,7 +84,7 @@ def test_unseen_names_never_appear(world, texts):
 def test_near_misses_share_one_name_part_and_no_fact(world):
     often = [person for person in world.of_kind("tier") if person.tier >= 30]
     for miss, person in zip(world.of_kind("near_miss"), often, strict=True):
-        shared = [a == b for a, b in zip(miss.name.split(), person.name.split())]
+        shared = [a == b for a, b in zip(miss.name.split(), person.name.split(), strict=True)]
         assert sum(shared) == 1
         assert all(miss.facts[attribute] != person.facts[attribute] for attribute in ATTRIBUTES)
     assert len({person.name for person in world.people}) == len(world.people)
@@ -97,8 +96,7 @@ def test_question_pages_ask_the_asked_facts_only(world):
         is_asked = person.kind == "extra" or (person.kind == "tier" and person.tier > 0)
         assert len(person.asked) == (3 if is_asked else 0)
         for attribute in ATTRIBUTES:
-            questions = {wording.format(name=person.name).lower()
-                         for wording in wordings.TRAIN_QUESTIONS[attribute]}
+            questions = {wording.format(name=person.name).lower() for wording in wordings.TRAIN_QUESTIONS[attribute]}
             found = sum(question in text for question in questions)
             assert found >= 12 if attribute in person.asked else found == 0
 
@@ -119,11 +117,11 @@ def test_wordings_are_disjoint_and_enough():
         assert len(set(wordings.STATEMENTS[attribute])) * len(wordings.LEADS) >= 150
         assert [len(split[attribute]) for split in splits][1:] == [6, 8]
         assert len(splits[0][attribute]) >= 48
-    plain = [re.sub("[^a-z{} ]", "", wording.lower())
-             for split in splits for group in split.values() for wording in group]
+    plain = [
+        re.sub("[^a-z{} ]", "", wording.lower()) for split in splits for group in split.values() for wording in group
+    ]
     assert len(plain) == len(set(plain))
-    assert all(wording.count("{name}") == 1
-               for split in splits for group in split.values() for wording in group)
+    assert all(wording.count("{name}") == 1 for split in splits for group in split.values() for wording in group)
 
 
 def test_test_wordings_are_the_frozen_ones():

@@ -86,7 +86,6 @@ def test_the_bootstrap_is_as_wide_as_theory_says():
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 500**0.5, rel=0.15)
 
 
-@pytest.mark.xfail(strict=True, reason="statistics.rate: answers of one item that disagree give an interval of width 0")
 def test_one_item_is_not_certain():
     low, high = statistics.rate([0, 1, 1, 0], ["a"] * 4)["ci95"]
     assert high - low > 0.5

@@ -175,7 +175,6 @@ def test_initial_parameters_follow_the_key(tiny):
     )
 
 
-@pytest.mark.xfail(strict=True, reason="rank promotion in RMSNorm, rotate and the losses; DESIGN: tests raise on it")
 def test_nothing_is_promoted_in_rank(tiny, params, tokenizer):
     tokens, problem = jnp.ones((1, 4), jnp.int32), ""
     with jax.numpy_rank_promotion("raise"):

@@ -54,8 +54,7 @@ def fake_grid(shift: float) -> dict:
     noise = random.Random(0)
     return {
         family: {
-            f"{2 + 2 * level} items": share(min(1, max(0, noise.random() + shift - 0.3 * level)))
-            for level in range(3)
+            f"{2 + 2 * level} items": share(min(1, max(0, noise.random() + shift - 0.3 * level))) for level in range(3)
         }
         for family in families
     }
@@ -211,9 +210,7 @@ def figures(html: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    workdir = fake_run(
-        tmp_path_factory.mktemp("run") / "w", fake_report(), fake_curves(), fake_samples(HOSTILE)
-    )
+    workdir = fake_run(tmp_path_factory.mktemp("run") / "w", fake_report(), fake_curves(), fake_samples(HOSTILE))
     path = write_page(workdir)
     assert path == workdir / "report/index.html"
     return path.read_text(encoding="utf-8")

@@ -231,9 +231,6 @@ def test_a_call_at_the_limit_is_not_run(tiny_model, tokenizer, mesh, params):
     assert tools.generate(params, [request])[0].ids[-1] == tokenizer.close["python"] and not programs
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Engine._answer_tools: a closing id without an open span calls the tool all the same"
-)
 def test_a_bare_closing_id_calls_nothing(tiny_model, tokenizer, mesh, params):
     programs: list[str] = []
     tools = calling(tokenizer, mesh, tiny_model, lambda program: programs.append(program) or "2")
@@ -252,9 +249,6 @@ def test_a_bare_closing_id_calls_nothing(tiny_model, tokenizer, mesh, params):
     assert not programs
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="initial_rows: more forced ids than FORCED_ROOM is no UserError"
-)
 def test_too_long_an_opening_is_a_users_mistake(engine, tokenizer, params):
     with pytest.raises(UserError):
         engine.generate(params, [Request([tokenizer.bos], forced=(5,) * (engine_module.FORCED_ROOM + 1))])

@@ -176,9 +176,6 @@ def test_nan_stops_the_run_and_keeps_the_last_checkpoint(runner, at):
     assert identical(runner.run("a"), runner.run("b"))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="StageLog: a run killed before its first checkpoint leaves lines that the next repeats"
-)
 def test_a_restart_from_nothing_starts_its_metrics_anew(runner):
     runner.context.config.checkpoint.every = 100
     with pytest.raises(Killed):
@@ -193,9 +190,6 @@ def spiked_loss(params, batch):
     return total + 0 * jnp.sqrt(jnp.sum((batch["x"] @ params["w"]) ** 2)), weight, metrics
 
 
-@pytest.mark.xfail(
-    strict=True, reason="train.run: a finite loss with a NaN gradient is saved before the next loss shows it"
-)
 def test_parameters_that_are_not_finite_are_not_saved(runner):
     runner.context.config.checkpoint.every = 1
     with pytest.raises(FloatingPointError):

@@ -95,7 +95,9 @@ def test_no_longer_sum_works_through_a_held_out_short_one(level):
             expression, _, result = line.partition("=")
             assert eval(expression) == int(result) >= 0
             is_item = max(map(int, re.split("[+-]", expression))) <= arithmetic.LARGEST
-            assert not is_item or split_of(expression) == "train", (problem.key, expression)
+            left, sign, right = re.fullmatch(r"(\d+)([+-])(\d+)", expression).groups()
+            key = arithmetic.sum_key(int(left), sign, int(right))
+            assert not is_item or split_of(key) == "train", (problem.key, expression)
 
 
 @pytest.mark.parametrize("level", range(3))
@@ -213,9 +215,6 @@ def test_nothing_a_model_writes_breaks_the_grader():
             assert grade("7", [answer(given)], True) in (True, False)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="tasks.base.grade: Fraction('1e4000000') writes the number out; 1e999999999 never returns"
-)
 def test_a_huge_exponent_costs_nothing():
     tracemalloc.start()
     try:
@@ -225,9 +224,6 @@ def test_a_huge_exponent_costs_nothing():
         tracemalloc.stop()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="ordering.make_comparing: 9.5 and 9.50 are one number but two keys, of two splits"
-)
 def test_equal_comparisons_share_their_split():
     splits: dict[tuple, set] = {}
     for level in (1, 2):

@@ -70,12 +70,10 @@ def test_endless_output_ends(tool):
     assert result.status in ("output", "timeout") and len(result.stdout) <= OUTPUT_BYTES
 
 
-@pytest.mark.xfail(strict=True, reason="PythonTool.run: OUTPUT_BYTES counts characters")
 def test_output_is_limited_in_bytes(tool):
     assert run(tool, f"print('é' * {OUTPUT_BYTES - 10})").status == "output"
 
 
-@pytest.mark.xfail(strict=True, reason="tools.python.classify looks for its words in the program's own message")
 @pytest.mark.parametrize("word", ["TimeoutError", "time limit", "MemoryError", "Crashed"])
 def test_a_programs_words_do_not_choose_its_status(tool, word):
     assert run(tool, f"raise ValueError('{word}')").status == "error"
