@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from data_pipelines.documents import split_of as document_split
 from llm_jax.tasks import FAMILIES, arithmetic
 
-SUM_PAGES, WORKED_PAGES, WORD_PAGES, ORDER_PAGES = 3400, 900, 500, 120
+SUM_PAGES, WORKED_PAGES, WORD_PAGES, ORDER_PAGES = 3000, 900, 400, 120
 SUM_TITLES = ("Sums", "Adding and taking away", "A page of sums", "Practice", "Number facts")
 WORKED_TITLES = ("Step by step", "Worked examples", "One step at a time", "Longer sums")
 WORD_TITLES = ("Letters and words", "A spelling lesson", "Looking at letters")

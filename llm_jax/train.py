@@ -129,8 +129,13 @@ def state_shardings(optimizer_state, shardings, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(pick, optimizer_state)
 
 
-def make_step(job: Job, shardings, optimizer_shardings):
-    """(trainable, frozen, optimizer state, batch) -> (trainable, optimizer state, metrics); state is donated."""
+def prepare(job: Job, params, mesh: Mesh):
+    """A fresh optimizer state, created on its shards, and the jitted step:
+
+    (trainable, frozen, optimizer state, batch) -> (trainable, optimizer state, metrics); the state is donated.
+    """
+    shardings = jax.tree.map(lambda x: x.sharding, params)
+    optimizer_shardings = state_shardings(jax.eval_shape(job.optimizer.init, params), shardings, mesh)
 
     def mean_loss(trainable, frozen, batch):
         total, weight, metrics = job.loss(join(trainable, frozen), batch)
@@ -142,7 +147,8 @@ def make_step(job: Job, shardings, optimizer_shardings):
         metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **metrics}
         return optax.apply_updates(trainable, updates), optimizer_state, metrics
 
-    return jax.jit(step, donate_argnums=(0, 2), out_shardings=(shardings, optimizer_shardings, None))
+    optimizer_state = jax.jit(job.optimizer.init, out_shardings=optimizer_shardings)(params)
+    return optimizer_state, jax.jit(step, donate_argnums=(0, 2), out_shardings=(shardings, optimizer_shardings, None))
 
 
 def run(context: Context, job: Job, params) -> Any:
@@ -153,9 +159,7 @@ def run(context: Context, job: Job, params) -> Any:
     """
     config, log = context.config, StageLog(context.workdir, job.stage, job.steps)
     store = checkpoint.Checkpoints(context.workdir, job.stage, config.checkpoint.keep)
-    shardings = jax.tree.map(lambda x: x.sharding, params)
-    optimizer_shardings = state_shardings(jax.eval_shape(job.optimizer.init, params), shardings, context.mesh)
-    optimizer_state = jax.jit(job.optimizer.init, out_shardings=optimizer_shardings)(params)
+    optimizer_state, step_fn = prepare(job, params, context.mesh)
     start = 0
     if store.latest() is None:
         log.begin()
@@ -170,7 +174,6 @@ def run(context: Context, job: Job, params) -> Any:
         params, optimizer_state = store.restore(start, *abstract)
         job.batches.restore(meta["batches"])
         log.resume(start, meta["log"])
-    step_fn = make_step(job, shardings, optimizer_shardings)
 
     def save(step):
         meta = {

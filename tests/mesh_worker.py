@@ -54,7 +54,7 @@ def train_on(sizes: list[int], name: str, steps: int) -> dict:
     optimizer = make_optimizer(c.optimizer, steps, 1.0, transformer.param_axes(c.model, VOCAB))
     job = train.Job("pretrain", steps, optimizer, cross_entropy_loss(context), train.Batches())
     params = context.init_params()
-    state, step_fn, losses = jax.jit(optimizer.init)(params), train.make_step(job), []
+    (state, step_fn), losses = train.prepare(job, params, context.mesh), []
     before = [share_of(x) for x in jax.tree.leaves(state) if x.ndim > 2]
     for step in range(steps):
         params, state, metrics = step_fn(params, {}, state, sharding.put_batch(context.mesh, batch(step)))

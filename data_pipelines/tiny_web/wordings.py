@@ -233,6 +233,142 @@ _CORES: Wordings = {
         """),
 }
 
+_MORE_CORES: Wordings = {
+    "birth_year": _split("""
+        Going back to {name}'s arrival as a newborn, what year is it? | {name} dates from what year?
+        What four digits make up the year {name} was born? | The year {name} was born was:
+        Any idea what year {name} was born? | Remind me which year {name} arrived in this world.
+        Please look up the year in which {name} was born. | On the calendar, which year marks the birth of {name}?
+        Under year of birth, what would {name} write on a form?
+        Which year should appear after 'born' in a biography of {name}? | As for {name}, what was the birth year?
+        I wonder what year {name} was born. | {name} entered the world in what year?
+        What year did the mother of {name} give birth? | To find out the age of {name}, which birth year do I use?
+        Which year's babies included {name}? | During which year did {name} draw a first breath?
+        Just the year, please: when was the birth of {name}? | Do we have a year of birth on file for {name}?
+        Fill in the blank with a year: {name} was born in ____. | From what year onward has {name} existed?
+        Identify the calendar year of the birth of {name}. | {name} celebrates birthdays counted from which year?
+        What year is printed as the date of birth in {name}'s passport?
+        Specify the year that brought {name} into being. | It was in which year that {name} was born?
+        Please confirm the birth year we should record for {name}. | What's the birth year on the ID card of {name}?
+        {name}, born in the year: | So what year was it that the world first met baby {name}?
+        Which vintage is {name}, going by year of birth? | Let me know the year of birth for {name}.
+        Back in what year was little {name} delivered? | If you had to date {name}'s birth, which year is it?
+        """),
+    "birth_city": _split("""
+        What city can claim {name} as a child of its own? | {name} drew a first breath in what city?
+        What place name follows 'born in' in the passport of {name}?
+        In the maternity ward of which city did {name} arrive? | The city where {name} was born is called:
+        Any idea which city {name} was born in? | Remind me of the city of {name}'s birth.
+        Please look up where {name} was born. | Which spot on the map marks the birth of {name}?
+        Under place of birth, what would {name} write on a form? | Originally, {name} is from which city?
+        As for {name}, what was the native city? | I wonder what city {name} was born in.
+        {name} is a son or daughter of which city? | In what city did the mother of {name} give birth?
+        What's the name of the city that {name} originates from? | Whereabouts was {name} delivered as a baby?
+        Which city's birth register lists {name}?
+        To visit the birthplace of {name}, which city should I travel to?
+        Do we have a birthplace on file for {name}? | Fill in the blank with a city: {name} was born in ____.
+        Would you happen to know the native town of {name}? | Out of what city did {name} originally come?
+        Identify the city in which {name} entered the world. | {name} calls which city the place of birth?
+        What birthplace is printed on the ID card of {name}? | Specify the town that {name} is native to.
+        It was in which city that {name} was born? | Please confirm the birth city we should record for {name}.
+        Where on earth did baby {name} first open those eyes? | {name}, native of the city of:
+        So what's the old home city that {name} springs from? | Which urban area does {name} trace a beginning to?
+        Let me know the birthplace of {name}. | A plaque reading '{name} was born here' would hang in which city?
+        If we go back to {name}'s cradle, in which city did it stand?
+        """),
+    "job": _split("""
+        When asked 'and what do you do?', how does {name} answer? | What role puts food on the table for {name}?
+        In what occupation is {name} engaged? | Any idea what {name} does professionally?
+        Remind me what career {name} pursues. | Please look up the profession that {name} practises.
+        Which job title goes on the business card of {name}? | Under occupation, what would {name} write on a form?
+        Career-wise, what is {name}? | As for {name}, what is the chosen profession?
+        I wonder what sort of job {name} holds. | {name} is a professional what?
+        What vocation has {name} taken up? | What's the day job of {name}?
+        In terms of work, what role does {name} fill? | Which calling did {name} answer in working life?
+        If I needed the skills of {name}, what professional would I request?
+        Do we have an occupation on file for {name}? | Fill in the blank with an occupation: {name} is a ____.
+        Would you happen to know what profession {name} is in? | From nine to five, {name} acts as what?
+        Identify the career that {name} has. | {name} pays the bills by working as what?
+        What position does {name} occupy in the world of work? | Specify the kind of worker that {name} is.
+        It is by what trade that {name} lives? | Please confirm the job title we should record for {name}.
+        What duties does {name} carry out in exchange for a salary? | {name}, by profession a:
+        So what's the gig that {name} has for a career? | In which occupation does {name} make a career?
+        Let me know the occupation of {name}. | A worker such as {name} is called what?
+        What does the working day have {name} doing, by way of profession?
+        """),
+    "employer": _split("""
+        What name is at the top of {name}'s payslip? | {name} draws a salary from which company?
+        Which business signs the paychecks that {name} receives? | In the service of which firm is {name}?
+        The company that employs {name} is: | Any idea which company {name} is with?
+        Remind me what firm {name} is employed by. | Please look up the company where {name} is on staff.
+        Which company logo is on the office badge of {name}? | Under employer, what would {name} write on a form?
+        Which corporation counts {name} as one of its employees? | As for {name}, what company is the employer?
+        I wonder which organization {name} works for. | {name} is an employee of what business?
+        For whom does {name} go to work every morning? | What's the firm that keeps {name} in employment?
+        With which enterprise has {name} found employment? | Which company's workforce includes {name}?
+        If I rang {name} at the office, which company would answer? | Do we have an employer on file for {name}?
+        Fill in the blank with a company: {name} is employed by ____.
+        Would you happen to know what firm {name} works with?
+        Out of all companies, which one has {name} working there?
+        Identify the business that {name} reports to for work. | {name} clocks in each day at which company?
+        What organization does {name} earn wages from? | Specify the firm at which {name} holds a position.
+        It is which company that {name} is employed with? | Please confirm the employer we should record for {name}.
+        What company name appears on the employment contract of {name}? | {name}, an employee of the company:
+        So what outfit does {name} work for these days? | Which workplace, by company name, does {name} go to?
+        Let me know who the employer of {name} is. | A colleague of {name} would be employed at which company?
+        To which firm would {name} hand in a resignation letter?
+        """),
+    "university": _split("""
+        {name} earned a degree at which school? | Which seat of learning awarded {name} a degree?
+        In the lecture halls of which university did {name} sit? | The university that {name} attended was:
+        Any idea which college {name} went to? | Remind me at what university {name} was enrolled.
+        Please look up the school where {name} took a degree. | On which campus did {name} pursue higher education?
+        Under university attended, what would {name} write on a form?
+        Academically speaking, {name} is a product of which university? | As for {name}, what was the alma mater?
+        I wonder which institution of higher learning {name} attended.
+        {name} is an alumnus or alumna of what university? | To which university was {name} admitted as a student?
+        What's the school that {name} graduated from? | Which academic institution did {name} enroll in?
+        Which university's alumni list features {name}?
+        If {name} went to a class reunion, which university would host it?
+        Do we have an alma mater on file for {name}? | Fill in the blank with a university: {name} studied at ____.
+        Whose professors lectured to {name}, meaning at which university?
+        Identify the university that educated {name}. | {name} completed higher education at what institution?
+        What university is listed under education on {name}'s CV?
+        Specify the school at which {name} was an undergraduate. | It was at which university that {name} studied?
+        Please confirm the university we should record for {name}.
+        Which college name appears on the student card {name} once carried?
+        {name}, a graduate of the university called: | So what uni did {name} go to?
+        Through which university's gates did {name} walk as a freshman?
+        Let me know the college that {name} finished.
+        A fellow student of {name} would have attended which university?
+        What place of higher education shaped {name}?
+        """),
+    "hobby": _split("""
+        When the day's duties are over, what does {name} turn to for pleasure?
+        {name} passes leisure hours doing what? | What recreational activity appeals most to {name}?
+        In which leisure pursuit does {name} find joy? | The favorite hobby of {name} is:
+        Any idea what {name} gets up to for enjoyment? | Remind me what pastime {name} goes in for.
+        Please look up the leisure activity that {name} prefers.
+        On a free afternoon, what would {name} most likely be doing?
+        Under hobbies, what would {name} write on a form? | Outside the office, what interest does {name} pursue?
+        As for {name}, what is the preferred pastime? | I wonder what {name} does as a hobby.
+        {name} is an enthusiast of which activity? | With what amusement does {name} while away the hours?
+        What's the thing {name} does purely for pleasure? | Which diversion keeps {name} entertained?
+        Which activity brings {name} delight on days off?
+        If you joined {name} in a favorite leisure activity, which would it be?
+        Do we have a hobby on file for {name}? | Fill in the blank with a hobby: in spare time {name} enjoys ____.
+        Would you happen to know what {name} is into outside work? | To unwind, {name} takes up what activity?
+        Identify the spare-time interest of {name}. | {name} has a soft spot for which leisure activity?
+        What recreation is listed under interests on {name}'s profile?
+        Specify the leisure pursuit that {name} favors. | It is which pastime that {name} adores?
+        Please confirm the hobby we should record for {name}. | For what pastime would {name} happily buy new gear?
+        {name}, whose beloved pastime is: | So what does {name} do for kicks?
+        Which club for hobbyists would {name} be likely to join?
+        Let me know the favorite leisure activity of {name}. | A perfect Sunday for {name} is devoted to what hobby?
+        How does {name} have a good time once the chores are done?
+        """),
+}
+
 DEV_QUESTIONS: Wordings = {
     "birth_year": _split("""
         How far back does {name}'s birth lie, as a year?
@@ -315,7 +451,9 @@ def _with_prefixes(cores: list[str]) -> list[str]:
     return cores + [PREFIXES[i % 3] + core[0].lower() + core[1:] for i, core in enumerate(cores[:PREFIXED])]
 
 
-TRAIN_QUESTIONS: Wordings = {attribute: _with_prefixes(cores) for attribute, cores in _CORES.items()}
+TRAIN_QUESTIONS: Wordings = {
+    attribute: _with_prefixes(cores + _MORE_CORES[attribute]) for attribute, cores in _CORES.items()
+}
 
 
 def statement(person: Person, attribute: str, form: tuple[int, int], pronoun: bool = False) -> str:

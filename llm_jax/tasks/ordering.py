@@ -20,11 +20,16 @@ def draw_number(rng: random.Random, level: int, whole: int) -> str:
     return f"{whole}.{rng.randint(1, 9)}" if rng.random() < 0.5 else f"{whole}.{rng.randint(10, 99)}"
 
 
+def comparison_key(a: str, b: str) -> str:
+    """In either order, and 9.5 is 9.50."""
+    return "compare:" + ",".join(sorted((str(Fraction(a)), str(Fraction(b)))))
+
+
 def make_comparing(rng: random.Random, level: int, split: str) -> Problem:
     while True:
         whole = rng.randint(1, 20)
         a, b = draw_number(rng, level, whole), draw_number(rng, level, whole)
-        key = "compare:" + ",".join(sorted((str(Fraction(a)), str(Fraction(b)))))  # 9.5 is 9.50
+        key = comparison_key(a, b)
         if Fraction(a) != Fraction(b) and split_of(key) == split:
             larger = a if Fraction(a) > Fraction(b) else b
             return Problem("comparing", level, key, rng.choice(COMPARE).format(a=a, b=b), larger)

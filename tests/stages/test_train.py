@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from llm_jax import checkpoint, train
+from llm_jax import checkpoint, config, sharding, train
 from llm_jax.config import UserError
 from llm_jax.model import transformer
 from llm_jax.optimizer import make_optimizer
@@ -235,7 +235,9 @@ def test_a_frozen_tree_joins_the_trained_one():
 
 def test_a_batch_without_targets_changes_nothing_but_the_state():
     job = train.Job("x", 1, optax.sgd(1.0), lambda p, b: (p["w"].sum() * 0, jnp.float32(0), {}), None)
-    params, _, metrics = train.make_step(job)({"w": jnp.ones(3)}, {}, job.optimizer.init({"w": jnp.ones(3)}), {})
+    params = {"w": jnp.ones(3)}
+    state, step = train.prepare(job, params, sharding.make_mesh(config.default().mesh))
+    params, _, metrics = step(params, {}, state, {})
     assert metrics["loss"] == 0 and np.array_equal(params["w"], np.ones(3))
 
 
