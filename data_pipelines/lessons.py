@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from data_pipelines.documents import split_of as document_split
 from llm_jax.tasks import FAMILIES, arithmetic
 
-SUM_PAGES, WORKED_PAGES, WORD_PAGES, ORDER_PAGES = 3000, 900, 400, 120
+SUM_PAGES, WORKED_PAGES, WORD_PAGES, ORDER_PAGES = 3400, 900, 400, 120
 SUM_TITLES = ("Sums", "Adding and taking away", "A page of sums", "Practice", "Number facts")
 WORKED_TITLES = ("Step by step", "Worked examples", "One step at a time", "Longer sums")
 WORD_TITLES = ("Letters and words", "A spelling lesson", "Looking at letters")
@@ -25,7 +25,7 @@ def step_lines(rng: random.Random, count: int) -> Iterator[str]:
             continue
         asked = rng.choice(arithmetic.WORDINGS).format(e=f"{left}{sign}{right}")
         plain = f"{left}{sign}{right}={answer}"
-        yield plain if rng.random() < 0.6 else f"{asked} {answer}"
+        yield plain if rng.random() < 0.5 else f"{asked} {answer}"
         count -= 1
 
 

@@ -30,8 +30,8 @@ def steps(numbers: list[int], signs: list[str]) -> list[tuple[int, str, int, int
 
 
 def sum_key(left: int, sign: str, right: int) -> str:
-    """5+7 and 7+5 are one item."""
-    return f"{min(left, right)}+{max(left, right)}" if sign == "+" else f"{left}-{right}"
+    """The item is what is written: 5+7 and 7+5 are two."""
+    return f"{left}{sign}{right}"
 
 
 def worked(numbers: list[int], signs: list[str]) -> str:
@@ -61,13 +61,12 @@ def make(rng: random.Random, level: int, split: str) -> Problem:
     while True:
         numbers, signs = draw(rng, level + 2)
         expression = str(numbers[0]) + "".join(f"{s}{n}" for s, n in zip(signs, numbers[1:], strict=True))
-        key = sum_key(numbers[0], signs[0], numbers[1]) if level == 0 else expression
-        if split_of(key) != split or (split == "train" and leaks(numbers, signs)):
+        if split_of(expression) != split or (split == "train" and leaks(numbers, signs)):
             continue
         return Problem(
             task="arithmetic",
             level=level,
-            key=key,
+            key=expression,
             prompt=rng.choice(WORDINGS).format(e=expression),
             answer=str(steps(numbers, signs)[-1][-1]),
             think=worked(numbers, signs),
