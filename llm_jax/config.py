@@ -70,7 +70,7 @@ def default() -> ConfigDict:
     c.sft = stage_section(steps=0, batch=8, learning_rate_scale=0.3)
     c.sft.epochs = 2  # passes over the conversations when steps is 0
 
-    c.rl = stage_section(steps=48, batch=192, learning_rate_scale=1.0)  # batch: rollouts a step
+    c.rl = stage_section(steps=36, batch=192, learning_rate_scale=1.0)  # batch: rollouts a step
     c.rl.group = 8  # rollouts of one prompt
     c.rl.tasks = ConfigDict()  # share of the prompts from each "family" or "family/level"
     c.rl.learning_rate = 1e-4  # AdamW, constant after the warm-up
@@ -80,7 +80,7 @@ def default() -> ConfigDict:
 
     c.eval = ConfigDict()
     c.eval.problems = 512  # held-out problems behind every rate
-    c.eval.grid_items = 128  # problems in a cell of the capability grid
+    c.eval.grid_items = 64  # problems in a cell of the capability grid
     c.eval.passk_problems = 128  # problems of the pass@k curve
     c.eval.passk_samples = 16  # samples of each
     c.eval.batch = 192  # rows decoded together
