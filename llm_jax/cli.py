@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -21,6 +22,8 @@ def exit_code(main: Callable[[], None], define_flags: Callable[[], None]) -> int
     try:
         define_flags()
         rest = flags.FLAGS(sys.argv)[1:]
+        if "config" in flags.FLAGS:
+            hasattr(flags.FLAGS.config, "items")  # a config file that did not load says so only when it is read
         if rest:
             raise UserError(f"unexpected argument {rest[0]!r}; every option is a --flag")
     except (flags.Error, UserError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
@@ -41,8 +44,13 @@ def exit_code(main: Callable[[], None], define_flags: Callable[[], None]) -> int
 
 
 def first_line(error: Exception) -> str:
-    text = str(error.args[0]) if isinstance(error, KeyError | AttributeError) and error.args else str(error)
-    return " ".join(text.split())
+    """The error in one line; for a mistyped config key, the whole key and the nearest one."""
+    text = " ".join(str(error).split())
+    typo = re.search(r'Did you mean \\?"(\w+)\\?" instead of \\?"(\w+)\\?"', text)
+    if not typo:
+        return text
+    flags_given = [arg.partition("=")[0].removeprefix("--config.") for arg in sys.argv if f".{typo[2]}" in arg]
+    return f"unknown config key {(flags_given or [typo[2]])[0]!r}; did you mean {typo[1]!r}?"
 
 
 def complain(message: str, code: int) -> int:

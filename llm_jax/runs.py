@@ -26,6 +26,7 @@ def load_config(workdir: Path) -> ConfigDict:
 
 def newest_stage(workdir: Path) -> str:
     """The last trained stage. Raises UserError when there is none."""
+    load_config(workdir)  # a folder that is no run says so first
     for stage in ("rl", "sft", "pretrain"):
         if (Path(workdir) / stage / "checkpoints").is_dir():
             return stage

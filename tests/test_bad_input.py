@@ -122,7 +122,7 @@ def test_full_disk(tmp_path):
     workdir.mkdir()
     command = f"{sys.executable} -m llm_jax.main --config={TINY} --workdir={workdir}/run --stages=data,pretrain"
     script = (
-        f"mount -t tmpfs -o size=9m none {workdir} && {command}; echo code $?; "
+        f"mount -t tmpfs -o size=4m none {workdir} && {command}; echo code $?; "
         f"mount -o remount,size=200m {workdir}; {command}; echo code $?"
     )
     done = subprocess.run(
