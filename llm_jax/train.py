@@ -144,7 +144,7 @@ def prepare(job: Job, params, mesh: Mesh):
     def step(trainable, frozen, optimizer_state, batch):
         (loss, metrics), grads = jax.value_and_grad(mean_loss, has_aux=True)(trainable, frozen, batch)
         updates, optimizer_state = job.optimizer.update(grads, optimizer_state, trainable)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **metrics}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
         return optax.apply_updates(trainable, updates), optimizer_state, metrics
 
     optimizer_state = jax.jit(job.optimizer.init, out_shardings=optimizer_shardings)(params)
