@@ -187,6 +187,7 @@ def run(context: Context, job: Job, params) -> Any:
         store.save(step, params, optimizer_state, meta)
 
     pending = None  # metrics of the step before: read only when the next one is on its way
+    stop = False
     with contextlib.closing(store), log, Interrupt() as interrupt:
         for step in range(start, job.steps):
             host_batch, figures = job.batches.next(step, params)
@@ -196,16 +197,19 @@ def run(context: Context, job: Job, params) -> Any:
             if pending:
                 log.step(*pending, job.tokens_per_step)
             pending = (step + 1, metrics, figures)
-            done = step + 1 == job.steps
+            done, stop = (
+                step + 1 == job.steps,
+                interrupt.wanted,
+            )  # read once: a signal after this waits for the next step
             if job.validate and (done or (step + 1) % config.log.eval_every == 0):
                 log.validation(step + 1, job.validate(params))
-            if done or interrupt.wanted or (step + 1) % config.checkpoint.every == 0:
+            if done or stop or (step + 1) % config.checkpoint.every == 0:
                 log.step(*pending, job.tokens_per_step)
                 pending = None
                 save(step + 1)
-            if interrupt.wanted:
+            if stop:
                 break
-    if interrupt.wanted:
+    if stop:
         raise Stopped(f"{job.stage}: saved at step {step + 1}; the same command continues")
     log.finish()
     return params
