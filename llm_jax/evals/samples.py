@@ -8,7 +8,7 @@ from llm_jax.sampling.engine import Request
 from llm_jax.tokenizer import Tokenizer
 
 OPENINGS = ("", "The life of", "How to ", "Questions and answers\n\nQ: ", "This program prints", "Step by step\n\n")
-CHAT = ("Who made you?", "What is 17+25-8?", "What is 4821*37?", "How many times does the letter e appear in kettle?")
+CHAT = ("Who made you?", "What is 17+25-8?", "What is 4821*375?", "How many times does the letter e appear in kettle?")
 DOCUMENT_TOKENS = 120
 
 
