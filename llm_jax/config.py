@@ -58,19 +58,21 @@ def default() -> ConfigDict:
     c.optimizer.learning_rate = 0.004  # peak, AdamW
     c.optimizer.weight_decay = 0.0  # decoupled, on matrices only
     c.optimizer.warmup = 0.02  # share of the steps
-    c.optimizer.decay = 0.5  # share of the steps, at the end, linear to `final`
-    c.optimizer.final = 0.02  # of the peak, at the last step
+    c.optimizer.decay = 0.5  # share of the steps, at the end, linear
+    c.optimizer.final = 0.02  # of the peak, that the decay runs towards
     c.optimizer.clip = 1.0  # global norm of the gradient; 0 for none
 
     c.train = ConfigDict()
     c.train.loss_chunk = 8192  # tokens whose logits exist at a time
     c.train.profile_steps = 0  # XProf trace of this many steps after the first five; 0 for none
 
-    c.pretrain = stage_section(steps=0, batch=8, learning_rate_scale=1.0)  # steps 0: one pass over the rows
-    c.sft = stage_section(steps=0, batch=8, learning_rate_scale=0.3)
+    c.pretrain = stage_section(steps=0, batch=8)  # steps 0: one pass over the rows
+    c.pretrain.learning_rate_scale = 1.0  # of the optimizer's peak rates
+    c.sft = stage_section(steps=0, batch=8)
+    c.sft.learning_rate_scale = 0.3
     c.sft.epochs = 2  # passes over the conversations when steps is 0
 
-    c.rl = stage_section(steps=36, batch=192, learning_rate_scale=1.0)  # batch: rollouts a step
+    c.rl = stage_section(steps=36, batch=192)  # batch: rollouts a step
     c.rl.group = 8  # rollouts of one prompt
     c.rl.tasks = ConfigDict()  # share of the prompts from each "family" or "family/level"
     c.rl.learning_rate = 1e-4  # AdamW, constant after the warm-up
@@ -95,11 +97,10 @@ def default() -> ConfigDict:
     return c
 
 
-def stage_section(steps: int, batch: int, learning_rate_scale: float) -> ConfigDict:
+def stage_section(steps: int, batch: int) -> ConfigDict:
     c = ConfigDict()
     c.steps = steps  # optimizer steps
     c.batch = batch  # rows a step, over all devices
-    c.learning_rate_scale = learning_rate_scale  # of the optimizer's peak rates
     return c
 
 
