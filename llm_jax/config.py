@@ -64,6 +64,7 @@ def default() -> ConfigDict:
 
     c.train = ConfigDict()
     c.train.loss_chunk = 8192  # tokens whose logits exist at a time
+    c.train.microbatch = 8  # rows whose gradient is computed at a time, over all devices; 0: the whole batch
     c.train.profile_steps = 0  # XProf trace of this many steps after the first five; 0 for none
 
     c.pretrain = stage_section(steps=0, batch=8)  # steps 0: one pass over the rows
@@ -74,6 +75,7 @@ def default() -> ConfigDict:
 
     c.rl = stage_section(steps=36, batch=192)  # batch: rollouts a step
     c.rl.group = 8  # rollouts of one prompt
+    c.rl.slots = 64  # rollouts decoded at a time
     c.rl.tasks = ConfigDict()  # share of the prompts from each "family" or "family/level"
     c.rl.learning_rate = 1e-4  # AdamW, constant after the warm-up
     c.rl.advantage = "mean"  # reward minus the group's mean; "std" divides by the group's deviation too (GRPO)
@@ -85,7 +87,7 @@ def default() -> ConfigDict:
     c.eval.grid_items = 64  # problems in a cell of the capability grid
     c.eval.passk_problems = 128  # problems of the pass@k curve
     c.eval.passk_samples = 16  # samples of each
-    c.eval.batch = 192  # rows decoded together
+    c.eval.slots = 64  # prompts decoded at a time
     c.eval.max_new_tokens = 80
 
     c.checkpoint = ConfigDict()
@@ -112,7 +114,7 @@ IDENTITY = {
     "sft": ("seed", "init_from", "model", "tokenizer", "data", "optimizer", "pretrain", "sft"),
     "rl": ("seed", "init_from", "model", "tokenizer", "data", "optimizer", "pretrain", "sft", "rl"),
 }
-NOT_IDENTITY = ("model.remat", "pretrain.steps", "sft.steps", "sft.epochs", "rl.steps")
+NOT_IDENTITY = ("model.remat", "pretrain.steps", "sft.steps", "sft.epochs", "rl.steps", "rl.slots")
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -167,7 +169,8 @@ def validate(config: ConfigDict) -> None:
         "sft.batch",
         "rl.batch",
         "rl.group",
-        "eval.batch",
+        "rl.slots",
+        "eval.slots",
     )
     flat = flatten(config)
     for key in positive:
@@ -189,8 +192,11 @@ def validate(config: ConfigDict) -> None:
         raise UserError(f"optimizer.name is {config.optimizer.name!r}; choose 'muon' or 'adamw'")
     if config.rl.advantage not in ("mean", "std"):
         raise UserError(f"rl.advantage is {config.rl.advantage!r}; choose 'mean' or 'std'")
-    shards = config.mesh.data * config.mesh.fsdp
-    for key in ("pretrain.batch", "sft.batch", "rl.batch", "eval.batch"):
+    shards, microbatch = config.mesh.data * config.mesh.fsdp, config.train.microbatch
+    for key in ("pretrain.batch", "sft.batch"):
+        if microbatch and flat[key] > microbatch and flat[key] % microbatch:
+            raise UserError(f"{key} {flat[key]} must be a multiple of train.microbatch {microbatch}")
+    for key in ("pretrain.batch", "sft.batch", "rl.batch", "rl.slots", "eval.slots", "train.microbatch"):
         if flat[key] % shards:
             raise UserError(f"{key} {flat[key]} must be a multiple of mesh.data x mesh.fsdp = {shards}")
     for key in ("model.heads", "model.kv_heads", "model.ff_dim"):

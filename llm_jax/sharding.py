@@ -41,9 +41,16 @@ def named(mesh: Mesh, *axes: str | None) -> NamedSharding:
     return NamedSharding(mesh, spec(axes))
 
 
-def put_batch(mesh: Mesh, host_batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This host's rows of the global batch -> global arrays split over the batch axes."""
-    return {
-        key: jax.make_array_from_process_local_data(named(mesh, "batch", *(None,) * (value.ndim - 1)), value)
-        for key, value in host_batch.items()
-    }
+def put_batch(mesh: Mesh, host_batch: dict[str, np.ndarray], microbatch: int = 0) -> dict[str, jax.Array]:
+    """This host's rows of the global batch -> global arrays (microbatches, rows, ...), rows split over the batch axes.
+
+    A microbatch has `microbatch` rows over all hosts; 0, or more than there are, makes one of the whole batch.
+    """
+    out = {}
+    for key, rows in host_batch.items():
+        size = min(microbatch // jax.process_count() or len(rows), len(rows))
+        parts = rows.reshape(-1, size, *rows.shape[1:])
+        out[key] = jax.make_array_from_process_local_data(
+            named(mesh, None, "batch", *(None,) * (rows.ndim - 1)), parts
+        )
+    return out

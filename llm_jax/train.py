@@ -48,7 +48,8 @@ class Job:
     stage: str
     steps: int
     optimizer: optax.GradientTransformation
-    loss: Callable  # (params, batch) -> (sum of weighted losses, sum of weights, metrics)
+    # (params, batch) -> (sum of weighted losses, sum of weights, metrics: sums too, or maxima >= 0 if named *_max)
+    loss: Callable
     batches: Batches
     validate: Callable | None = None  # (params) -> metrics
     tokens_per_step: int = 0
@@ -129,6 +130,40 @@ def state_shardings(optimizer_state, shardings, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(pick, optimizer_state)
 
 
+def gradients(loss: Callable, trainable, frozen, batch):
+    """(gradient of the mean loss, mean loss, metrics) over a batch whose arrays are (microbatches, rows, ...).
+
+    Sums are added up over the microbatches and divided once, by the number of targets of the whole batch: the same
+    loss as in one piece. A microbatch without targets costs nothing.
+    """
+
+    def total(trainable, part):
+        nats, weight, metrics = loss(join(trainable, frozen), part)
+        return nats, (weight, metrics)
+
+    def one(part):
+        (nats, (weight, metrics)), grads = jax.value_and_grad(total, has_aux=True)(trainable, part)
+        return grads, nats, weight, metrics
+
+    def joined(sums, part):
+        *new, metrics = one(part)
+        metrics = {k: (jnp.maximum if k.endswith("_max") else jnp.add)(sums[3][k], v) for k, v in metrics.items()}
+        return (*jax.tree.map(jnp.add, sums[:3], tuple(new)), metrics)
+
+    def add(sums, part):
+        return jax.lax.cond(jnp.any(part["weights"] > 0), joined, lambda sums, _: sums, sums, part), None
+
+    first = jax.tree.map(lambda x: x[0], batch)
+    if len(batch["weights"]) == 1:
+        grads, nats, weight, metrics = one(first)
+    else:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, first))
+        (grads, nats, weight, metrics), _ = jax.lax.scan(add, zeros, batch)
+    weight = jnp.maximum(weight, 1.0)  # a batch without targets is no division by zero
+    metrics = {k: v if k.endswith("_max") else v / weight for k, v in metrics.items()}
+    return jax.tree.map(lambda g: g / weight, grads), nats / weight, metrics
+
+
 def prepare(job: Job, params, mesh: Mesh):
     """A fresh optimizer state, created on its shards, and the jitted step:
 
@@ -137,12 +172,8 @@ def prepare(job: Job, params, mesh: Mesh):
     shardings = jax.tree.map(lambda x: x.sharding, params)
     optimizer_shardings = state_shardings(jax.eval_shape(job.optimizer.init, params), shardings, mesh)
 
-    def mean_loss(trainable, frozen, batch):
-        total, weight, metrics = job.loss(join(trainable, frozen), batch)
-        return total / jnp.maximum(weight, 1.0), metrics  # a batch without targets is no division by zero
-
     def step(trainable, frozen, optimizer_state, batch):
-        (loss, metrics), grads = jax.value_and_grad(mean_loss, has_aux=True)(trainable, frozen, batch)
+        grads, loss, metrics = gradients(job.loss, trainable, frozen, batch)
         updates, optimizer_state = job.optimizer.update(grads, optimizer_state, trainable)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
         return optax.apply_updates(trainable, updates), optimizer_state, metrics
@@ -191,16 +222,14 @@ def run(context: Context, job: Job, params) -> Any:
     with contextlib.closing(store), log, Interrupt() as interrupt:
         for step in range(start, job.steps):
             host_batch, figures = job.batches.next(step, params)
-            batch = sharding.put_batch(context.mesh, host_batch)
+            batch = sharding.put_batch(context.mesh, host_batch, config.train.microbatch)
             with jax.transfer_guard("disallow"), profiled(config, context.workdir, job.stage, step - start):
                 params, optimizer_state, metrics = step_fn(params, {}, optimizer_state, batch)
             if pending:
                 log.step(*pending, job.tokens_per_step)
             pending = (step + 1, metrics, figures)
-            done, stop = (
-                step + 1 == job.steps,
-                interrupt.wanted,
-            )  # read once: a signal after this waits for the next step
+            done = step + 1 == job.steps
+            stop = interrupt.wanted  # read once: a signal after this waits for the next step
             if job.validate and (done or (step + 1) % config.log.eval_every == 0):
                 log.validation(step + 1, job.validate(params))
             if done or stop or (step + 1) % config.checkpoint.every == 0:

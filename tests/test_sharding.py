@@ -88,6 +88,7 @@ def test_the_table_names_where_axes_live(mesh):
 
 def test_a_batch_is_put_on_the_mesh_unchanged(mesh):
     host = {"tokens": np.arange(12).reshape(4, 3), "weights": np.ones((4, 3), np.float32)}
-    put = sharding.put_batch(mesh, host)
-    for key, value in host.items():
-        np.testing.assert_array_equal(put[key], value)
+    for microbatch, parts in ((0, 1), (2, 2), (4, 1), (9, 1)):
+        put = sharding.put_batch(mesh, host, microbatch)
+        for key, value in host.items():
+            np.testing.assert_array_equal(put[key], value.reshape(parts, -1, 3))

@@ -49,7 +49,7 @@ def main() -> None:
     mesh = sharding.make_mesh(config.mesh)
     context = train.Context(config, workdir, mesh, tokenizer.vocab_size, tokenizer.sha256)
     params = context.load_params(f.stage)
-    engine = Engine(config.model, tokenizer, mesh, config.eval.batch)
+    engine = Engine(config.model, tokenizer, mesh, config.eval.slots)
     prompts = load_prompts(workdir, "test")
     results = {}
     for level in LEVELS:

@@ -29,7 +29,7 @@ GROUPS = {
 
 
 def make_examiner(context: train.Context, tokenizer: Tokenizer, tool: PythonTool) -> measure.Examiner:
-    engine = Engine(context.model, tokenizer, context.mesh, context.config.eval.batch, {"python": tool.answer})
+    engine = Engine(context.model, tokenizer, context.mesh, context.config.eval.slots, {"python": tool.answer})
     return measure.Examiner(
         engine, tokenizer, load_prompts(context.workdir, "test"), context.config.eval, context.config.seed
     )
@@ -97,7 +97,7 @@ def measure_pretrain(context: train.Context, params) -> dict:
 def rl_group(workdir: Path, before: dict, after: dict) -> dict:
     lines = [json.loads(line) for line in (workdir / "rl" / "metrics.jsonl").read_text().splitlines()]
     group = {f"{n}_{when}": values[n] for when, values in (("before", before), ("after", after)) for n in values}
-    group["logp_gap_max"] = {"value": max(line["logp_gap"] for line in lines)}
+    group["logp_gap_max"] = {"value": max(line["logp_gap_max"] for line in lines)}
     group["steps"] = {"value": len(lines)}
     if before:
         group["kind_of_gain"] = {"value": kind_of_gain(before, after)}

@@ -120,14 +120,14 @@ class Group(nnx.Module):
         # String keys, not a list: they name the parameters in checkpoints.
         self.blocks = nnx.Dict({f"layer_{i}": Block(m, spec, rngs) for i, spec in enumerate(specs)})
 
-    def __call__(self, x_BTD, positions_BT, mask, cache):
+    def __call__(self, x_BTD, positions_BT, mask, cache: kv_cache.Cache | None):
         new_cache = {"k": [], "v": []}
         for i, block in enumerate(self.blocks.values()):
-            layer_cache = None if cache is None else {"k": cache["k"][i], "v": cache["v"][i]}
+            layer_cache = cache and {key: arrays[i] for key, arrays in cache.items()}
             x_BTD, layer_cache = block(x_BTD, positions_BT, mask, layer_cache)
             for key in new_cache if layer_cache else ():
                 new_cache[key].append(layer_cache[key])
-        return x_BTD, (new_cache if cache is not None else None)
+        return x_BTD, new_cache
 
 
 class Transformer(nnx.Module):
@@ -148,33 +148,45 @@ class Transformer(nnx.Module):
     def __call__(self, tokens_BT, positions_BT, segments_BT, cache: dict | None = None):
         # The embedding is scaled to unit variance: the residual stream starts at the size that the norms expect.
         x_BTD = self.embedding[...][tokens_BT].astype(self.dtype) * self.embedding.shape[1] ** 0.5
-        mask = (
-            training_mask(positions_BT, segments_BT) if cache is None else cached_mask(positions_BT, segments_BT, cache)
-        )
+        if cache is None:
+            x_BTD = self._layers(x_BTD, positions_BT, training_mask(positions_BT, segments_BT))
+            return self.norm(x_BTD), None
+        x_BTD, cache = self._layers_with_cache(x_BTD, positions_BT, cached_mask(positions_BT, cache), cache)
+        return self.norm(x_BTD), cache
+
+    def _layers(self, x_BTD, positions_BT, mask: Mask):
         graph, stacked = nnx.split(self.stack)
 
         def one_group(x_BTD, group):
-            state, group_cache = group
-            return nnx.merge(graph, state)(x_BTD, positions_BT, mask, group_cache)
+            return nnx.merge(graph, group)(x_BTD, positions_BT, mask, None)[0], None
 
-        if cache is None and self.remat:
-            one_group = jax.checkpoint(one_group)
-        x_BTD, stack_cache = jax.lax.scan(one_group, x_BTD, (stacked, cache["stack"] if cache else None))
-        x_BTD, tail_cache = self.tail(x_BTD, positions_BT, mask, cache["tail"] if cache else None)
-        new_cache = {"stack": stack_cache, "tail": tail_cache} if cache else None
-        return self.norm(x_BTD), new_cache
+        x_BTD, _ = jax.lax.scan(jax.checkpoint(one_group) if self.remat else one_group, x_BTD, stacked)
+        return self.tail(x_BTD, positions_BT, mask, None)[0]
+
+    def _layers_with_cache(self, x_BTD, positions_BT, mask: Mask, cache: kv_cache.Cache):
+        """Layer by layer, so that every layer's cache is updated in place."""
+        graph, stacked = nnx.split(self.stack)
+        groups = [nnx.merge(graph, jax.tree.map(lambda w, i=i: w[i], stacked)) for i in range(self.groups)]
+        new_cache, at = {"k": [], "v": []}, 0
+        for group in (*groups, self.tail):
+            layers = slice(at, at := at + len(group.blocks))
+            part = {key: arrays[layers] for key, arrays in cache.items()}
+            x_BTD, part = group(x_BTD, positions_BT, mask, part)
+            for key, arrays in part.items():
+                new_cache[key] += arrays
+        return x_BTD, new_cache
 
 
 def training_mask(positions_BT: jax.Array, segments_BT: jax.Array) -> Mask:
     # Rows hold whole segments in order, so the place in the row orders keys; positions restart in each segment.
     place_BT = jnp.broadcast_to(jnp.arange(segments_BT.shape[1])[None], segments_BT.shape)
-    return Mask(place_BT, segments_BT, place_BT, segments_BT)
+    return Mask(place_BT, segments_BT, place_BT, segments_BT, aligned=True)
 
 
-def cached_mask(positions_BT: jax.Array, segments_BT: jax.Array, cache: dict) -> Mask:
-    leaf_GBSKH = jax.tree.leaves(cache)[0]
-    slots_BS = jnp.broadcast_to(jnp.arange(leaf_GBSKH.shape[-3])[None], leaf_GBSKH.shape[-4:-2])
-    return Mask(positions_BT, jnp.ones_like(positions_BT), slots_BS, jnp.ones_like(slots_BS))
+def cached_mask(positions_BT: jax.Array, cache: kv_cache.Cache) -> Mask:
+    B, S = cache["k"][0].shape[:2]
+    slots_BS = jnp.broadcast_to(jnp.arange(S), (B, S))
+    return Mask(positions_BT, jnp.ones_like(positions_BT), slots_BS, jnp.ones_like(slots_BS), aligned=False)
 
 
 def padded_vocab(vocab_size: int) -> int:
@@ -227,9 +239,5 @@ def head_DV(m: ConfigDict, params: Params) -> jax.Array:
     return params["embedding"].T if m.tied_embedding else params["head"]
 
 
-def empty_cache(m: ConfigDict, batch: int, length: int):
-    groups, remainder = divmod(m.layers, len(m.layer_pattern))
-    dtype = jnp.dtype(m.compute_dtype)
-    stack = kv_cache.empty(groups, len(m.layer_pattern), batch, length, m.kv_heads, m.head_dim, dtype)
-    tail = kv_cache.empty(1, remainder, batch, length, m.kv_heads, m.head_dim, dtype)
-    return {"stack": stack, "tail": jax.tree.map(lambda a_GBSKH: a_GBSKH[0], tail)}
+def empty_cache(m: ConfigDict, batch: int, length: int) -> kv_cache.Cache:
+    return kv_cache.empty(m.layers, batch, length, m.kv_heads, m.head_dim, jnp.dtype(m.compute_dtype))

@@ -207,7 +207,7 @@ def rl_curves(rows: list[dict[str, Any]]) -> str:
     _curve(axes[1, 0], rows, "thinks", BLUE)
     axes[1, 0].set(ylabel="share of answers", xlabel="step", ylim=(-0.03, 1.03), title="Thinks before answering")
     _percent(axes[1, 0])
-    _curve(axes[1, 1], rows, "logp_gap", RED)
+    _curve(axes[1, 1], rows, "logp_gap_max", RED)
     axes[1, 1].set(ylabel="nats per token", xlabel="step", title="Sampler against trainer, log-probability gap")
     axes[1, 1].set_ylim(bottom=0)
     return _svg(figure)

@@ -23,7 +23,7 @@ from llm_jax.sampling.engine import Completion, Engine, Request
 from llm_jax.tokenizer import Tokenizer
 from llm_jax.tools.python import PythonTool
 
-ROW_BUCKET = 16  # rows of a training batch are padded to a multiple of this, so that few shapes compile
+ROW_BUCKET = 64  # rows of a training batch are padded to a multiple of this: one shape; empty microbatches are skipped
 KEPT_TRANSCRIPTS = 4  # of each step
 
 
@@ -51,8 +51,7 @@ def policy_loss(context: train.Context):
         weights_BT = batch["weights"]
         per_token_BT = token_losses(logp_BT, batch["old_logp"], batch["advantages"])
         gap_BT = jnp.abs(logp_BT - batch["old_logp"]) * weights_BT
-        total = jnp.maximum(weights_BT.sum(), 1.0)
-        metrics = {"logp_gap": gap_BT.max(), "logp_gap_mean": gap_BT.sum() / total}
+        metrics = {"logp_gap_max": gap_BT.max(), "logp_gap": gap_BT.sum()}
         return jnp.sum(per_token_BT * weights_BT), weights_BT.sum(), metrics
 
     return loss
@@ -165,9 +164,14 @@ def figures(outcomes: list[Outcome], completions: list[Completion], rewards_PG: 
 def pack_rollouts(requests: list[Request], completions: list[Completion], advantage, length: int, pad: int) -> dict:
     """Rollouts -> rows of the training step, several to a row (first fit, longest first).
 
-    Weights are 1 on sampled tokens and 0 on prompts and on what tools wrote.
+    Weights are 1 on sampled tokens and 0 on prompts and on what tools wrote. Rollouts without an advantage, those of
+    groups that were all right or all wrong, have no gradient and are left out; the others' advantages are scaled so
+    that the mean is still over the tokens of all.
     """
-    order = sorted(range(len(requests)), key=lambda i: -(len(requests[i].prompt) + len(completions[i].ids)))
+    sampled = np.array([sum(done.sampled_mask) for done in completions])
+    kept = [i for i in range(len(requests)) if advantage[i]]
+    advantage = np.asarray(advantage) * (sampled[kept].sum() / max(1, sampled.sum()))
+    order = sorted(kept, key=lambda i: -(len(requests[i].prompt) + len(completions[i].ids)))
     rows: list[list[int]] = []
     free: list[int] = []
     for i in order:
@@ -181,7 +185,7 @@ def pack_rollouts(requests: list[Request], completions: list[Completion], advant
             at = len(rows) - 1
         rows[at].append(i)
         free[at] -= need
-    B = -(-len(rows) // ROW_BUCKET) * ROW_BUCKET
+    B = -(-max(1, len(rows)) // ROW_BUCKET) * ROW_BUCKET
     out = {name: np.zeros((B, length + 1), np.int32) for name in ("tokens", "segments", "positions")}
     out["tokens"][:] = pad
     out |= {name: np.zeros((B, length + 1), np.float32) for name in ("weights", "old_logp", "advantages")}
@@ -204,7 +208,7 @@ def pack_rollouts(requests: list[Request], completions: list[Completion], advant
 def run(context: train.Context, params, tokenizer: Tokenizer):
     config = context.config
     tool = PythonTool()
-    engine = Engine(config.model, tokenizer, context.mesh, config.rl.batch, {"python": tool.answer})
+    engine = Engine(config.model, tokenizer, context.mesh, config.rl.slots, {"python": tool.answer})
     axes = transformer.param_axes(context.model, context.vocab_size)
     warmup = max(1, config.rl.steps // 20)
     rate = lambda step: config.rl.learning_rate * jnp.minimum(1.0, (step + 1) / warmup)  # noqa: E731

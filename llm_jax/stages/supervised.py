@@ -45,7 +45,8 @@ def cross_entropy_loss(context: train.Context):
 
 def total_nats(context: train.Context, path: Path, batch: int):
     """A function params -> (nats, targets) over all rows of a file, each once."""
-    loss = jax.jit(cross_entropy_loss(context))
+    batch_loss = cross_entropy_loss(context)
+    loss = jax.jit(lambda params, batch: batch_loss(params, jax.tree.map(lambda x: x[0], batch)))
     count = rows.facts(path)["rows"]
     source = [rows.from_bytes(r) for r in loader.read_all(path)]
     pad = {name: np.zeros_like(value) for name, value in source[0].items()}

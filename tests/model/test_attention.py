@@ -4,13 +4,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llm_jax.model import attention as attention_module
 from llm_jax.model.attention import LayerSpec, Mask, attention
 
-B, T, N, K, H = 2, 9, 4, 2, 6
+B, N, K, H = 2, 4, 2, 6
 
 
 def naive(q, k, v, segments, window: int) -> np.ndarray:
     """Each query over the keys it may see, one at a time, in float64."""
+    T = q.shape[1]
     out = np.zeros((B, T, N, H))
     for b, t, n in np.ndindex(B, T, N):
         kv = n // (N // K)
@@ -21,20 +23,22 @@ def naive(q, k, v, segments, window: int) -> np.ndarray:
     return out
 
 
-@pytest.mark.parametrize("window", [0, 1, 3, 100])
-def test_attention_matches_the_loop(window):
+@pytest.mark.parametrize("window", [0, 1, 3, 5, 100])
+@pytest.mark.parametrize("T, block, aligned", [(9, 64, True), (9, 64, False), (23, 4, True)])
+def test_attention_matches_the_loop(window, T, block, aligned, monkeypatch):
+    monkeypatch.setattr(attention_module, "BLOCK", block)
     rng = np.random.default_rng(window)
     q, k, v = rng.normal(size=(B, T, N, H)), rng.normal(size=(B, T, K, H)), rng.normal(size=(B, T, K, H))
-    segments = np.array([[1, 1, 1, 1, 2, 2, 2, 3, 0], [1] * T])
+    segments = np.array([np.repeat([1, 2, 3, 0], [4, 3, T - 8, 1]), [1] * T])
     places = np.broadcast_to(np.arange(T), (B, T))
-    mask = Mask(*map(jnp.asarray, (places, segments, places, segments)))
+    mask = Mask(*map(jnp.asarray, (places, segments, places, segments)), aligned=aligned)
     ours = attention(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), mask, window)
     np.testing.assert_allclose(ours, naive(q, k, v, segments, window), atol=1e-5)
 
 
 def test_a_query_that_sees_nothing_gives_numbers():
     ones = jnp.ones((1, 2, 1, 4))
-    mask = Mask(jnp.array([[0, 1]]), jnp.array([[1, 1]]), jnp.array([[0, 1]]), jnp.array([[2, 2]]))
+    mask = Mask(jnp.array([[0, 1]]), jnp.array([[1, 1]]), jnp.array([[0, 1]]), jnp.array([[2, 2]]), aligned=False)
     assert jnp.isfinite(attention(ones, ones, ones, mask, 0)).all()
 
 

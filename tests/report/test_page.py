@@ -185,7 +185,7 @@ def fake_curves(steps: int = 1200) -> dict[str, list[dict]]:
             "thinks": min(1.0, 0.8 + s / 500),
             "entropy": 0.4,
             "completion_length": 60 + s / 4 + noise.gauss(0, 5),
-            "logp_gap": abs(noise.gauss(0.005, 0.002)),
+            "logp_gap_max": abs(noise.gauss(0.005, 0.002)),
             "accuracy": 0.35 + 0.3 * s / 120 + noise.gauss(0, 0.05),
         }
         for s in range(120)

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from llm_jax.config import UserError
-from llm_jax.sampling import engine as engine_module
+from llm_jax.sampling import decode
 from llm_jax.sampling.engine import Engine, Request
 
 BATCH, NEW, LONGEST = 4, 20, 96
@@ -220,7 +220,7 @@ def test_a_long_output_is_cut_and_still_closed(tiny_model, tokenizer, mesh, para
     done = tools.generate(params, [call_request(tokenizer, encoded(tokenizer)[0], "1", 64)])[0]
     start = done.ids.index(tokenizer.open["output"])
     end = done.ids.index(tokenizer.close["output"])
-    assert end - start + 1 == engine_module.FORCED_ROOM
+    assert end - start + 1 == decode.FORCED_ROOM
     assert not any(done.sampled_mask[start : end + 1]) and done.sampled_mask[end + 1] == 1
 
 
@@ -251,7 +251,7 @@ def test_a_bare_closing_id_calls_nothing(tiny_model, tokenizer, mesh, params):
 
 def test_too_long_an_opening_is_a_users_mistake(engine, tokenizer, params):
     with pytest.raises(UserError):
-        engine.generate(params, [Request([tokenizer.bos], forced=(5,) * (engine_module.FORCED_ROOM + 1))])
+        engine.generate(params, [Request([tokenizer.bos], forced=(5,) * (decode.FORCED_ROOM + 1))])
 
 
 def test_top_holds_the_most_likely_in_order(engine, reference, tokenizer, params):
@@ -281,7 +281,7 @@ def test_an_empty_prompt_is_a_users_mistake(engine, params):
 def test_a_second_call_of_the_same_shapes_compiles_nothing(engine, tokenizer, params):
     prompts = encoded(tokenizer)
     engine.generate(params, [Request(prompts[0], max_new_tokens=NEW)])
-    compiled = engine_module.prefill._cache_size(), engine_module.decode_chunk._cache_size()
+    compiled = decode.admit._cache_size(), decode.decode_chunk._cache_size()
     requests = [Request(p, 1 + i, 1.0, NEW - i, suppress=(i,)) for i, p in enumerate(prompts)]
     engine.generate(jax.tree.map(lambda x: x + 0, params), requests)
-    assert (engine_module.prefill._cache_size(), engine_module.decode_chunk._cache_size()) == compiled
+    assert (decode.admit._cache_size(), decode.decode_chunk._cache_size()) == compiled

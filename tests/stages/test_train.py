@@ -58,12 +58,13 @@ def spoil(batch):
 
 def regression_batch(seed: int) -> dict:
     rng = np.random.default_rng(seed)
-    return {"x": rng.normal(size=(4, 6)).astype(np.float32), "y": rng.normal(size=(4, 5)).astype(np.float32)}
+    x, y = rng.normal(size=(4, 6)).astype(np.float32), rng.normal(size=(4, 5)).astype(np.float32)
+    return {"x": x, "y": y, "weights": np.ones(4, np.float32)}
 
 
 def regression_loss(params, batch):
     error = batch["x"] @ params["w"] + params["b"][None] - batch["y"]
-    return (error**2).sum(), jnp.float32(4), {"error": jnp.abs(error).max()}
+    return (error**2).sum(), jnp.float32(4), {"error_max": jnp.abs(error).max()}
 
 
 @pytest.fixture
@@ -237,7 +238,7 @@ def test_a_batch_without_targets_changes_nothing_but_the_state():
     job = train.Job("x", 1, optax.sgd(1.0), lambda p, b: (p["w"].sum() * 0, jnp.float32(0), {}), None)
     params = {"w": jnp.ones(3)}
     state, step = train.prepare(job, params, sharding.make_mesh(config.default().mesh))
-    params, _, metrics = step(params, {}, state, {})
+    params, _, metrics = step(params, {}, state, {"weights": jnp.zeros((1, 2))})
     assert metrics["loss"] == 0 and np.array_equal(params["w"], np.ones(3))
 
 
@@ -267,3 +268,17 @@ def test_a_transformer_resumes_bit_for_bit(context, stores, tokenizer, draw_para
         run("broken", 3)
     stores[-1].wait()
     assert identical(whole, run("broken")) and not identical(whole, draw_params(context.model, vocab))
+
+
+def test_microbatches_give_the_loss_of_the_whole_batch(context, tokenizer, params):
+    """Uneven numbers of targets, and one microbatch without any: the mean is over all targets."""
+    B, T, V = 8, 16, tokenizer.vocab_size
+    rng = np.random.default_rng(0)
+    weights = (rng.uniform(size=(B, T)) < np.linspace(0.1, 0.9, B)[:, None]).astype(np.float32)
+    weights[4:6] = 0
+    batch = {name: rng.integers(0, V, (B, T)).astype(np.int32) for name in ("tokens", "targets")}
+    batch |= {"segments": np.ones((B, T), np.int32), "positions": np.tile(np.arange(T), (B, 1)), "weights": weights}
+    step = jax.jit(lambda params, batch: train.gradients(cross_entropy_loss(context), params, {}, batch)[:2])
+    whole, parts = (jax.tree.map(lambda x, n=n: x.reshape(n, -1, T), batch) for n in (1, 4))
+    for a, b in zip(jax.tree.leaves(step(params, whole)), jax.tree.leaves(step(params, parts)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
