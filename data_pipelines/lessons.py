@@ -14,18 +14,20 @@ SUM_TITLES = ("Sums", "Adding and taking away", "A page of sums", "Practice", "N
 WORKED_TITLES = ("Step by step", "Worked examples", "One step at a time", "Longer sums")
 WORD_TITLES = ("Letters and words", "A spelling lesson", "Looking at letters")
 ORDER_TITLES = ("Which is more?", "Putting numbers in order", "Comparing numbers")
+# What stands between a question and its answer. Where it is always the same, a model learns to find the numbers at a
+# fixed distance, and has to learn it again when a chat puts other tokens there.
+JOINTS = (" ", " ", "\n", "\nAnswer: ", " Answer: ", "\nA: ", " It is ", " The answer is ")
 
 
 def step_lines(rng: random.Random, count: int) -> Iterator[str]:
-    """Single steps as they come up in longer sums; some as a question with its answer."""
+    """Single steps as they come up in longer sums; half as a question with its answer."""
     while count:
         numbers, signs = arithmetic.draw(rng, rng.choice((2, 2, 3, 4)))
         left, sign, right, answer = arithmetic.steps(numbers, signs)[-1]
         if arithmetic.is_held_out(left, sign, right):
             continue
         asked = rng.choice(arithmetic.WORDINGS).format(e=f"{left}{sign}{right}")
-        plain = f"{left}{sign}{right}={answer}"
-        yield plain if rng.random() < 0.5 else f"{asked} {answer}"
+        yield f"{left}{sign}{right}={answer}" if rng.random() < 0.5 else f"{asked}{rng.choice(JOINTS)}{answer}"
         count -= 1
 
 
@@ -52,7 +54,7 @@ def lesson_documents(seed: int, amount: float, lists: dict[str, list[str]]) -> I
     """All lesson pages; `amount` scales their number."""
     rng = random.Random(f"{seed}/lessons")
     kinds = (
-        ("sums", SUM_PAGES, SUM_TITLES, lambda: "\n".join(step_lines(rng, rng.randint(20, 28)))),
+        ("sums", SUM_PAGES, SUM_TITLES, lambda: "\n".join(step_lines(rng, rng.randint(19, 26)))),
         ("worked", WORKED_PAGES, WORKED_TITLES, lambda: "\n\n".join(worked_line(rng) for _ in range(6))),
         ("words", WORD_PAGES, WORD_TITLES, lambda: "\n\n".join(word_line(rng, lists) for _ in range(6))),
         ("order", ORDER_PAGES, ORDER_TITLES, lambda: "\n".join(order_line(rng, lists) for _ in range(8))),

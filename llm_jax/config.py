@@ -70,8 +70,8 @@ def default() -> ConfigDict:
     c.pretrain = stage_section(steps=0, batch=8)  # steps 0: one pass over the rows
     c.pretrain.learning_rate_scale = 1.0  # of the optimizer's peak rates
     c.sft = stage_section(steps=0, batch=8)
-    c.sft.learning_rate_scale = 0.3
-    c.sft.epochs = 2  # passes over the conversations when steps is 0
+    c.sft.learning_rate_scale = 0.5
+    c.sft.epochs = 1  # passes over the conversations when steps is 0
 
     c.rl = stage_section(steps=36, batch=192)  # batch: rollouts a step
     c.rl.group = 8  # rollouts of one prompt
@@ -95,7 +95,7 @@ def default() -> ConfigDict:
     c.checkpoint.keep = 2  # newest checkpoints to keep
 
     c.log = ConfigDict()
-    c.log.eval_every = 200  # steps between validation losses
+    c.log.eval_every = 400  # steps between validation losses
     return c
 
 

@@ -5,6 +5,7 @@ compile time does not grow with depth. Modules only define; training and samplin
 `init_params` and `apply` over a plain nested dict of arrays.
 """
 
+import dataclasses
 import functools
 import json
 from typing import Any
@@ -50,14 +51,27 @@ class RMSNorm(nnx.Module):
         return (x32 * scale).astype(x.dtype)
 
 
-def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, base: float) -> jax.Array:
-    """Rotary embedding (Su et al. 2021), halves paired as in Llama and Qwen."""
-    half = x_BTNH.shape[-1] // 2
-    frequency_h = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle_BT1h = positions_BT[:, :, None, None].astype(jnp.float32) * frequency_h[None, None, None]
-    sin, cos = jnp.sin(angle_BT1h), jnp.cos(angle_BT1h)
-    a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where each token of its document stands, and its rotary angles: the same for every layer."""
+
+    positions_BT: jax.Array
+    sin_BT1h: jax.Array
+    cos_BT1h: jax.Array
+
+    @classmethod
+    def of(cls, positions_BT: jax.Array, head_dim: int, base: float) -> "Places":
+        half = head_dim // 2
+        frequency_h = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+        angle_BT1h = positions_BT[:, :, None, None].astype(jnp.float32) * frequency_h[None, None, None]
+        return cls(positions_BT, jnp.sin(angle_BT1h), jnp.cos(angle_BT1h))
+
+    def rotate(self, x_BTNH: jax.Array) -> jax.Array:
+        """Rotary embedding (Su et al. 2021), halves paired as in Llama and Qwen."""
+        a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+        sin, cos = self.sin_BT1h, self.cos_BT1h
+        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
 
 
 class Attention(nnx.Module):
@@ -68,20 +82,19 @@ class Attention(nnx.Module):
         self.v = weight(rngs, (D, K, H), ("embed", "kv_heads", None), D**-0.5)
         self.o = weight(rngs, (N, H, D), ("heads", None, "embed"), (N * H) ** -0.5 * (2 * m.layers) ** -0.5)
         self.q_norm, self.k_norm = RMSNorm(H, m.norm_epsilon), RMSNorm(H, m.norm_epsilon)
-        self.spec, self.rope_base = spec, m.rope_base
+        self.spec = spec
 
-    def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array, mask: Mask, cache: dict | None):
+    def __call__(self, x_BTD: jax.Array, places: Places, mask: Mask, cache: dict | None):
         q_BTNH = self.q_norm(project(x_BTD, self.q))
         k_BTKH = self.k_norm(project(x_BTD, self.k))
         v_BTKH = project(x_BTD, self.v)
         if self.spec.rotary:
-            q_BTNH = rotate(q_BTNH, positions_BT, self.rope_base)
-            k_BTKH = rotate(k_BTKH, positions_BT, self.rope_base)
+            q_BTNH, k_BTKH = places.rotate(q_BTNH), places.rotate(k_BTKH)
         if cache is None:
             k_BSKH, v_BSKH = k_BTKH, v_BTKH
         else:
-            k_BSKH = kv_cache.write(cache["k"], k_BTKH, positions_BT)
-            v_BSKH = kv_cache.write(cache["v"], v_BTKH, positions_BT)
+            k_BSKH = kv_cache.write(cache["k"], k_BTKH, places.positions_BT)
+            v_BSKH = kv_cache.write(cache["v"], v_BTKH, places.positions_BT)
             cache = {"k": k_BSKH, "v": v_BSKH}
         out_BTNH = attention(q_BTNH, k_BSKH, v_BSKH, mask, self.spec.window)
         return project(out_BTNH, self.o, contracted=2), cache
@@ -107,8 +120,8 @@ class Block(nnx.Module):
         self.ff_norm = RMSNorm(m.dim, m.norm_epsilon)
         self.ff = FeedForward(m, rngs)
 
-    def __call__(self, x_BTD, positions_BT, mask, cache):
-        out_BTD, cache = self.attention(self.attention_norm(x_BTD), positions_BT, mask, cache)
+    def __call__(self, x_BTD, places: Places, mask: Mask, cache: dict | None):
+        out_BTD, cache = self.attention(self.attention_norm(x_BTD), places, mask, cache)
         x_BTD = x_BTD + out_BTD
         return x_BTD + self.ff(self.ff_norm(x_BTD)), cache
 
@@ -120,11 +133,11 @@ class Group(nnx.Module):
         # String keys, not a list: they name the parameters in checkpoints.
         self.blocks = nnx.Dict({f"layer_{i}": Block(m, spec, rngs) for i, spec in enumerate(specs)})
 
-    def __call__(self, x_BTD, positions_BT, mask, cache: kv_cache.Cache | None):
+    def __call__(self, x_BTD, places: Places, mask: Mask, cache: kv_cache.Cache | None):
         new_cache = {"k": [], "v": []}
         for i, block in enumerate(self.blocks.values()):
             layer_cache = cache and {key: arrays[i] for key, arrays in cache.items()}
-            x_BTD, layer_cache = block(x_BTD, positions_BT, mask, layer_cache)
+            x_BTD, layer_cache = block(x_BTD, places, mask, layer_cache)
             for key in new_cache if layer_cache else ():
                 new_cache[key].append(layer_cache[key])
         return x_BTD, new_cache
@@ -144,26 +157,27 @@ class Transformer(nnx.Module):
         self.norm = RMSNorm(m.dim, m.norm_epsilon)
         self.head = None if m.tied_embedding else weight(rngs, (m.dim, V), ("embed", "vocab"), m.dim**-0.5)
         self.dtype, self.remat = jnp.dtype(m.compute_dtype), m.remat
+        self.head_dim, self.rope_base = m.head_dim, m.rope_base
 
     def __call__(self, tokens_BT, positions_BT, segments_BT, cache: dict | None = None):
         # The embedding is scaled to unit variance: the residual stream starts at the size that the norms expect.
         x_BTD = self.embedding[...][tokens_BT].astype(self.dtype) * self.embedding.shape[1] ** 0.5
+        places = Places.of(positions_BT, self.head_dim, self.rope_base)
         if cache is None:
-            x_BTD = self._layers(x_BTD, positions_BT, training_mask(positions_BT, segments_BT))
-            return self.norm(x_BTD), None
-        x_BTD, cache = self._layers_with_cache(x_BTD, positions_BT, cached_mask(positions_BT, cache), cache)
+            return self.norm(self._layers(x_BTD, places, training_mask(segments_BT))), None
+        x_BTD, cache = self._layers_with_cache(x_BTD, places, cached_mask(positions_BT, cache), cache)
         return self.norm(x_BTD), cache
 
-    def _layers(self, x_BTD, positions_BT, mask: Mask):
+    def _layers(self, x_BTD, places: Places, mask: Mask):
         graph, stacked = nnx.split(self.stack)
 
         def one_group(x_BTD, group):
-            return nnx.merge(graph, group)(x_BTD, positions_BT, mask, None)[0], None
+            return nnx.merge(graph, group)(x_BTD, places, mask, None)[0], None
 
         x_BTD, _ = jax.lax.scan(jax.checkpoint(one_group) if self.remat else one_group, x_BTD, stacked)
-        return self.tail(x_BTD, positions_BT, mask, None)[0]
+        return self.tail(x_BTD, places, mask, None)[0]
 
-    def _layers_with_cache(self, x_BTD, positions_BT, mask: Mask, cache: kv_cache.Cache):
+    def _layers_with_cache(self, x_BTD, places: Places, mask: Mask, cache: kv_cache.Cache):
         """Layer by layer, so that every layer's cache is updated in place."""
         graph, stacked = nnx.split(self.stack)
         groups = [nnx.merge(graph, jax.tree.map(lambda w, i=i: w[i], stacked)) for i in range(self.groups)]
@@ -171,13 +185,13 @@ class Transformer(nnx.Module):
         for group in (*groups, self.tail):
             layers = slice(at, at := at + len(group.blocks))
             part = {key: arrays[layers] for key, arrays in cache.items()}
-            x_BTD, part = group(x_BTD, positions_BT, mask, part)
+            x_BTD, part = group(x_BTD, places, mask, part)
             for key, arrays in part.items():
                 new_cache[key] += arrays
         return x_BTD, new_cache
 
 
-def training_mask(positions_BT: jax.Array, segments_BT: jax.Array) -> Mask:
+def training_mask(segments_BT: jax.Array) -> Mask:
     # Rows hold whole segments in order, so the place in the row orders keys; positions restart in each segment.
     place_BT = jnp.broadcast_to(jnp.arange(segments_BT.shape[1])[None], segments_BT.shape)
     return Mask(place_BT, segments_BT, place_BT, segments_BT, aligned=True)

@@ -86,7 +86,7 @@ class Chat:
         for _ in self.say(text):
             pass
         parts, _ = self.tokenizer.parse(self.ids)
-        said = lambda *kinds: "\n".join(p["text"] for p in parts if p["type"] in kinds)  # noqa: E731
+        said = lambda *kinds: "\n".join(p["text"].strip() for p in parts if p["type"] in kinds)  # noqa: E731
         calls = [
             {"tool": call["type"], "input": call["text"], "output": output["text"]}
             for call, output in itertools.pairwise(parts)

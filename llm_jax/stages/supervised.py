@@ -1,6 +1,7 @@
 """What pre-training and SFT share: packed rows in, cross-entropy on the masked targets."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -43,10 +44,14 @@ def cross_entropy_loss(context: train.Context):
     return loss
 
 
-def total_nats(context: train.Context, path: Path, batch: int):
-    """A function params -> (nats, targets) over all rows of a file, each once."""
-    batch_loss = cross_entropy_loss(context)
-    loss = jax.jit(lambda params, batch: batch_loss(params, jax.tree.map(lambda x: x[0], batch)))
+def jitted_nats(context: train.Context):
+    """(params, batch of one microbatch) -> (nats, targets); compiled once for all files that share it."""
+    loss = cross_entropy_loss(context)
+    return jax.jit(lambda params, batch: loss(params, jax.tree.map(lambda x: x[0], batch))[:2])
+
+
+def total_nats(context: train.Context, nats: Callable, path: Path, batch: int):
+    """A function params -> (nats, targets) over all rows of a file, each once; `nats` is from `jitted_nats`."""
     count = rows.facts(path)["rows"]
     source = [rows.from_bytes(r) for r in loader.read_all(path)]
     pad = {name: np.zeros_like(value) for name, value in source[0].items()}
@@ -57,9 +62,8 @@ def total_nats(context: train.Context, path: Path, batch: int):
         batches.append(sharding.put_batch(context.mesh, host_part(loader.targets(stacked))))
 
     def measure(params) -> tuple[float, float]:
-        sums = [loss(params, b)[:2] for b in batches]
-        nats, targets = zip(*jax.device_get(sums), strict=True)
-        return float(np.sum(nats)), float(np.sum(targets))
+        sums, targets = zip(*jax.device_get([nats(params, b) for b in batches]), strict=True)
+        return float(np.sum(sums)), float(np.sum(targets))
 
     return measure
 
@@ -77,7 +81,8 @@ def supervised_job(context: train.Context, stage: str, data: Path, validation: l
     if not noted["targets"]:
         raise UserError(f"{data} has no rows with targets; give stage `data` more text")
     steps = section.steps or math.ceil(noted["rows"] * epochs / section.batch)
-    measures = [total_nats(context, path, section.batch) for path in validation]
+    nats = jitted_nats(context)
+    measures = [total_nats(context, nats, path, section.batch) for path in validation]
 
     def validate(params) -> dict[str, float]:
         sums = np.sum([measure(params) for measure in measures], axis=0)

@@ -43,8 +43,8 @@ class Problem:
 
 
 def spoken(answer: str) -> str:
-    """An answer as the model writes it: words begin with a space, so that they are the tokens they are in a text."""
-    return f" {answer}" if answer[:1].isalpha() else answer
+    """An answer as the model writes it: after a space, so that its tokens are those that it has in a text."""
+    return f" {answer}"
 
 
 def split_of(key: str) -> str:

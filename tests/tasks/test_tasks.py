@@ -136,14 +136,8 @@ def test_solutions_are_graded_right(family, level):
         problem.solution("sung")
 
 
-def test_words_are_spoken_with_a_space_and_graded_the_same():
-    assert [spoken(answer) for answer in ("7", "c-a-t", "Anna is a cook.", "1, 2", "")] == [
-        "7",
-        " c-a-t",
-        " Anna is a cook.",
-        "1, 2",
-        "",
-    ]
+def test_answers_are_spoken_with_a_space_and_graded_the_same():
+    assert [spoken(answer) for answer in ("7", "Anna is a cook.")] == [" 7", " Anna is a cook."]
     problem = draw("spelling", 0, "train", 1)[0]
     assert problem.solution("direct")[0]["text"] == f" {problem.answer}" and grade(
         problem.answer, problem.solution("direct"), True
