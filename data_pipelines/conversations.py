@@ -5,11 +5,12 @@ from collections.abc import Iterator
 
 from llm_jax.tasks import FAMILIES, Problem, spoken
 
-# (family, level) -> {solution style: conversations}. Longer sums are written out as often as answered at once.
+# (family, level) -> {solution style: conversations}. Longer sums are answered at once more often than they are written
+# out, so that a model that takes the likelier way guesses: to think first is what RL is there to find.
 MIX = {
     ("arithmetic", 0): {"direct": 2600, "think": 150},
-    ("arithmetic", 1): {"direct": 800, "think": 700},
-    ("arithmetic", 2): {"direct": 500, "think": 450},
+    ("arithmetic", 1): {"direct": 950, "think": 600},
+    ("arithmetic", 2): {"direct": 600, "think": 400},
     ("calculator", 0): {"tool": 700, "direct": 60},
     ("calculator", 1): {"tool": 700, "direct": 60},
     ("calculator", 2): {"tool": 900, "direct": 80},
