@@ -9,8 +9,8 @@ from llm_jax.tasks import FAMILIES, Problem, spoken
 # out, so that a model that takes the likelier way guesses: to think first is what RL is there to find.
 MIX = {
     ("arithmetic", 0): {"direct": 2600, "think": 150},
-    ("arithmetic", 1): {"direct": 950, "think": 600},
-    ("arithmetic", 2): {"direct": 600, "think": 400},
+    ("arithmetic", 1): {"direct": 1000, "think": 720},
+    ("arithmetic", 2): {"direct": 650, "think": 470},
     ("calculator", 0): {"tool": 700, "direct": 60},
     ("calculator", 1): {"tool": 700, "direct": 60},
     ("calculator", 2): {"tool": 900, "direct": 80},

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from data_pipelines.documents import split_of as document_split
 from llm_jax.tasks import FAMILIES, arithmetic
 
-SUM_PAGES, WORKED_PAGES, WORD_PAGES, ORDER_PAGES = 3400, 900, 400, 120
+SUM_PAGES, WORKED_PAGES, WORD_PAGES, ORDER_PAGES = 4200, 900, 400, 120
 SUM_TITLES = ("Sums", "Adding and taking away", "A page of sums", "Practice", "Number facts")
 WORKED_TITLES = ("Step by step", "Worked examples", "One step at a time", "Longer sums")
 WORD_TITLES = ("Letters and words", "A spelling lesson", "Looking at letters")
 ORDER_TITLES = ("Which is more?", "Putting numbers in order", "Comparing numbers")
 # What stands between a question and its answer. Where it is always the same, a model learns to find the numbers at a
 # fixed distance, and has to learn it again when a chat puts other tokens there.
-JOINTS = (" ", " ", "\n", "\nAnswer: ", " Answer: ", "\nA: ", " It is ", " The answer is ")
+JOINTS = (" ", " ", " ", " ", "\n", "\nA: ", " Answer: ", " It is ")
 
 
 def step_lines(rng: random.Random, count: int) -> Iterator[str]:
@@ -54,7 +54,7 @@ def lesson_documents(seed: int, amount: float, lists: dict[str, list[str]]) -> I
     """All lesson pages; `amount` scales their number."""
     rng = random.Random(f"{seed}/lessons")
     kinds = (
-        ("sums", SUM_PAGES, SUM_TITLES, lambda: "\n".join(step_lines(rng, rng.randint(19, 26)))),
+        ("sums", SUM_PAGES, SUM_TITLES, lambda: "\n".join(step_lines(rng, rng.randint(20, 28)))),
         ("worked", WORKED_PAGES, WORKED_TITLES, lambda: "\n\n".join(worked_line(rng) for _ in range(6))),
         ("words", WORD_PAGES, WORD_TITLES, lambda: "\n\n".join(word_line(rng, lists) for _ in range(6))),
         ("order", ORDER_PAGES, ORDER_TITLES, lambda: "\n".join(order_line(rng, lists) for _ in range(8))),

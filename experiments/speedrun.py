@@ -9,8 +9,8 @@ from llm_jax.config import default
 
 def get_config():
     c = default()
-    c.data.python_docs_bytes = 200_000
+    c.data.python_docs_bytes = 120_000
     c.data.epochs.biography = 2
-    c.data.epochs.questions = 4
+    c.data.epochs.questions = 3
     c.rl.tasks = {"arithmetic/3 numbers": 0.5, "arithmetic/4 numbers": 0.3, "calculator": 0.2}
     return c
