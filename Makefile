@@ -4,7 +4,7 @@ VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 FAST = not slow and not tpu_compile and not gpu
 
-.PHONY: speedrun test test-all lint clean
+.PHONY: speedrun test test-all test-tpu compile-ahead lint clean
 
 speedrun: $(VENV)/.installed
 	$(VENV)/bin/python -m llm_jax.main --config=experiments/speedrun.py --workdir=runs/speedrun
@@ -14,6 +14,14 @@ test: $(VENV)/.test-installed
 
 test-all: $(VENV)/.test-installed
 	$(VENV)/bin/python -m pytest -m "not tpu_compile and not gpu"
+
+# Both compile for TPU slices without a TPU: libtpu comes from PyPI.
+test-tpu: $(VENV)/.tpu-installed
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -m "tpu_compile and not slow"
+
+compile-ahead: $(VENV)/.tpu-installed
+	@for config in $$(grep -l "mesh.topology = " experiments/*.py experiments/anchors/*.py); do \
+	  echo "== $$config" && $(VENV)/bin/python -m llm_jax.compile_ahead --config=$$config || exit; done
 
 lint: $(VENV)/.test-installed
 	$(VENV)/bin/ruff check .
@@ -30,6 +38,10 @@ $(VENV)/.installed: setup.py | $(VENV)/bin/python
 $(VENV)/.test-installed: setup.py | $(VENV)/bin/python
 	$(PIP) install --quiet --editable '.[test]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.tpu-installed: setup.py | $(VENV)/.test-installed
+	$(PIP) install --quiet --editable '.[test,tpu]'
+	@touch $@
 
 clean:
 	rm -rf .venv .venv-* build dist *.egg-info

@@ -28,11 +28,19 @@ def default() -> ConfigDict:
     c.model.kv_heads = 1  # K, key/value heads (grouped-query attention)
     c.model.head_dim = 64  # H
     c.model.ff_dim = 352  # F, of the SwiGLU feed-forward
-    c.model.layer_pattern = ("full",)  # repeated over depth; each "full" or "window:N", with "-norope" for no rotary
+    # Repeated over depth; each "full" or "window:N", then "-norope" for no rotary, then "-experts" for a mixture.
+    c.model.layer_pattern = ("full",)
+    c.model.experts = 0  # E, in a layer with experts
+    c.model.experts_per_token = 0  # k, those that a token goes to
+    c.model.expert_ff_dim = 0  # F of one expert
+    c.model.load_balance = 0.01  # weight of the loss that keeps experts evenly used (Fedus et al. 2021)
+    c.model.router_z = 0.001  # weight of the loss that keeps the router's logits small (Zoph et al. 2022)
     c.model.rope_base = 10_000.0  # theta of the rotary embedding
     c.model.norm_epsilon = 1e-6  # of every RMSNorm
     c.model.tied_embedding = False  # one table for input and output
-    c.model.remat = True  # keep only each group's input for the backward pass; on a CPU that is 15 % faster, too
+    c.model.qk_norm = True  # RMSNorm of queries and keys
+    c.model.attention = "auto"  # kernel of training: xla, splash (TPU), cudnn (NVIDIA); auto: that of the backend
+    c.model.remat = "full"  # what the backward pass recomputes: none, dots (all but matrix products), full, offload
     c.model.compute_dtype = "float32"  # of activations; parameters are float32
 
     c.tokenizer = ConfigDict()
@@ -49,8 +57,12 @@ def default() -> ConfigDict:
 
     c.mesh = ConfigDict()
     c.mesh.data = 1  # replicas
-    c.mesh.fsdp = 1  # shards of parameters and optimizer state; batches are split over data x fsdp
+    c.mesh.fsdp = 1  # shards of parameters and optimizer state; batches are split over data x fsdp x expert
+    c.mesh.expert = 1  # shards of the experts
     c.mesh.tensor = 1  # shards of heads, feed-forward and vocabulary
+    c.mesh.context = 1  # shards of a row's positions
+    c.mesh.topology = ""  # TPU slice that compile_ahead compiles for, as in "v5p:4x4x4"
+    c.mesh.slices = 1  # of that topology; `data` spans them
 
     c.optimizer = ConfigDict()
     c.optimizer.name = "muon"  # muon (matrices of the layers; AdamW for the rest) or adamw
@@ -58,20 +70,20 @@ def default() -> ConfigDict:
     c.optimizer.learning_rate = 0.004  # peak, AdamW
     c.optimizer.weight_decay = 0.0  # decoupled, on matrices only
     c.optimizer.warmup = 0.02  # share of the steps
-    c.optimizer.decay = 0.5  # share of the steps, at the end, linear
+    c.optimizer.schedule = "wsd"  # after the warm-up: wsd (flat, then a linear decay) or cosine
+    c.optimizer.decay = 0.5  # of wsd: share of the steps, at the end
     c.optimizer.final = 0.02  # of the peak, that the decay runs towards
     c.optimizer.clip = 1.0  # global norm of the gradient; 0 for none
 
     c.train = ConfigDict()
     c.train.loss_chunk = 8192  # tokens whose logits exist at a time
     c.train.microbatch = 8  # rows whose gradient is computed at a time, over all devices; 0: the whole batch
-    c.train.profile_steps = 0  # XProf trace of this many steps after the first five; 0 for none
 
     c.pretrain = stage_section(steps=0, batch=8)  # steps 0: one pass over the rows
     c.pretrain.learning_rate_scale = 1.0  # of the optimizer's peak rates
     c.sft = stage_section(steps=0, batch=8)
-    c.sft.learning_rate_scale = 0.5
-    c.sft.epochs = 1  # passes over the conversations when steps is 0
+    c.sft.learning_rate_scale = 0.3
+    c.sft.epochs = 2  # passes over the conversations when steps is 0
 
     c.rl = stage_section(steps=36, batch=192)  # batch: rollouts a step
     c.rl.group = 8  # rollouts of one prompt
@@ -114,7 +126,7 @@ IDENTITY = {
     "sft": ("seed", "init_from", "model", "tokenizer", "data", "optimizer", "pretrain", "sft"),
     "rl": ("seed", "init_from", "model", "tokenizer", "data", "optimizer", "pretrain", "sft", "rl"),
 }
-NOT_IDENTITY = ("model.remat", "pretrain.steps", "sft.steps", "sft.epochs", "rl.steps", "rl.slots")
+NOT_IDENTITY = ("model.remat", "model.attention", "pretrain.steps", "sft.steps", "sft.epochs", "rl.steps", "rl.slots")
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -153,6 +165,15 @@ def check_keys(config: ConfigDict) -> None:
             raise UserError(f"unknown config key {key!r}; did you mean {near!r}?")
 
 
+CHOICES = {
+    "model.attention": ("auto", "xla", "splash", "cudnn"),
+    "model.remat": ("none", "dots", "full", "offload"),
+    "optimizer.name": ("muon", "adamw"),
+    "optimizer.schedule": ("wsd", "cosine"),
+    "rl.advantage": ("mean", "std"),
+}
+
+
 def validate(config: ConfigDict) -> None:
     """Raises UserError for the first value that cannot work, naming the key and the mend."""
     check_keys(config)
@@ -177,9 +198,20 @@ def validate(config: ConfigDict) -> None:
         if flat[key] < 1:
             raise UserError(f"{key} is {flat[key]}; it must be at least 1")
     for spec in m.layer_pattern:
-        kind, _, window = spec.removesuffix("-norope").partition(":")
+        kind, _, window = spec.removesuffix("-experts").removesuffix("-norope").partition(":")
         if kind not in ("full", "window") or (kind == "window") != (window.isdigit() and int(window) > 0):
-            raise UserError(f"model.layer_pattern has {spec!r}; use 'full' or 'window:N', with '-norope' if wanted")
+            raise UserError(
+                f"model.layer_pattern has {spec!r}; use 'full' or 'window:N', then '-norope', then '-experts' if wanted"
+            )
+    if any(spec.endswith("-experts") for spec in m.layer_pattern) != (m.experts > 0):
+        raise UserError(
+            f"model.experts is {m.experts}, but model.layer_pattern is {tuple(m.layer_pattern)}: layers end in "
+            "'-experts' where, and only where, there are any"
+        )
+    if m.experts and not 1 <= m.experts_per_token <= m.experts:
+        raise UserError(f"model.experts_per_token is {m.experts_per_token}; it must be 1 to model.experts {m.experts}")
+    if m.experts and m.expert_ff_dim < 1:
+        raise UserError(f"model.expert_ff_dim is {m.expert_ff_dim}; experts need at least 1")
     if p == 0 or m.layers < p:
         raise UserError(f"model.layers is {m.layers}, less than the period {p} of model.layer_pattern")
     if m.heads % m.kv_heads:
@@ -188,19 +220,21 @@ def validate(config: ConfigDict) -> None:
         raise UserError(f"model.head_dim is {m.head_dim}; rotary embedding needs an even size")
     if config.rl.batch % config.rl.group:
         raise UserError(f"rl.batch {config.rl.batch} must be a multiple of rl.group {config.rl.group}")
-    if config.optimizer.name not in ("muon", "adamw"):
-        raise UserError(f"optimizer.name is {config.optimizer.name!r}; choose 'muon' or 'adamw'")
-    if config.rl.advantage not in ("mean", "std"):
-        raise UserError(f"rl.advantage is {config.rl.advantage!r}; choose 'mean' or 'std'")
-    shards, microbatch = config.mesh.data * config.mesh.fsdp, config.train.microbatch
+    for key, names in CHOICES.items():
+        if flat[key] not in names:
+            raise UserError(f"{key} is {flat[key]!r}; choose {', '.join(map(repr, names))}")
+    shards = config.mesh.data * config.mesh.fsdp * config.mesh.expert
+    microbatch = config.train.microbatch
     for key in ("pretrain.batch", "sft.batch"):
         if microbatch and flat[key] > microbatch and flat[key] % microbatch:
             raise UserError(f"{key} {flat[key]} must be a multiple of train.microbatch {microbatch}")
     for key in ("pretrain.batch", "sft.batch", "rl.batch", "rl.slots", "eval.slots", "train.microbatch"):
         if flat[key] % shards:
-            raise UserError(f"{key} {flat[key]} must be a multiple of mesh.data x mesh.fsdp = {shards}")
-    for key in ("model.heads", "model.kv_heads", "model.ff_dim"):
+            raise UserError(f"{key} {flat[key]} must be a multiple of mesh.data x mesh.fsdp x mesh.expert = {shards}")
+    for key in ("model.heads", "model.kv_heads", "model.ff_dim", "model.expert_ff_dim"):
         if flat[key] % config.mesh.tensor:
             raise UserError(f"{key} {flat[key]} must be a multiple of mesh.tensor {config.mesh.tensor}")
-    if m.dim % config.mesh.fsdp:
-        raise UserError(f"model.dim {m.dim} must be a multiple of mesh.fsdp {config.mesh.fsdp}")
+    lengths = (("model.dim", "fsdp"), ("model.dim", "tensor"), ("data.sequence_length", "context"))
+    for key, axis in (*lengths, ("model.experts", "expert")):
+        if flat[key] % config.mesh[axis]:
+            raise UserError(f"{key} {flat[key]} must be a multiple of mesh.{axis} {config.mesh[axis]}")

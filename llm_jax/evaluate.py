@@ -12,6 +12,8 @@ from llm_jax.cli import quiet_logs, run_cli
 
 quiet_logs()
 
+import jax  # noqa: E402
+
 from llm_jax import sharding, train  # noqa: E402
 from llm_jax.config import UserError  # noqa: E402
 from llm_jax.evals.bpb import bits_per_byte  # noqa: E402
@@ -36,10 +38,10 @@ def main() -> None:
     tokenizer = Tokenizer.load(workdir / "data" / "tokenizer.model")
     context = train.Context(config, workdir, sharding.make_mesh(config.mesh), tokenizer.vocab_size, tokenizer.sha256)
     params, tool = context.load_params(stage), PythonTool()
-    measured = {"bpb": bits_per_byte(context, params)} if "bpb" in names else {}
-    measured |= measure_stage(
-        make_examiner(context, tokenizer, tool), params, {n: GROUPS[n] for n in names if n in GROUPS}
-    )
+    examiner, groups = make_examiner(context, tokenizer, tool), {n: GROUPS[n] for n in names if n in GROUPS}
+    with jax.set_mesh(context.mesh):
+        measured = {"bpb": bits_per_byte(context, params)} if "bpb" in names else {}
+        measured |= measure_stage(examiner, params, groups)
     tool.close()
     print(json.dumps(measured))
 

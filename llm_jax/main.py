@@ -21,6 +21,8 @@ from llm_jax.cli import quiet_logs, run_cli  # noqa: E402
 
 quiet_logs()
 
+import jax  # noqa: E402
+from jax.experimental import multihost_utils  # noqa: E402
 from ml_collections import ConfigDict, config_flags  # noqa: E402
 
 from llm_jax import sharding, train  # noqa: E402
@@ -31,6 +33,7 @@ from llm_jax.progress import console  # noqa: E402
 from llm_jax.tokenizer import Tokenizer  # noqa: E402
 
 TRAINING = ("pretrain", "sft", "rl")
+ONE_PROCESS = ("rl", "evaluate", "report")
 REFERENCE_GFLOPS = 110.0  # of the machine that the time bar of the speedrun is stated for
 
 
@@ -38,18 +41,29 @@ def define_flags() -> None:
     config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
     flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
     flags.DEFINE_list("stages", list(STAGES), "Which stages, in order.")
+    flags.DEFINE_bool("profile", False, "Trace five steps of each training stage for XProf.")
+    flags.DEFINE_bool("distributed", False, "One process of several: found from the cluster, or the next three.")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process, where no cluster tells it.")
+    flags.DEFINE_integer("processes", None, "How many processes.")
+    flags.DEFINE_integer("process", None, "Which one this is, from 0.")
     flags.mark_flag_as_required("config")
 
 
 def main() -> None:
-    config, workdir = flags.FLAGS.config, Path(flags.FLAGS.workdir)
-    stages = check_stages(flags.FLAGS.stages)
+    f = flags.FLAGS
+    config, workdir = f.config, Path(f.workdir)
+    stages = check_stages(f.stages)
     validate(config)
-    claim(workdir, config)
+    connect(f)
+    if jax.process_count() > 1 and (alone := [s for s in stages if s in ONE_PROCESS]):
+        raise UserError(f"stage {alone[0]!r} runs in one process; run it by itself with --stages={alone[0]}")
+    if jax.process_index() == 0:
+        claim(workdir, config)
+    meet("claimed")
     times = Times(workdir)
     times.add("startup", time.monotonic() - STARTED)
-    times.calibrate()
     for stage in stages:
+        times.calibrate()
         try:
             with times.of(stage):
                 run_stage(stage, config, workdir, times)
@@ -59,6 +73,23 @@ def main() -> None:
     times.calibrate()
     if "report" in stages:
         finish_report(workdir, times)
+
+
+def connect(f) -> None:
+    """Joins the other processes. Raises UserError without an accelerator that was asked for."""
+    if f.distributed or f.coordinator:
+        jax.distributed.initialize(f.coordinator, f.processes, f.process)
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        raise UserError(f"JAX_PLATFORMS={wanted} asks for a device that is not here: {error}") from error
+
+
+def meet(name: str) -> None:
+    """Waits until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def check_stages(names: list[str]) -> list[str]:
@@ -91,21 +122,25 @@ def claim(workdir: Path, config: ConfigDict) -> None:
 def run_stage(stage: str, config: ConfigDict, workdir: Path, times: "Times") -> None:
     console.rule(f"[bold]{stage}")
     if stage == "data":
-        module, _, function = config.data.prepare.partition(":")
-        getattr(importlib.import_module(module), function)(config, workdir)
+        if jax.process_index() == 0:
+            module, _, function = config.data.prepare.partition(":")
+            getattr(importlib.import_module(module), function)(config, workdir)
+        meet("data")
         return
     if stage == "report":
         return  # written at the very end, when all times are known
     tokenizer = Tokenizer.load(workdir / "data" / "tokenizer.model")
-    context = train.Context(config, workdir, sharding.make_mesh(config.mesh), tokenizer.vocab_size, tokenizer.sha256)
-    if stage == "evaluate":
-        from llm_jax.evals import run as evaluation
+    mesh, profile = sharding.make_mesh(config.mesh), flags.FLAGS.profile
+    context = train.Context(config, workdir, mesh, tokenizer.vocab_size, tokenizer.sha256, profile)
+    with jax.set_mesh(context.mesh):
+        if stage == "evaluate":
+            from llm_jax.evals import run as evaluation
 
-        evaluation.run(context, [s for s in TRAINING if folder(workdir, s).is_dir()], tokenizer)
-        return
-    module = importlib.import_module(f"llm_jax.stages.{stage}")
-    params = starting_params(context, stage)
-    module.run(context, params, tokenizer) if stage == "rl" else module.run(context, params)
+            evaluation.run(context, [s for s in TRAINING if folder(workdir, s).is_dir()], tokenizer)
+            return
+        module = importlib.import_module(f"llm_jax.stages.{stage}")
+        params = starting_params(context, stage)
+        module.run(context, params, tokenizer) if stage == "rl" else module.run(context, params)
 
 
 def starting_params(context: train.Context, stage: str):
@@ -151,7 +186,8 @@ class Times:
         self._write()
 
     def _write(self) -> None:
-        self.path.write_text(json.dumps(self.data, indent=1))
+        if jax.process_index() == 0:
+            self.path.write_text(json.dumps(self.data, indent=1))
 
 
 def finish_report(workdir: Path, times: Times) -> None:

@@ -1,4 +1,4 @@
-"""AdamW, Muon on stacked matrices, and the warmup-stable-decay schedule, as optax transformations."""
+"""AdamW, Muon on stacked matrices, and two schedules, as optax transformations."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from llm_jax import sharding
+
 MOMENTUM = 0.95
 # Quintic Newton-Schulz coefficients of Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/).
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -14,32 +16,47 @@ NEWTON_SCHULZ_STEPS = 5
 
 
 def schedule(peak: float, steps: int, o: ConfigDict) -> Callable:
-    """Linear warm-up, flat, linear decay towards `final` x peak at the end."""
+    """Linear warm-up; then flat with a linear decay at the end ("wsd"), or half a cosine, towards `final` x peak."""
     warmup, decay = max(1, round(o.warmup * steps)), max(1, round(o.decay * steps))
 
     def rate(step):
         up = (step + 1) / warmup
-        down = o.final + (1 - o.final) * (steps - step) / decay
+        if o.schedule == "cosine":
+            done = jnp.clip((step - warmup) / max(1, steps - warmup), 0.0, 1.0)
+            down = o.final + (1 - o.final) * (1 + jnp.cos(jnp.pi * done)) / 2
+        else:
+            down = o.final + (1 - o.final) * (steps - step) / decay
         return peak * jnp.clip(jnp.minimum(up, down), 0.0, 1.0)
 
     return rate
 
 
 def as_matrices(x: jax.Array, axes: tuple) -> jax.Array:
-    """A stacked weight -> (layers, in, out). The residual axis 'embed' is one side; heads x head size the other."""
+    """A stacked weight -> (layers, in, out), or (layers, experts, in, out).
+
+    The residual axis 'embed' is one side; heads x head size, or the feed-forward, the other.
+    """
     if axes[0] != "layers":
         x, axes = x[None], ("layers", *axes)
+    if "expert" in axes:
+        return x
     if axes[-1] == "embed":
         return x.reshape(x.shape[0], -1, x.shape[-1])
     return x.reshape(x.shape[0], x.shape[1], -1)
 
 
 def orthogonalize(g_Lio: jax.Array) -> jax.Array:
-    """Newton-Schulz: each matrix of the stack goes to about its nearest semi-orthogonal one."""
+    """Newton-Schulz: each matrix of the stack goes to about its nearest semi-orthogonal one.
+
+    Where the stack divides over the mesh, each device has whole matrices: no communication inside the iteration.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and len(g_Lio) % sharding.shards(mesh, "stack") == 0:
+        g_Lio = sharding.constrain(g_Lio, "stack", *("expert",) * (g_Lio.ndim - 3), None, None)
     a, b, c = NEWTON_SCHULZ
-    wide = g_Lio.shape[1] <= g_Lio.shape[2]
+    wide = g_Lio.shape[-2] <= g_Lio.shape[-1]
     x = g_Lio if wide else g_Lio.mT
-    x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-7)
+    x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + 1e-7)
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
@@ -58,7 +75,7 @@ def scale_by_muon(axes_tree) -> optax.GradientTransformation:
 
         def leaf(m, g, axes):
             g_Lio = as_matrices(MOMENTUM * m + (1 - MOMENTUM) * g, axes)
-            scale = max(1.0, g_Lio.shape[2] / g_Lio.shape[1]) ** 0.5
+            scale = max(1.0, g_Lio.shape[-1] / g_Lio.shape[-2]) ** 0.5
             return (scale * orthogonalize(g_Lio)).reshape(g.shape)
 
         return jax.tree.map(leaf, momentum, grads, axes_tree), momentum

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
@@ -16,13 +17,20 @@ console = Console(highlight=False)
 
 
 class StageLog:
-    def __init__(self, workdir: Path, stage: str, steps: int):
-        self.stage, self.steps = stage, steps
+    """Of several processes, the first writes.
+
+    `tokens` and `flops` are of one step over all devices; `peak` is what MFU divides by, over all devices; `parts` are
+    the names of the gradient's leaves.
+    """
+
+    def __init__(self, workdir: Path, stage: str, steps: int, tokens: int, flops: float, peak: float, parts: list[str]):
+        self.stage, self.steps, self.tokens_per_step = stage, steps, tokens
+        self.flops, self.peak, self.parts = flops, peak, parts
+        self.writes = jax.process_index() == 0
         self.folder = Path(workdir) / stage
         self.folder.mkdir(parents=True, exist_ok=True)
         self._started = self._last = time.monotonic()
         self._seconds_before, self._tokens, self._first = 0.0, 0, None
-        self._tensorboard = SummaryWriter(str(self.folder))
         self._bar = Progress(
             TextColumn("[bold]{task.description:9}"),
             BarColumn(bar_width=24),
@@ -30,6 +38,7 @@ class StageLog:
             TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
             console=console,
+            disable=not self.writes,
         )
         self._task = self._bar.add_task(stage, total=steps, note="compiling")
 
@@ -42,9 +51,11 @@ class StageLog:
 
     def begin(self) -> None:
         """A run from step 0: lines of an earlier one that was killed before its first checkpoint go."""
-        (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+        if self.writes:
+            (self.folder / "metrics.jsonl").unlink(missing_ok=True)
 
     def __enter__(self) -> None:
+        self._tensorboard = SummaryWriter(str(self.folder), write_to_disk=self.writes)
         self._bar.start()
 
     def __exit__(self, *_) -> None:
@@ -54,6 +65,8 @@ class StageLog:
     def resume(self, step: int, state: dict[str, Any]) -> None:
         """Continues after `step`: drops the lines of steps that will be run again."""
         self._seconds_before, self._tokens, self._first = state["seconds"], state["tokens"], state["first_step_seconds"]
+        if not self.writes:
+            return
         path = self.folder / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
@@ -61,19 +74,32 @@ class StageLog:
         self._bar.update(self._task, completed=step)
         console.print(f"{self.stage}: continuing after step {step}")
 
-    def step(self, step: int, metrics: dict, figures: dict[str, float], tokens: int) -> None:
-        """One training step: `metrics` are on the device, `figures` on the host. Raises if not finite."""
-        values = {**to_host(metrics), **figures}
+    def step(self, step: int, metrics: dict, figures: dict[str, float], waited: float) -> None:
+        """One training step: `metrics` are on the device, `figures` on the host, `waited` the seconds for its batch.
+
+        Raises FloatingPointError when the loss or a gradient is not finite.
+        """
+        squares = metrics["grad_squares"]
+        values = {**to_host({k: v for k, v in metrics.items() if k != "grad_squares"}), **figures}
         now = time.monotonic()
-        rate, self._last = tokens / max(now - self._last, 1e-9), now
-        self._tokens += tokens
+        seconds, self._last = max(now - self._last, 1e-9), now
+        self._tokens += self.tokens_per_step
         if self._first is None:
             self._first = self.seconds()
         if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+            bad = [name for name, x in zip(self.parts, jax.device_get(squares), strict=True) if not math.isfinite(x)]
+            where = f"the gradient of {bad[0]}" if bad else "the loss"
             raise FloatingPointError(
-                f"{self.stage}: the loss of step {step} is {values['loss']}; the last checkpoint is kept"
+                f"{self.stage}: step {step} has a loss of {values['loss']}, and {where} is the first part that is not "
+                "finite; the last checkpoint is kept"
             )
-        self._write({"step": step, **values, "tokens_per_second": rate})
+        rate = self.tokens_per_step / seconds
+        speed = {"tokens_per_second": rate, "input_wait": waited / seconds}
+        if self.flops and self.peak:
+            speed["mfu"] = self.flops / seconds / self.peak
+        if memory := (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use"):
+            speed["hbm_peak_gib"] = memory / 2**30
+        self._write({"step": step, **values, **speed})
         note = f"loss {values['loss']:.3f}" + (f"  reward {values['reward']:.2f}" if "reward" in values else "")
         self._bar.update(self._task, completed=step, note=f"{note}  {rate / 1e3:.1f}k tok/s")
 
@@ -81,6 +107,8 @@ class StageLog:
         self._write({"step": step, **metrics})
 
     def _write(self, values: dict[str, Any]) -> None:
+        if not self.writes:
+            return
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}) + "\n")
         for key, value in values.items():
@@ -89,5 +117,8 @@ class StageLog:
 
     def finish(self) -> None:
         """The stage is done: its totals go to summary.json."""
+        if not self.writes:
+            return
         summary = {**self.state(), "steps": self.steps, "tokens_per_second": self._tokens / self.seconds()}
+        summary |= {"flops_per_step": self.flops, "peak_flops": self.peak}
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=1))

@@ -1,35 +1,54 @@
 """The mesh, and the one table that says where every logical axis lives."""
 
+import math
+
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from llm_jax.config import UserError
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "expert", "tensor", "context")
 AXIS_TYPE = AxisType.Auto  # the compiler places what the table leaves open
 
 # logical axis -> mesh axes; an axis not named here is replicated
 RULES = {
-    "batch": ("data", "fsdp"),
-    "embed": "fsdp",
+    "batch": ("data", "fsdp", "expert"),
+    "length": "context",  # of activations: positions of a row
+    "residual": "tensor",  # of activations: the model's dimension between layers
+    "embed": "fsdp",  # of parameters: the model's dimension
     "heads": "tensor",
     "kv_heads": "tensor",
     "ff": "tensor",
     "vocab": "tensor",
+    "expert": "expert",
+    "stack": "fsdp",  # of Muon's work: whole matrices of a stack of layers
 }
 
 
-def make_mesh(mesh_config) -> Mesh:
-    """The mesh over all devices. Raises UserError when the sizes do not multiply to the device count."""
+def make_mesh(mesh_config, devices: list | None = None) -> Mesh:
+    """The mesh over all devices (or those given); over several slices, `data` spans them and the rest stay inside.
+
+    Raises UserError when the sizes do not multiply to the device count, or `data` is no multiple of the slices.
+    """
+    devices = devices or jax.devices()
     sizes = tuple(mesh_config[axis] for axis in MESH_AXES)
-    devices = jax.device_count()
-    if int(np.prod(sizes)) != devices:
+    if math.prod(sizes) != len(devices):
         shown = " x ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
         raise UserError(
-            f"the mesh {shown} needs {int(np.prod(sizes))} devices, but {devices} are here; set --config.mesh.*"
+            f"the mesh {shown} needs {math.prod(sizes)} devices, but {len(devices)} are here; set --config.mesh.*"
         )
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AXIS_TYPE,) * len(MESH_AXES))
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if sizes[0] % slices:
+        raise UserError(f"mesh.data is {sizes[0]}, but there are {slices} slices; it must be a multiple of them")
+    options = {"devices": devices, "allow_split_physical_axes": True}
+    if slices > 1:
+        inside, across = (sizes[0] // slices, *sizes[1:]), (slices, *(1,) * (len(sizes) - 1))
+        grid = mesh_utils.create_hybrid_device_mesh(inside, across, **options)
+    else:
+        grid = mesh_utils.create_device_mesh(sizes, **options)
+    return Mesh(grid, MESH_AXES, axis_types=(AXIS_TYPE,) * len(MESH_AXES))
 
 
 def spec(axes: tuple[str | None, ...]) -> PartitionSpec:
@@ -41,6 +60,19 @@ def named(mesh: Mesh, *axes: str | None) -> NamedSharding:
     return NamedSharding(mesh, spec(axes))
 
 
+def shards(mesh: Mesh, axis: str) -> int:
+    """Into how many parts the mesh cuts a logical axis."""
+    names = RULES[axis]
+    return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Inside jit: x, placed as the table says on the mesh of `jax.set_mesh`; without one, x."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(axes))
+
+
 def put_batch(mesh: Mesh, host_batch: dict[str, np.ndarray], microbatch: int = 0) -> dict[str, jax.Array]:
     """This host's rows of the global batch -> global arrays (microbatches, rows, ...), rows split over the batch axes.
 
@@ -50,7 +82,10 @@ def put_batch(mesh: Mesh, host_batch: dict[str, np.ndarray], microbatch: int = 0
     for key, rows in host_batch.items():
         size = min(microbatch // jax.process_count() or len(rows), len(rows))
         parts = rows.reshape(-1, size, *rows.shape[1:])
-        out[key] = jax.make_array_from_process_local_data(
-            named(mesh, None, "batch", *(None,) * (rows.ndim - 1)), parts
-        )
+        out[key] = jax.make_array_from_process_local_data(batch_sharding(mesh, parts.ndim), parts)
     return out
+
+
+def batch_sharding(mesh: Mesh, rank: int) -> NamedSharding:
+    """Of an array (microbatches, rows, length, ...)."""
+    return named(mesh, *(None, "batch", "length")[:rank], *(None,) * max(0, rank - 3))

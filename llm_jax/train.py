@@ -5,8 +5,10 @@ A stage brings a `Job`: its loss, its batches and its optimizer. The step takes 
 
 import contextlib
 import dataclasses
+import functools
 import json
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ from ml_collections import ConfigDict
 from llm_jax import checkpoint, sharding
 from llm_jax.config import UserError, identity
 from llm_jax.model import transformer
+from llm_jax.model.attention import kernel_for
 from llm_jax.progress import StageLog
+from llm_jax.roofline import peak_flops
 
 
 class Stopped(Exception):
@@ -53,6 +57,7 @@ class Job:
     batches: Batches
     validate: Callable | None = None  # (params) -> metrics
     tokens_per_step: int = 0
+    flops_per_step: float = 0.0  # of the model, for MFU; 0 when it varies
 
 
 @dataclasses.dataclass
@@ -64,10 +69,15 @@ class Context:
     mesh: Mesh
     vocab_size: int
     tokenizer_sha256: str
+    profile: bool = False
 
-    @property
+    @functools.cached_property
     def model(self) -> ConfigDict:
-        return self.config.model
+        """The model's config, its attention kernel chosen for the mesh's devices."""
+        model = self.config.model.copy_and_resolve_references()
+        if model.attention == "auto":
+            model.attention = kernel_for(self.mesh.devices.flat[0].platform)
+        return model
 
     def shardings(self):
         """A NamedSharding for every parameter, from the rules table."""
@@ -164,22 +174,34 @@ def gradients(loss: Callable, trainable, frozen, batch):
     return jax.tree.map(lambda g: g / weight, grads), nats / weight, metrics
 
 
-def prepare(job: Job, params, mesh: Mesh):
-    """A fresh optimizer state, created on its shards, and the jitted step:
+def abstract_state(job: Job, params, mesh: Mesh):
+    """Shapes and shardings of the optimizer state of `params`, which may be abstract themselves."""
+    state = jax.eval_shape(job.optimizer.init, params)
+    places = state_shardings(state, jax.tree.map(lambda x: x.sharding, params), mesh)
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, places)
 
-    (trainable, frozen, optimizer state, batch) -> (trainable, optimizer state, metrics); the state is donated.
+
+def step_function(job: Job, params, mesh: Mesh):
+    """The jitted step; its state is donated. `params` may be abstract.
+
+    (trainable, frozen, optimizer state, batch) -> (trainable, optimizer state, metrics)
     """
-    shardings = jax.tree.map(lambda x: x.sharding, params)
-    optimizer_shardings = state_shardings(jax.eval_shape(job.optimizer.init, params), shardings, mesh)
 
     def step(trainable, frozen, optimizer_state, batch):
         grads, loss, metrics = gradients(job.loss, trainable, frozen, batch)
         updates, optimizer_state = job.optimizer.update(grads, optimizer_state, trainable)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
+        squares = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
+        metrics = {"loss": loss, "grad_norm": jnp.sqrt(squares.sum()), "grad_squares": squares, **metrics}
         return optax.apply_updates(trainable, updates), optimizer_state, metrics
 
-    optimizer_state = jax.jit(job.optimizer.init, out_shardings=optimizer_shardings)(params)
-    return optimizer_state, jax.jit(step, donate_argnums=(0, 2), out_shardings=(shardings, optimizer_shardings, None))
+    places = jax.tree.map(lambda x: x.sharding, (params, abstract_state(job, params, mesh)))
+    return jax.jit(step, donate_argnums=(0, 2), out_shardings=(*places, None))
+
+
+def prepare(job: Job, params, mesh: Mesh):
+    """(a fresh optimizer state, created on its shards; the jitted step)."""
+    places = jax.tree.map(lambda x: x.sharding, abstract_state(job, params, mesh))
+    return jax.jit(job.optimizer.init, out_shardings=places)(params), step_function(job, params, mesh)
 
 
 def run(context: Context, job: Job, params) -> Any:
@@ -188,7 +210,10 @@ def run(context: Context, job: Job, params) -> Any:
     Raises Stopped after SIGTERM or Ctrl-C, once the state is saved, and FloatingPointError on a loss that is not
     finite; the newest checkpoint then stays as it is.
     """
-    config, log = context.config, StageLog(context.workdir, job.stage, job.steps)
+    config = context.config
+    parts = [".".join(key.key for key in path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    peak = peak_flops(context.mesh.devices.flat[0]) * context.mesh.size if job.flops_per_step else 0.0
+    log = StageLog(context.workdir, job.stage, job.steps, job.tokens_per_step, job.flops_per_step, peak, parts)
     store = checkpoint.Checkpoints(context.workdir, job.stage, config.checkpoint.keep)
     optimizer_state, step_fn = prepare(job, params, context.mesh)
     start = 0
@@ -221,19 +246,21 @@ def run(context: Context, job: Job, params) -> Any:
     stop = False
     with contextlib.closing(store), log, Interrupt() as interrupt:
         for step in range(start, job.steps):
+            asked = time.monotonic()
             host_batch, figures = job.batches.next(step, params)
+            waited = time.monotonic() - asked
             batch = sharding.put_batch(context.mesh, host_batch, config.train.microbatch)
-            with jax.transfer_guard("disallow"), profiled(config, context.workdir, job.stage, step - start):
+            with jax.transfer_guard("disallow"), profiled(context, job.stage, step - start):
                 params, optimizer_state, metrics = step_fn(params, {}, optimizer_state, batch)
             if pending:
-                log.step(*pending, job.tokens_per_step)
-            pending = (step + 1, metrics, figures)
+                log.step(*pending)
+            pending = (step + 1, metrics, figures, waited)
             done = step + 1 == job.steps
             stop = interrupt.wanted  # read once: a signal after this waits for the next step
             if job.validate and (done or (step + 1) % config.log.eval_every == 0):
                 log.validation(step + 1, job.validate(params))
             if done or stop or (step + 1) % config.checkpoint.every == 0:
-                log.step(*pending, job.tokens_per_step)
+                log.step(*pending)
                 pending = None
                 save(step + 1)
             if stop:
@@ -245,12 +272,11 @@ def run(context: Context, job: Job, params) -> Any:
 
 
 class profiled:
-    """Traces `train.profile_steps` steps after the first five into the stage's folder, for XProf."""
+    """With `--profile`: traces five steps after the first five into the stage's folder, for XProf."""
 
-    def __init__(self, config: ConfigDict, workdir: Path, stage: str, step: int):
-        self.start = config.train.profile_steps and step == 5
-        self.stop = config.train.profile_steps and step == 5 + config.train.profile_steps
-        self.path = str(Path(workdir) / stage / "profile")
+    def __init__(self, context: Context, stage: str, step: int):
+        self.start, self.stop = (context.profile and step == at for at in (5, 9))
+        self.path = str(Path(context.workdir) / stage / "profile")
 
     def __enter__(self):
         if self.start:

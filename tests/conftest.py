@@ -98,7 +98,7 @@ def params(tiny_model, tokenizer):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _forward(model_json: str, vocab_size: int, params, tokens_BT, positions_BT, segments_BT):
     m = ConfigDict(json.loads(model_json))
-    hidden_BTD, _ = transformer.apply(m, vocab_size, params, tokens_BT, positions_BT, segments_BT)
+    hidden_BTD, *_ = transformer.apply(m, vocab_size, params, tokens_BT, positions_BT, segments_BT)
     return hidden_BTD, losses.logits_of(hidden_BTD, transformer.head_DV(m, params), vocab_size)
 
 
@@ -119,7 +119,9 @@ def forward() -> Callable:
 @pytest.fixture(scope="session")
 def mesh():
     """One device, whatever the machine has: the axes are there, of size one."""
-    return jax.make_mesh((1, 1, 1), sharding.MESH_AXES, axis_types=(sharding.AXIS_TYPE,) * 3, devices=jax.devices()[:1])
+    axes = sharding.MESH_AXES
+    types = (sharding.AXIS_TYPE,) * len(axes)
+    return jax.make_mesh((1,) * len(axes), axes, axis_types=types, devices=jax.devices()[:1])
 
 
 @pytest.fixture

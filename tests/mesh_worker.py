@@ -1,6 +1,7 @@
 """A process of test_sharding.py: trains the tiny model on the mesh of its arguments, prints one JSON line.
 
-python tests/mesh_worker.py DATA FSDP TENSOR STEPS
+python tests/mesh_worker.py DATA FSDP TENSOR CONTEXT STEPS
+python tests/mesh_worker.py attention LENGTH    # a long row over all devices against one: the largest differences
 """
 
 import json
@@ -8,10 +9,13 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from llm_jax import config, sharding, train
 from llm_jax.model import transformer
+from llm_jax.model.attention import attention
+from llm_jax.model.transformer import training_mask
 from llm_jax.optimizer import make_optimizer
 from llm_jax.stages.supervised import cross_entropy_loss
 
@@ -21,7 +25,7 @@ VOCAB, B, T = 300, 8, 16
 def tiny(sizes: list[int], name: str):
     c = config.default()
     c.model.dim, c.model.layers, c.model.heads, c.model.kv_heads, c.model.head_dim, c.model.ff_dim = 32, 2, 4, 2, 8, 48
-    c.mesh.data, c.mesh.fsdp, c.mesh.tensor = sizes
+    c.mesh.data, c.mesh.fsdp, c.mesh.tensor, c.mesh.context = sizes
     c.optimizer.name, c.train.loss_chunk, c.pretrain.batch = name, 32, B
     config.validate(c)
     return c
@@ -64,9 +68,37 @@ def train_on(sizes: list[int], name: str, steps: int) -> dict:
     return {"losses": losses, "shares": shares, "before": before, "after": after, "compiled": step_fn._cache_size()}
 
 
+def train_with_mesh(sizes: list[int], name: str, steps: int) -> dict:
+    with jax.set_mesh(sharding.make_mesh(tiny(sizes, name).mesh)):
+        return train_on(sizes, name, steps)
+
+
+def long_attention(length: int) -> dict:
+    """Output and gradients of attention over a row that is split over all devices, and on one device."""
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.normal(size=(1, length, heads, 8)), jnp.float32) for heads in (2, 1, 1))
+    segments = jnp.asarray(np.repeat([1, 2, 3], [length // 2, length // 4, length // 4])[None])
+
+    def loss(q, k, v):
+        out = attention(q, k, v, training_mask(segments), 0)
+        return jnp.sum(jnp.sin(out)), out
+
+    outputs = []
+    for devices in (jax.devices(), jax.devices()[:1]):
+        c = config.default()
+        c.mesh.context = len(devices)
+        with jax.set_mesh(sharding.make_mesh(c.mesh, devices)):
+            (_, out), grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+            outputs.append(jax.device_get((out, *grads)))
+    return {"differences": [float(np.abs(a - b).max()) for a, b in zip(*outputs, strict=True)]}
+
+
 def main() -> None:
+    if sys.argv[1] == "attention":
+        print(json.dumps(long_attention(int(sys.argv[2]))))
+        return
     *sizes, steps = map(int, sys.argv[1:])
-    print(json.dumps({name: train_on(sizes, name, steps) for name in ("adamw", "muon")}))
+    print(json.dumps({name: train_with_mesh(sizes, name, steps) for name in ("adamw", "muon")}))
 
 
 if __name__ == "__main__":

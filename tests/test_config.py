@@ -90,7 +90,7 @@ def test_open_sections_take_any_name():
     ("checkpoint.every", 9, ()),
     ("log.eval_every", 9, ()),
     ("eval.problems", 9, ()),
-    ("model.remat", False, ()),
+    ("model.remat", "none", ()),
 ])  # fmt: skip
 def test_identity_changes_with_what_the_numbers_depend_on(key, value, changes):
     base, other = config.default(), setting(key, value)

@@ -15,20 +15,20 @@ from llm_jax import config, sharding
 from llm_jax.config import UserError
 
 ROOT, STEPS = Path(__file__).parent.parent, 20
-MESH = (2, 2, 2)  # data, fsdp, tensor
+MESH = (1, 2, 2, 2)  # data, fsdp, tensor, context
 
 
-def worker(devices: int, sizes: tuple[int, ...]) -> subprocess.Popen:
+def worker(devices: int, arguments: tuple) -> subprocess.Popen:
     flags = f"--xla_force_host_platform_device_count={devices}"
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "tests/mesh_worker.py"), *map(str, sizes), str(STEPS)]
+    command = [sys.executable, str(ROOT / "tests/mesh_worker.py"), *map(str, arguments)]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture(scope="module")
 def results():
     """(on one device, on eight), run side by side."""
-    processes = [worker(1, (1, 1, 1)), worker(8, MESH)]
+    processes = [worker(1, (1, 1, 1, 1, STEPS)), worker(8, (*MESH, STEPS))]
     outputs = [process.communicate(timeout=300) for process in processes]
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, errors[-2000:]
@@ -47,7 +47,7 @@ def test_parameters_are_really_sharded(results, name):
     one, eight = (result[name]["shares"] for result in results)
     assert set(one.values()) == {1.0}
     matrices = {path: share for path, share in eight.items() if "scale" not in path}
-    assert len(matrices) == 9 and set(matrices.values()) == {1 / 4}  # fsdp x tensor; data replicates
+    assert len(matrices) == 9 and set(matrices.values()) == {1 / 4}  # fsdp x tensor; context replicates
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
@@ -74,15 +74,22 @@ def test_a_mesh_of_the_wrong_size_is_a_users_mistake():
         sharding.make_mesh(c.mesh)
 
 
+@pytest.mark.parametrize("length", [4096, 32768])
+def test_a_long_row_over_eight_devices_is_the_row_on_one(length):
+    out, errors = (process := worker(8, ("attention", length))).communicate(timeout=300)
+    assert process.returncode == 0, errors[-2000:]
+    assert max(json.loads(out.splitlines()[-1])["differences"]) < 2e-5
+
+
 def test_a_worker_on_too_few_devices_fails_with_the_reason():
-    _, errors = (process := worker(4, MESH)).communicate(timeout=120)
+    _, errors = (process := worker(4, (*MESH, STEPS))).communicate(timeout=120)
     assert process.returncode != 0 and "needs 8 devices, but 4 are here" in errors
 
 
 def test_the_table_names_where_axes_live(mesh):
     assert sharding.spec(("layers", "embed", "heads", None)) == PartitionSpec(None, "fsdp", "tensor", None)
     assert sharding.spec(("vocab", "embed")) == PartitionSpec("tensor", "fsdp")
-    assert sharding.named(mesh, "batch", None).spec == PartitionSpec(("data", "fsdp"), None)
+    assert sharding.named(mesh, "batch", None).spec == PartitionSpec(("data", "fsdp", "expert"), None)
     assert set(sharding.RULES) >= {"batch", "embed", "heads", "kv_heads", "ff", "vocab"}
 
 

@@ -1,26 +1,33 @@
 """One entry for attention: the mask is a spec, never an array that the caller builds."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 
+from llm_jax import sharding
+from llm_jax.model import kernels
+
 MASKED = -1e30  # finite, so that a row with nothing to see gives numbers and not NaN
 BLOCK = 64  # queries in a block: on a CPU, 64 took 3.1 ms where 128 took 4.2 and the whole square of 256 7.6
 MAX_BLOCKS = 16  # in a long row, so that the program stays small
+STREAM_CHUNK = 512  # keys whose logits exist at a time, where a row is split over devices
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerSpec:
-    """What one position of `model.layer_pattern` says: the window in tokens (0: all) and whether rotary is on."""
+    """What one position of `model.layer_pattern` says: the window in tokens (0: all), rotary or not, experts or not."""
 
     window: int
     rotary: bool
+    experts: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "LayerSpec":
-        kind, _, window = text.removesuffix("-norope").partition(":")
-        return cls(window=int(window) if kind == "window" else 0, rotary=not text.endswith("-norope"))
+        what, *options = text.split("-")
+        kind, _, window = what.partition(":")
+        return cls(int(window) if kind == "window" else 0, "norope" not in options, "experts" in options)
 
 
 @jax.tree_util.register_dataclass
@@ -52,32 +59,106 @@ class Mask:
         )
 
 
-def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask, window: int) -> jax.Array:
+def kernel_for(platform: str) -> str:
+    """What `model.attention = "auto"` means on a backend."""
+    return {"tpu": "splash", "gpu": "cudnn"}.get(platform, "xla")
+
+
+def attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int, kernel: str = "xla") -> jax.Array:
     """Softmax attention with grouped queries -> BTNH, in q's dtype; logits and softmax in float32.
 
-    Aligned queries go block by block, each with the keys that it can see: almost half of the work of a square.
+    `kernel` ("splash", "cudnn" or "xla") is for aligned masks, as in training; decoding looks at all slots by XLA.
     """
+    if not mask.aligned:
+        return dense_attention(q_BTNH, k_BSKH, v_BSKH, mask, window)
+    if kernel == "splash":
+        return kernels.splash(q_BTNH, k_BSKH, v_BSKH, mask.q_segments_BT, window)
+    if kernel == "cudnn":
+        return kernels.cudnn(q_BTNH, k_BSKH, v_BSKH, mask.q_segments_BT, window)
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and sharding.shards(mesh, "length") > 1:
+        return gathered_attention(q_BTNH, k_BSKH, v_BSKH, mask, window)
+    return blocked_attention(q_BTNH, k_BSKH, v_BSKH, mask, window)
+
+
+def blocked_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int) -> jax.Array:
+    """Aligned queries block by block, each with the keys that it can see: almost half of the work of a square."""
     T = q_BTNH.shape[1]
-    block = max(BLOCK, -(-T // MAX_BLOCKS)) if mask.aligned else T
+    block = max(BLOCK, -(-T // MAX_BLOCKS))
     outs = []
     for start in range(0, T, block):
         queries = slice(start, min(start + block, T))
         first = max(0, start - window + 1) // block * block if window else 0
-        keys = slice(first, queries.stop) if mask.aligned else slice(None)
+        keys = slice(first, queries.stop)
         part = mask.block(queries, keys)
         outs.append(dense_attention(q_BTNH[:, queries], k_BSKH[:, keys], v_BSKH[:, keys], part, window))
     return jnp.concatenate(outs, axis=1)
 
 
-def dense_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int) -> jax.Array:
-    """Every query with every key. The queries that share a key head are the rows of one matrix product."""
-    B, T, N, H = q_BTNH.shape
+def gathered_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int) -> jax.Array:
+    """Context parallelism: each device keeps its part of the queries and gathers the keys and values of the row."""
+    place = lambda heads, length: sharding.spec(("batch", length, heads, None))  # noqa: E731
+    ids = lambda length: sharding.spec(("batch", length))  # noqa: E731
+    specs = (place("heads", "length"), *(place("kv_heads", None),) * 2, *(ids("length"),) * 2, *(ids(None),) * 2)
+
+    @functools.partial(jax.shard_map, in_specs=specs, out_specs=specs[0], check_vma=False)
+    def run(q, k, v, *ids):
+        return streamed_attention(q, k, v, Mask(*ids, aligned=False), window)
+
+    where = (mask.q_positions_BT, mask.q_segments_BT, mask.k_positions_BS, mask.k_segments_BS)
+    return run(q_BTNH, k_BSKH, v_BSKH, *where)
+
+
+def streamed_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int) -> jax.Array:
+    """Keys chunk by chunk with a running softmax (Milakov & Gimelshein 2018): no T x S array, also backward."""
+    B, N = len(q_BTNH), q_BTNH.shape[2]
     S, K = k_BSKH.shape[1:3]
-    G = N // K
-    q_BKRH = q_BTNH.reshape(B, T, K, G, H).swapaxes(1, 2).reshape(B, K, T * G, H)
+    chunk = STREAM_CHUNK if S % STREAM_CHUNK == 0 else S
+    q_BKRH = fold_queries(q_BTNH, K)
+    parts = lambda x: jnp.moveaxis(x.reshape(B, S // chunk, chunk, *x.shape[2:]), 1, 0)  # noqa: E731
+
+    @jax.checkpoint
+    def step(carry, keys):
+        top_BKR, total_BKR, out_BKRH = carry
+        k, v, positions, segments = keys
+        part = Mask(mask.q_positions_BT, mask.q_segments_BT, positions, segments, aligned=False)
+        logits_BKRS = masked_logits(q_BKRH, k, part, window)
+        new_top = jnp.maximum(top_BKR, logits_BKRS.max(axis=-1))
+        weights = jnp.exp(logits_BKRS - new_top[..., None])
+        scale = jnp.exp(top_BKR - new_top)
+        out = jnp.einsum("bkrs,bskh->bkrh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        return (new_top, total_BKR * scale + weights.sum(axis=-1), out_BKRH * scale[..., None] + out), None
+
+    rows = q_BKRH.shape[:3]
+    start = jnp.full(rows, MASKED), jnp.zeros(rows), jnp.zeros(q_BKRH.shape)
+    (_, total_BKR, out_BKRH), _ = jax.lax.scan(
+        step, start, tuple(map(parts, (k_BSKH, v_BSKH, mask.k_positions_BS, mask.k_segments_BS)))
+    )
+    return unfold_queries((out_BKRH / total_BKR[..., None]).astype(q_BTNH.dtype), N)
+
+
+def dense_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int) -> jax.Array:
+    """Every query with every key: the reference, and what a block or a decoding step runs."""
+    q_BKRH = fold_queries(q_BTNH, k_BSKH.shape[2])
+    weights_BKRS = jax.nn.softmax(masked_logits(q_BKRH, k_BSKH, mask, window), axis=-1).astype(q_BTNH.dtype)
+    return unfold_queries(jnp.einsum("bkrs,bskh->bkrh", weights_BKRS, v_BSKH), q_BTNH.shape[2])
+
+
+def masked_logits(q_BKRH, k_BSKH, mask: Mask, window: int) -> jax.Array:
+    """Float32; what a query does not see is MASKED."""
     logits_BKRS = jnp.einsum("bkrh,bskh->bkrs", q_BKRH, k_BSKH, preferred_element_type=jnp.float32)
-    seen_BRS = jnp.repeat(mask.dense_BTS(window), G, axis=1)
-    logits_BKRS = jnp.where(seen_BRS[:, None], logits_BKRS * H**-0.5, MASKED)
-    weights_BKRS = jax.nn.softmax(logits_BKRS, axis=-1).astype(q_BTNH.dtype)
-    out_BKRH = jnp.einsum("bkrs,bskh->bkrh", weights_BKRS, v_BSKH)
-    return out_BKRH.reshape(B, K, T, G, H).swapaxes(1, 2).reshape(B, T, N, H)
+    seen_BTS = mask.dense_BTS(window)
+    seen_BRS = jnp.repeat(seen_BTS, q_BKRH.shape[2] // seen_BTS.shape[1], axis=1)
+    return jnp.where(seen_BRS[:, None], logits_BKRS * q_BKRH.shape[-1] ** -0.5, MASKED)
+
+
+def fold_queries(q_BTNH: jax.Array, kv_heads: int) -> jax.Array:
+    """The queries that share a key head become the rows (R = T x queries to a key head) of one matrix: BKRH."""
+    B, T, N, H = q_BTNH.shape
+    return q_BTNH.reshape(B, T, kv_heads, N // kv_heads, H).swapaxes(1, 2).reshape(B, kv_heads, -1, H)
+
+
+def unfold_queries(x_BKRH: jax.Array, heads: int) -> jax.Array:
+    B, K, R, H = x_BKRH.shape
+    T = R * K // heads
+    return x_BKRH.reshape(B, K, T, heads // K, H).swapaxes(1, 2).reshape(B, T, heads, H)

@@ -15,11 +15,13 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from llm_jax.model import kv_cache
+from llm_jax.model import experts, kv_cache
 from llm_jax.model.attention import LayerSpec, Mask, attention
+from llm_jax.sharding import constrain
 
 Params = dict[str, Any]
 VOCAB_MULTIPLE = 128
+RESIDUAL = ("batch", "length", "residual")  # the axes of activations between layers
 
 
 class Weight(nnx.Param):
@@ -81,13 +83,15 @@ class Attention(nnx.Module):
         self.k = weight(rngs, (D, K, H), ("embed", "kv_heads", None), D**-0.5)
         self.v = weight(rngs, (D, K, H), ("embed", "kv_heads", None), D**-0.5)
         self.o = weight(rngs, (N, H, D), ("heads", None, "embed"), (N * H) ** -0.5 * (2 * m.layers) ** -0.5)
-        self.q_norm, self.k_norm = RMSNorm(H, m.norm_epsilon), RMSNorm(H, m.norm_epsilon)
-        self.spec = spec
+        self.q_norm, self.k_norm = (RMSNorm(H, m.norm_epsilon) if m.qk_norm else None for _ in "qk")
+        self.spec, self.kernel = spec, m.attention
 
     def __call__(self, x_BTD: jax.Array, places: Places, mask: Mask, cache: dict | None):
-        q_BTNH = self.q_norm(project(x_BTD, self.q))
-        k_BTKH = self.k_norm(project(x_BTD, self.k))
-        v_BTKH = project(x_BTD, self.v)
+        q_BTNH = constrain(project(x_BTD, self.q), "batch", "length", "heads", None)
+        k_BTKH = constrain(project(x_BTD, self.k), "batch", "length", "kv_heads", None)
+        v_BTKH = constrain(project(x_BTD, self.v), "batch", "length", "kv_heads", None)
+        if self.q_norm:
+            q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
         if self.spec.rotary:
             q_BTNH, k_BTKH = places.rotate(q_BTNH), places.rotate(k_BTKH)
         if cache is None:
@@ -96,7 +100,7 @@ class Attention(nnx.Module):
             k_BSKH = kv_cache.write(cache["k"], k_BTKH, places.positions_BT)
             v_BSKH = kv_cache.write(cache["v"], v_BTKH, places.positions_BT)
             cache = {"k": k_BSKH, "v": v_BSKH}
-        out_BTNH = attention(q_BTNH, k_BSKH, v_BSKH, mask, self.spec.window)
+        out_BTNH = attention(q_BTNH, k_BSKH, v_BSKH, mask, self.spec.window, self.kernel)
         return project(out_BTNH, self.o, contracted=2), cache
 
 
@@ -109,8 +113,31 @@ class FeedForward(nnx.Module):
         self.up = weight(rngs, (D, F), ("embed", "ff"), D**-0.5)
         self.down = weight(rngs, (F, D), ("ff", "embed"), F**-0.5 * (2 * m.layers) ** -0.5)
 
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        return project(jax.nn.silu(project(x_BTD, self.gate)) * project(x_BTD, self.up), self.down)
+    def __call__(self, x_BTD: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        """(output, its auxiliary losses: none)"""
+        hidden_BTF = jax.nn.silu(project(x_BTD, self.gate)) * project(x_BTD, self.up)
+        return project(constrain(hidden_BTF, "batch", "length", "ff"), self.down), []
+
+
+class Experts(nnx.Module):
+    """In place of the feed-forward: of E smaller ones, each token's router picks a few. The router is float32."""
+
+    def __init__(self, m: ConfigDict, rngs: nnx.Rngs):
+        D, E, F = m.dim, m.experts, m.expert_ff_dim
+        self.router = weight(rngs, (D, E), ("embed", None), D**-0.5)
+        self.gate = weight(rngs, (E, D, F), ("expert", "embed", "ff"), D**-0.5)
+        self.up = weight(rngs, (E, D, F), ("expert", "embed", "ff"), D**-0.5)
+        self.down = weight(rngs, (E, F, D), ("expert", "ff", "embed"), F**-0.5 * (2 * m.layers) ** -0.5)
+        self.per_token, self.load_balance, self.router_z = m.experts_per_token, m.load_balance, m.router_z
+
+    def __call__(self, x_BTD: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        """(output, its auxiliary losses: one, the weighted sum)"""
+        logits_BTE = project(x_BTD.astype(jnp.float32), self.router)
+        # Cast before the shards of a weight are gathered: half of the bytes in bfloat16.
+        weights = (w[...].astype(x_BTD.dtype) for w in (self.gate, self.up, self.down))
+        out_BTD, chosen_BTk = experts.mixture(x_BTD, logits_BTE, *weights, self.per_token)
+        balance = self.load_balance * experts.load_balance(logits_BTE, chosen_BTk)
+        return out_BTD, [balance + self.router_z * experts.router_z(logits_BTE)]
 
 
 class Block(nnx.Module):
@@ -118,12 +145,13 @@ class Block(nnx.Module):
         self.attention_norm = RMSNorm(m.dim, m.norm_epsilon)
         self.attention = Attention(m, spec, rngs)
         self.ff_norm = RMSNorm(m.dim, m.norm_epsilon)
-        self.ff = FeedForward(m, rngs)
+        self.ff = (Experts if spec.experts else FeedForward)(m, rngs)
 
     def __call__(self, x_BTD, places: Places, mask: Mask, cache: dict | None):
         out_BTD, cache = self.attention(self.attention_norm(x_BTD), places, mask, cache)
-        x_BTD = x_BTD + out_BTD
-        return x_BTD + self.ff(self.ff_norm(x_BTD)), cache
+        x_BTD = constrain(x_BTD + out_BTD, *RESIDUAL)
+        out_BTD, auxiliary = self.ff(self.ff_norm(x_BTD))
+        return constrain(x_BTD + out_BTD, *RESIDUAL), cache, auxiliary
 
 
 class Group(nnx.Module):
@@ -134,13 +162,14 @@ class Group(nnx.Module):
         self.blocks = nnx.Dict({f"layer_{i}": Block(m, spec, rngs) for i, spec in enumerate(specs)})
 
     def __call__(self, x_BTD, places: Places, mask: Mask, cache: kv_cache.Cache | None):
-        new_cache = {"k": [], "v": []}
+        new_cache, auxiliary = {"k": [], "v": []}, []
         for i, block in enumerate(self.blocks.values()):
             layer_cache = cache and {key: arrays[i] for key, arrays in cache.items()}
-            x_BTD, layer_cache = block(x_BTD, places, mask, layer_cache)
+            x_BTD, layer_cache, losses = block(x_BTD, places, mask, layer_cache)
+            auxiliary += losses
             for key in new_cache if layer_cache else ():
                 new_cache[key].append(layer_cache[key])
-        return x_BTD, new_cache
+        return x_BTD, new_cache, auxiliary
 
 
 class Transformer(nnx.Module):
@@ -162,20 +191,25 @@ class Transformer(nnx.Module):
     def __call__(self, tokens_BT, positions_BT, segments_BT, cache: dict | None = None):
         # The embedding is scaled to unit variance: the residual stream starts at the size that the norms expect.
         x_BTD = self.embedding[...][tokens_BT].astype(self.dtype) * self.embedding.shape[1] ** 0.5
+        x_BTD = constrain(x_BTD, *RESIDUAL)
         places = Places.of(positions_BT, self.head_dim, self.rope_base)
         if cache is None:
-            return self.norm(self._layers(x_BTD, places, training_mask(segments_BT))), None
+            x_BTD, auxiliary = self._layers(x_BTD, places, training_mask(segments_BT))
+            return self.norm(x_BTD), None, auxiliary
         x_BTD, cache = self._layers_with_cache(x_BTD, places, cached_mask(positions_BT, cache), cache)
-        return self.norm(x_BTD), cache
+        return self.norm(x_BTD), cache, 0.0
 
     def _layers(self, x_BTD, places: Places, mask: Mask):
         graph, stacked = nnx.split(self.stack)
 
         def one_group(x_BTD, group):
-            return nnx.merge(graph, group)(x_BTD, places, mask, None)[0], None
+            x_BTD, _, auxiliary = nnx.merge(graph, group)(x_BTD, places, mask, None)
+            return x_BTD, auxiliary
 
-        x_BTD, _ = jax.lax.scan(jax.checkpoint(one_group) if self.remat else one_group, x_BTD, stacked)
-        return self.tail(x_BTD, places, mask, None)[0]
+        x_BTD, auxiliary = jax.lax.scan(rematerialised(one_group, self.remat), x_BTD, stacked)
+        x_BTD, _, of_tail = self.tail(x_BTD, places, mask, None)
+        losses = [jnp.atleast_1d(loss) for loss in auxiliary + of_tail]  # of the stack, one for each group
+        return x_BTD, jnp.concatenate(losses).mean() if losses else 0.0
 
     def _layers_with_cache(self, x_BTD, places: Places, mask: Mask, cache: kv_cache.Cache):
         """Layer by layer, so that every layer's cache is updated in place."""
@@ -185,10 +219,23 @@ class Transformer(nnx.Module):
         for group in (*groups, self.tail):
             layers = slice(at, at := at + len(group.blocks))
             part = {key: arrays[layers] for key, arrays in cache.items()}
-            x_BTD, part = group(x_BTD, places, mask, part)
+            x_BTD, part, _ = group(x_BTD, places, mask, part)
             for key, arrays in part.items():
                 new_cache[key] += arrays
         return x_BTD, new_cache
+
+
+def rematerialised(function, policy: str):
+    """`function`, whose backward pass keeps: all ("none"), matrix products ("dots", "offload" to the host), nothing
+    but the input ("full").
+    """
+    names = jax.checkpoint_policies
+    policies = {
+        "full": None,
+        "dots": names.dots_with_no_batch_dims_saveable,
+        "offload": names.offload_dot_with_no_batch_dims("device", "pinned_host"),
+    }
+    return function if policy == "none" else jax.checkpoint(function, policy=policies[policy])
 
 
 def training_mask(segments_BT: jax.Array) -> Mask:
@@ -241,8 +288,9 @@ def merged(m: ConfigDict, vocab_size: int, params: Params) -> Transformer:
 
 
 def apply(m: ConfigDict, vocab_size: int, params: Params, tokens_BT, positions_BT, segments_BT, cache=None):
-    """The one forward: (hidden_BTD in compute dtype, cache or None).
+    """The one forward: (hidden_BTD in compute dtype, cache or None, auxiliary loss).
 
+    The auxiliary loss is the mean over the layers with experts; 0.0 where there are none, and with a cache.
     tokens, positions and segments are int32; segment 0 is padding. With a cache, new keys go to slot = position.
     """
     return merged(m, vocab_size, params)(tokens_BT, positions_BT, segments_BT, cache)

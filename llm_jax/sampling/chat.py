@@ -41,8 +41,8 @@ class Chat:
         self.length = config.data.sequence_length
         self.temperature, self.seed = temperature, seed
         self.tool = PythonTool()
-        rows = config.mesh.data * config.mesh.fsdp  # one is the conversation's; the others keep the mesh even
-        self.engine = Engine(config.model, self.tokenizer, mesh, rows, {"python": self.tool.answer})
+        rows = sharding.shards(mesh, "batch")  # one is the conversation's; the others keep the mesh even
+        self.engine = Engine(context.model, self.tokenizer, mesh, rows, {"python": self.tool.answer})
         self.messages: list[dict] = []
 
     def close(self) -> None:

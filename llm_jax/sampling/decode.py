@@ -60,7 +60,7 @@ def admit(static, params, state: State, requests: State, slots_R: jax.Array, sto
     R, P = requests["prompt"].shape
     cache = transformer.empty_cache(model, R, P)
     positions_RP = jnp.broadcast_to(jnp.arange(P), (R, P))
-    hidden_RPD, cache = transformer.apply(
+    hidden_RPD, cache, _ = transformer.apply(
         model, vocab_size, params, requests["prompt"], positions_RP, jnp.ones((R, P), jnp.int32), cache
     )
     last_R = requests["length"] - 1
@@ -84,7 +84,7 @@ def decode_chunk(static, chunk: int, params, state: State, stops: jax.Array) -> 
 
     def body(carry):
         step, state = carry
-        hidden_B1D, cache = transformer.apply(
+        hidden_B1D, cache, _ = transformer.apply(
             model,
             vocab_size,
             params,

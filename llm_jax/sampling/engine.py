@@ -64,7 +64,7 @@ class Engine:
         self.model, self.tokenizer, self.mesh, self.slots = model, tokenizer, mesh, slots
         self.tools = tools or {}
         self._closing = {tokenizer.close[name]: name for name in self.tools}
-        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        shards = sharding.shards(mesh, "batch")
         self._admitted = max(1, slots // (ADMITTED * shards)) * shards
 
     def generate(self, params, requests: list[Request], top: int = 0) -> list[Completion]:

@@ -43,7 +43,7 @@ def policy_loss(context: train.Context):
     model, vocab_size, config = context.model, context.vocab_size, context.config
 
     def loss(params, batch):
-        hidden_BTD, _ = transformer.apply(
+        hidden_BTD, *_ = transformer.apply(
             model, vocab_size, params, batch["tokens"], batch["positions"], batch["segments"]
         )
         head_DV = transformer.head_DV(model, params)
@@ -208,7 +208,7 @@ def pack_rollouts(requests: list[Request], completions: list[Completion], advant
 def run(context: train.Context, params, tokenizer: Tokenizer):
     config = context.config
     tool = PythonTool()
-    engine = Engine(config.model, tokenizer, context.mesh, config.rl.slots, {"python": tool.answer})
+    engine = Engine(context.model, tokenizer, context.mesh, config.rl.slots, {"python": tool.answer})
     axes = transformer.param_axes(context.model, context.vocab_size)
     warmup = max(1, config.rl.steps // 20)
     rate = lambda step: config.rl.learning_rate * jnp.minimum(1.0, (step + 1) / warmup)  # noqa: E731

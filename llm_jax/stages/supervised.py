@@ -11,6 +11,7 @@ from llm_jax import loader, losses, rows, sharding, train
 from llm_jax.config import UserError
 from llm_jax.model import transformer
 from llm_jax.optimizer import make_optimizer
+from llm_jax.roofline import train_flops
 
 
 class RowBatches(train.Batches):
@@ -29,25 +30,44 @@ class RowBatches(train.Batches):
         return loader.targets(next(self._stream)), {}
 
 
-def cross_entropy_loss(context: train.Context):
-    """(params, batch) -> (sum of nats over targets, number of targets, metrics)."""
+def nats_and_auxiliary(context: train.Context):
+    """(params, batch) -> (sum of nats over targets, auxiliary loss of the experts)."""
     model, vocab_size, chunk = context.model, context.vocab_size, context.config.train.loss_chunk
 
-    def loss(params, batch):
-        hidden_BTD, _ = transformer.apply(
+    def forward(params, batch):
+        hidden_BTD, _, auxiliary = transformer.apply(
             model, vocab_size, params, batch["tokens"], batch["positions"], batch["segments"]
         )
         head_DV = transformer.head_DV(model, params)
-        nats = losses.cross_entropy(hidden_BTD, head_DV, batch["targets"], batch["weights"], vocab_size, chunk)
-        return nats, batch["weights"].sum(), {}
+        targets, weights = batch["targets"], batch["weights"]
+        return losses.cross_entropy(hidden_BTD, head_DV, targets, weights, vocab_size, chunk), auxiliary
+
+    return forward
+
+
+def cross_entropy_loss(context: train.Context):
+    """(params, batch) -> (sum of nats over targets, with the auxiliary loss for each; number of targets; metrics)."""
+    forward = nats_and_auxiliary(context)
+
+    def loss(params, batch):
+        nats, auxiliary = forward(params, batch)
+        weight = batch["weights"].sum()
+        if not context.model.experts:
+            return nats, weight, {}
+        return nats + auxiliary * weight, weight, {"aux": auxiliary * weight}
 
     return loss
 
 
 def jitted_nats(context: train.Context):
     """(params, batch of one microbatch) -> (nats, targets); compiled once for all files that share it."""
-    loss = cross_entropy_loss(context)
-    return jax.jit(lambda params, batch: loss(params, jax.tree.map(lambda x: x[0], batch))[:2])
+    forward = nats_and_auxiliary(context)
+
+    def nats(params, batch):
+        first = jax.tree.map(lambda x: x[0], batch)
+        return forward(params, first)[0], first["weights"].sum()
+
+    return jax.jit(nats)
 
 
 def total_nats(context: train.Context, nats: Callable, path: Path, batch: int):
@@ -97,4 +117,5 @@ def supervised_job(context: train.Context, stage: str, data: Path, validation: l
         batches=RowBatches(data, section.batch, config.seed),
         validate=validate if validation else None,
         tokens_per_step=section.batch * config.data.sequence_length,
+        flops_per_step=train_flops(context.model, context.vocab_size, section.batch, config.data.sequence_length),
     )

@@ -1,11 +1,15 @@
 """Attention against a loop that says what it means."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llm_jax.config import UserError
 from llm_jax.model import attention as attention_module
+from llm_jax.model import kernels
 from llm_jax.model.attention import LayerSpec, Mask, attention
+from llm_jax.model.transformer import training_mask
 
 B, N, K, H = 2, 4, 2, 6
 
@@ -34,6 +38,42 @@ def test_attention_matches_the_loop(window, T, block, aligned, monkeypatch):
     mask = Mask(*map(jnp.asarray, (places, segments, places, segments)), aligned=aligned)
     ours = attention(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), mask, window)
     np.testing.assert_allclose(ours, naive(q, k, v, segments, window), atol=1e-5)
+
+
+def random_row(T: int, segments: list[int]):
+    rng = np.random.default_rng(T)
+    q, k, v = (jnp.asarray(rng.normal(size=(B, T, heads, 32)), jnp.float32) for heads in (N, K, K))
+    ids = np.stack([np.repeat(np.arange(1, len(segments) + 1), segments), np.ones(T)]).astype(np.int32)
+    return (q, k, v), training_mask(jnp.asarray(ids))
+
+
+def value_and_gradients(function, qkv):
+    out, grads = jax.value_and_grad(lambda qkv: jnp.sum(jnp.sin(function(*qkv))))(qkv)
+    return [function(*qkv), out, *grads]
+
+
+@pytest.mark.parametrize("window", [0, 100])
+@pytest.mark.parametrize("kernel", ["splash", "streamed", "blocked"])
+def test_kernels_agree_with_the_reference(window, kernel, mesh, monkeypatch):
+    """Forward and gradient; splash runs in Pallas' interpreter."""
+    monkeypatch.setattr(attention_module, "STREAM_CHUNK", 64)
+    qkv, mask = random_row(256, [100, 90, 66])
+    functions = {
+        "splash": lambda q, k, v: kernels.splash(q, k, v, mask.q_segments_BT, window, interpret=True),
+        "streamed": lambda q, k, v: attention_module.streamed_attention(q, k, v, mask, window),
+        "blocked": lambda q, k, v: attention(q, k, v, mask, window),
+    }
+    with jax.set_mesh(mesh):
+        ours = value_and_gradients(jax.jit(functions[kernel]), qkv)
+        reference = value_and_gradients(lambda q, k, v: attention_module.dense_attention(q, k, v, mask, window), qkv)
+    for a, b in zip(ours, reference, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_splash_refuses_rows_it_cannot_cut(mesh):
+    qkv, mask = random_row(96, [96])
+    with jax.set_mesh(mesh), pytest.raises(UserError, match="a multiple of 128"):
+        attention(*qkv, mask, 0, "splash")
 
 
 def test_a_query_that_sees_nothing_gives_numbers():

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from llm_jax import train
 from llm_jax.config import UserError
 from llm_jax.sampling.engine import Completion, Engine, Request
-from llm_jax import train
 from llm_jax.stages import rl
 
 PROMPTS = [
@@ -93,7 +93,9 @@ def test_packed_rollouts_keep_every_token_where_it_belongs(sizes):
                 )
             )
     trained = [rollout for rollout in zip(requests, done, advantage, strict=True) if rollout[2]]
-    all_tokens, kept_tokens = (sum(sum(c.sampled_mask) for _, c, _ in some) for some in (zip(requests, done, advantage, strict=True), trained))
+    all_tokens, kept_tokens = (
+        sum(sum(c.sampled_mask) for _, c, _ in some) for some in (zip(requests, done, advantage, strict=True), trained)
+    )
     wanted = [expected(q, c, a * kept_tokens / all_tokens, length) for q, c, a in trained]
     assert sorted(row[1:] for row in found) == sorted(wanted)
     whole = sorted(tuple(q.prompt + c.ids) for q, c in pairs)

@@ -1,0 +1,1 @@
+"""Comparisons with a peer, each a command that prints one table; see README.md."""

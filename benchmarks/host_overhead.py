@@ -1,0 +1,114 @@
+"""What the train loop costs the host: `train.run` at the speedrun's size against its own step with nothing around it.
+
+    python -m benchmarks.host_overhead [--rounds=8] [--steps=40]
+
+The two take turns in one process: when the loop asks for the batch that begins a round, it is held until the bare step,
+on parameters of its own and a batch that is on the device already, has done as many steps as the loop did before.
+"""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from absl import flags
+
+from benchmarks.common import random_batches, shown, spread
+from llm_jax.cli import quiet_logs, run_cli
+
+quiet_logs()
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from benchmarks.ours import context_of, job_of  # noqa: E402
+from experiments import speedrun  # noqa: E402
+from llm_jax import rows, sharding, train  # noqa: E402
+from llm_jax.stages.supervised import RowBatches  # noqa: E402
+
+ROWS = 1024  # on disk; the loader goes round and round
+
+
+def define_flags() -> None:
+    flags.DEFINE_integer("rounds", 8, "Pairs of measurements.", lower_bound=2)
+    flags.DEFINE_integer("steps", 40, "Steps in a measurement.", lower_bound=10)
+
+
+class BareStep:
+    """The step of a job, with nothing around it."""
+
+    def __init__(self, context: train.Context, job: train.Job):
+        config = context.config
+        self.params = context.init_params()
+        self.state, self.step = train.prepare(job, self.params, context.mesh)
+        batch = next(random_batches(context.vocab_size, config.pretrain.batch, config.data.sequence_length))
+        self.batch = sharding.put_batch(context.mesh, batch, config.train.microbatch)
+
+    def seconds(self, steps: int) -> float:
+        started = time.perf_counter()
+        for _ in range(steps):
+            self.params, self.state, metrics = self.step(self.params, {}, self.state, self.batch)
+        jax.block_until_ready((self.params, metrics))
+        return time.perf_counter() - started
+
+
+class Rounds(RowBatches):
+    """Rows from disk; notes the loop's seconds since the last round and the bare step's for as many steps."""
+
+    def __init__(self, path: Path, batch: int, every: int, bare: BareStep):
+        super().__init__(path, batch, seed=0)
+        self.every, self.bare, self.pairs, self._resumed = every, bare, [], 0.0
+
+    def next(self, step: int, params):
+        if step % self.every == 0:
+            jax.block_until_ready(params)
+            looped = time.perf_counter() - self._resumed
+            self.pairs.append((looped, self.bare.seconds(self.every)))
+            self._resumed = time.perf_counter()
+        return super().next(step, params)
+
+
+def write_random_rows(path: Path, vocab_size: int, length: int) -> None:
+    def all_rows():
+        rng, ones = np.random.default_rng(0), np.ones(length + 1, np.int32)
+        for _ in range(ROWS):
+            yield rows.Row(rng.integers(0, vocab_size, length + 1), ones, np.arange(length + 1), ones)
+
+    rows.write_rows(path, all_rows(), {})
+
+
+def measure(workdir: Path, rounds: int, steps: int) -> tuple[list[tuple[float, float]], float]:
+    """(seconds of loop and bare step in each round, share of the loop's time that it waited for input)."""
+    config = speedrun.get_config()
+    context = context_of(config, workdir)
+    path = workdir / "rows.array_record"
+    write_random_rows(path, context.vocab_size, config.data.sequence_length)
+    total = (rounds + 1) * steps + 1  # the first round is for compiling; the last step only closes a round
+    config.checkpoint.every = total
+    job = job_of(context, total)
+    job.batches = batches = Rounds(path, config.pretrain.batch, steps, BareStep(context, job))
+    train.run(context, job, context.init_params())
+    lines = map(json.loads, (workdir / "pretrain/metrics.jsonl").read_text().splitlines())
+    # Steps next to a held batch have the bare step's time in theirs.
+    clean = [line for line in lines if line["step"] > steps and line["step"] % steps >= 2]
+    seconds = [job.tokens_per_step / line["tokens_per_second"] for line in clean]
+    waited = [line["input_wait"] * s for line, s in zip(clean, seconds, strict=True)]
+    return batches.pairs[2:], sum(waited) / sum(seconds)
+
+
+def main() -> None:
+    f = flags.FLAGS
+    with tempfile.TemporaryDirectory() as folder:
+        pairs, waiting = measure(Path(folder), f.rounds, f.steps)
+    print("round   loop ms/step   bare ms/step   host ms/step   loop / bare")
+    for i, (loop, bare) in enumerate(pairs):
+        ms = [1000 * x / f.steps for x in (loop, bare, loop - bare)]
+        print(f"{i + 1:5}   {ms[0]:12.2f}   {ms[1]:12.2f}   {ms[2]:12.2f}   {loop / bare:11.3f}")
+    host = spread([1000 * (loop - bare) / f.steps for loop, bare in pairs])
+    print(f"\nhost ms a step beyond the device's work: {shown(host)}")
+    print(f"loop / bare: {shown(spread([loop / bare for loop, bare in pairs]), 3)}")
+    print(f"waiting for input: {waiting:.2%} of the loop's time")
+
+
+if __name__ == "__main__":
+    run_cli(main, define_flags)

@@ -1,0 +1,25 @@
+"""Llama-3-8B's shape on v5p 4x4x4 (64 chips).
+
+python -m llm_jax.compile_ahead --config=experiments/llama3_8b.py
+python -m llm_jax.main --config=experiments/llama3_8b.py --workdir=DIR \\
+  --config.data.documents='texts/*.jsonl' --stages=data,pretrain
+"""
+
+from llm_jax.config import default
+
+
+def get_config():
+    c = default()
+    c.model.dim, c.model.layers, c.model.ff_dim = 4096, 32, 14336
+    c.model.heads, c.model.kv_heads, c.model.head_dim = 32, 8, 128
+    c.model.qk_norm, c.model.rope_base = False, 500_000.0
+    c.model.compute_dtype = "bfloat16"
+    c.tokenizer.vocab_size = 128_256
+    c.data.sequence_length = 8192
+    c.pretrain.batch = c.sft.batch = 128
+    c.train.microbatch = 64
+    c.optimizer.name, c.optimizer.schedule = "adamw", "cosine"
+    c.optimizer.learning_rate, c.optimizer.weight_decay, c.optimizer.final = 0.0003, 0.1, 0.1
+    c.mesh.fsdp = 64
+    c.mesh.topology = "v5p:4x4x4"
+    return c

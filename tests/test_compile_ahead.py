@@ -1,0 +1,90 @@
+"""Compiling for TPU slices that are not there. Needs libtpu (the `tpu` extra) but no TPU."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CONFIG = """
+from llm_jax.config import default
+
+def get_config():
+    c = default()
+    c.model.dim, c.model.layers, c.model.ff_dim = 256, {layers}, 512
+    c.model.heads, c.model.kv_heads, c.model.head_dim = 4, 2, 128
+    c.model.compute_dtype = "bfloat16"
+    c.tokenizer.vocab_size, c.data.sequence_length, c.train.microbatch = 1024, 512, 0
+    c.pretrain.batch = c.sft.batch = 8
+    c.mesh.fsdp, c.mesh.tensor, c.mesh.context, c.mesh.data, c.mesh.slices = {mesh}
+    c.mesh.topology = "v5e:2x2"
+    return c
+"""
+needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+
+
+def compile_ahead(tmp_path, *arguments: str, layers: int = 4, mesh=(4, 1, 1, 1, 1), name: str = "small"):
+    path = tmp_path / f"{name}.py"
+    path.write_text(CONFIG.format(layers=layers, mesh=mesh))
+    command = [sys.executable, "-m", "llm_jax.compile_ahead", f"--config={path}", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+
+
+def figures(*args, **kwargs) -> dict:
+    done = compile_ahead(*args, "--json", **kwargs)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_slice_that_is_not_sold_is_a_users_mistake(tmp_path):
+    for name in ("v5e:3x3", "v9:2x2", "v5p:4x4", "v5e"):
+        done = compile_ahead(tmp_path, f"--topology={name}")
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+        assert repr(name) in done.stderr and "v5e:4x4" in done.stderr and "v5p:4x4x4" in done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
+def test_without_libtpu_the_install_line_is_told(tmp_path):
+    done = compile_ahead(tmp_path)
+    assert done.returncode == 2 and "pip install 'llm_jax[tpu]'" in done.stderr
+
+
+@pytest.mark.tpu_compile
+@needs_libtpu
+def test_the_training_step_compiles_and_its_figures_add_up(tmp_path):
+    four, eight = (figures(tmp_path, layers=layers) for layers in (4, 8))
+    assert four["fits"] and four["devices"] == 4 and not four["unknown_loops"]
+    assert four["custom_calls"]["tpu_custom_call"] == 4 * 4  # splash: forward, again in the backward pass, dq and dkv
+    # Matrix FLOPs without attention: forward, backward twice, and the layers' forward once more (full remat).
+    tokens, layer, head = 8 * 512 / 4, 256 * 128 * 12 + 3 * 256 * 512, 256 * 1024
+    assert four["gemm_flops"] == pytest.approx(2 * tokens * (4 * 4 * layer + 3 * head), rel=0.01)
+    assert eight["gemm_flops"] - four["gemm_flops"] == pytest.approx(2 * tokens * 4 * 4 * layer, rel=0.01)
+    assert 0 < four["hbm_temp_gib"] < four["hbm_peak_gib"] < four["hbm_available_gib"]
+    assert four["wire_bytes"] > 0 and four["bound_by"] in ("compute", "HBM", "network")
+    assert four == {**figures(tmp_path, layers=4), "compile_seconds": four["compile_seconds"]}  # repeatable
+
+
+@pytest.mark.tpu_compile
+@needs_libtpu
+@pytest.mark.parametrize("mesh", [(2, 2, 1, 1, 1), (1, 1, 2, 2, 1), (4, 1, 1, 2, 2)])
+def test_tensor_context_and_slices_compile(tmp_path, mesh):
+    assert figures(tmp_path, mesh=mesh)["devices"] == mesh[0] * mesh[1] * mesh[2] * mesh[3]
+
+
+@pytest.mark.tpu_compile
+@needs_libtpu
+def test_what_does_not_fit_is_an_answer(tmp_path):
+    path = ROOT / "experiments/anchors/llama3_8b_v5p.py"
+    text = path.read_text().replace("c.mesh.fsdp = 64", "c.mesh.fsdp = 16").replace("v5p:4x4x4", "v5e:4x4")
+    (tmp_path / "big.py").write_text(text)
+    command = [sys.executable, "-m", "llm_jax.compile_ahead", f"--config={tmp_path / 'big.py'}", "--json"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 0 and answer["fits"] is False
+    assert answer["hbm_peak_gib"] - answer["hbm_available_gib"] == pytest.approx(answer["hbm_missing_gib"])
+    assert answer["hbm_missing_gib"] > 1
