@@ -11,6 +11,7 @@ import os
 os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_WORKER_ID="0")
 os.environ.update(TPU_ACCELERATOR_TYPE="v5litepod-1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
 
+import importlib.util
 import json
 import math
 import re
@@ -65,12 +66,9 @@ def topology_devices(name: str, slices: int) -> list:
         options["wrap"] = (*(n == 16 for n in sides), False)
     if kind == "v4":
         options["chip_config_name"] = "megacore"
-    try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
-    except Exception as error:
-        if "libtpu" in str(error) or "Unknown platform" in str(error) or "not found" in str(error):
-            raise UserError("libtpu is not installed; install it: pip install 'llm_jax[tpu]'") from error
-        raise
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("libtpu is not installed; install it: pip install 'llm_jax[tpu]'")
+    return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
 
 
 def lower(config: ConfigDict, devices: list) -> jax.stages.Lowered:

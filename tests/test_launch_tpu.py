@@ -57,7 +57,9 @@ exec {shutil.which("tail")} --sleep-interval=0.05 "$@"  # it looks for the end o
 ADOPTING_BASH = (
     sys.executable,
     "-c",
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); os.execvp('bash', ['bash', *sys.argv[1:]])",
+    # Ctrl-C is not heard by what starts with it ignored, as in a background job.
+    "import ctypes, os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); os.execvp('bash', ['bash', *sys.argv[1:]])",
 )
 
 

@@ -11,7 +11,8 @@ from llm_jax.model import kernels
 
 MASKED = -1e30  # finite, so that a row with nothing to see gives numbers and not NaN
 BLOCK = 64  # queries in a block: on a CPU, 64 took 3.1 ms where 128 took 4.2 and the whole square of 256 7.6
-MAX_BLOCKS = 16  # in a long row, so that the program stays small
+MAX_BLOCKS = 16  # in a row, so that the program stays small
+LONG_ROW = 4096  # tokens; the logits of longer rows are not kept for the backward pass
 STREAM_CHUNK = 512  # keys whose logits exist at a time, where a row is split over devices
 
 
@@ -78,7 +79,8 @@ def attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int, kernel: str = "xl
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and sharding.shards(mesh, "length") > 1:
         return gathered_attention(q_BTNH, k_BSKH, v_BSKH, mask, window)
-    return blocked_attention(q_BTNH, k_BSKH, v_BSKH, mask, window)
+    by_blocks = q_BTNH.shape[1] <= LONG_ROW
+    return (blocked_attention if by_blocks else streamed_attention)(q_BTNH, k_BSKH, v_BSKH, mask, window)
 
 
 def blocked_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int) -> jax.Array:

@@ -21,8 +21,8 @@ def mixture(x_BTD, logits_BTE, gate_EDF, up_EDF, down_EFD, k: int) -> tuple[jax.
         weights_BTk, chosen_BTk = route(logits_BTE, k)
         return run_experts(x_BTD, weights_BTk, chosen_BTk, 0, gate_EDF, up_EDF, down_EFD), chosen_BTk
     place = lambda *last: sharding.spec(("batch", "length", *last))  # noqa: E731
-    wide, tall = sharding.spec(("expert", None, "ff")), sharding.spec(("expert", "ff", None))
-    expert_axis, ff_axis = sharding.RULES["expert"], sharding.RULES["ff"]
+    wide, tall = sharding.spec(("expert", "embed", "ff")), sharding.spec(("expert", "ff", "embed"))
+    expert_axis, embed_axis, ff_axis = (sharding.RULES[axis] for axis in ("expert", "embed", "ff"))
 
     @functools.partial(
         jax.shard_map,
@@ -30,11 +30,13 @@ def mixture(x_BTD, logits_BTE, gate_EDF, up_EDF, down_EFD, k: int) -> tuple[jax.
         out_specs=(place("residual"), place(None)),
         check_vma=False,
     )
-    def run(x_BTD, logits_BTE, *experts):
+    def run(x_BTD, logits_BTE, *shards):
         weights_BTk, chosen_BTk = route(logits_BTE, k)
         gathered = [jax.lax.all_gather(x, expert_axis, tiled=True) for x in (x_BTD, weights_BTk, chosen_BTk)]
-        first = jax.lax.axis_index(expert_axis) * len(experts[0])
-        part_BTD = run_experts(*gathered, first, *experts)
+        # Gathered here and not by in_specs: a device then gets its shard of the gradient, and not all of it.
+        held = [jax.lax.all_gather(w, embed_axis, axis=n, tiled=True) for w, n in zip(shards, (1, 1, 2), strict=True)]
+        first = jax.lax.axis_index(expert_axis) * len(held[0])
+        part_BTD = run_experts(*gathered, first, *held)
         out_BTD = jax.lax.psum_scatter(part_BTD, expert_axis, tiled=True)
         return jax.lax.psum_scatter(out_BTD, ff_axis, scatter_dimension=2, tiled=True), chosen_BTk
 
@@ -73,7 +75,8 @@ def grouped(x_CD: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
 def taken(x_MD: jax.Array, order_C: jax.Array, back_C: jax.Array, k: int) -> jax.Array:
     """Row order[c] // k of x for each c, where `back` is the inverse of `order`.
 
-    Thanks to the inverse the gradient is a gather too; that of plain indexing would be a scatter, which is slow.
+    Thanks to the inverse the gradient is a gather too. That of plain indexing is a scatter: for a TPU, XLA sorts the
+    indices once more for it, and adds up the k copies in x's dtype.
     """
     return x_MD[order_C // k]
 

@@ -78,6 +78,26 @@ def test_a_device_adds_what_its_own_experts_make():
     np.testing.assert_array_equal(none, jnp.zeros_like(x))
 
 
+def test_rows_beyond_the_groups_may_hold_anything(monkeypatch):
+    """On a device that holds two of the experts; NaN stands for what a backend may leave there, in both directions."""
+    x, logits, *weights = drawn(3)
+    routed = experts.route(logits, K)
+    grouped = experts.grouped
+
+    def careless(x_CD, w_EDF, sizes_E):
+        rubbish = jnp.where(jnp.arange(len(x_CD)) < sizes_E.sum(), 0.0, jnp.nan)[:, None]
+        return grouped(x_CD, w_EDF, sizes_E) + rubbish * x_CD.sum(axis=1, keepdims=True)
+
+    def outcome():
+        run = lambda x, *w: jnp.sum(jnp.sin(experts.run_experts(x, *routed, 0, *(a[:2] for a in w))))  # noqa: E731
+        return jax.tree.leaves(jax.value_and_grad(run, argnums=range(4))(x, *weights))
+
+    exact = outcome()
+    monkeypatch.setattr(experts, "grouped", careless)
+    for a, b in zip(exact, outcome(), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-6)
+
+
 def test_the_load_balance_loss_by_hand():
     """Three tokens, two experts, one each: f = (2/3, 1/3), P the mean of (.8, .6, .3) and of the rest."""
     p = jnp.array([[[0.8, 0.2], [0.6, 0.4], [0.3, 0.7]]])

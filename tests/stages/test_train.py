@@ -170,7 +170,9 @@ def test_a_longer_run_goes_on_from_the_end(runner):
 
 @pytest.mark.parametrize("at", [3, 4])
 def test_nan_stops_the_run_and_keeps_the_last_checkpoint(runner, at):
-    with pytest.raises(FloatingPointError, match=f"step {at + 1} is nan"):
+    with pytest.raises(
+        FloatingPointError, match=f"step {at + 1} has a loss of nan, and the gradient of b is the first"
+    ):
         runner.run("a", at, spoil)
     assert runner.latest("a") == at // 2 * 2
     assert all(np.isfinite(loss) for _, loss, _ in runner.losses("a"))

@@ -50,13 +50,17 @@ def test_values_and_output_come_back(tool, program, value, stdout):
     ("import subprocess", "error", ""),
     ("10**5000", "error", ""),
     ("while True: pass", "timeout", ""),
-    ("[0] * 10**9", "memory", ""),
-    ("x = [1]\nwhile True: x = x + x", "memory", ""),
-    ("2 ** 10**9", "memory", ""),
 ])  # fmt: skip
 def test_trouble_has_a_name(tool, program, status, error):
     result = run(tool, program)
     assert result.status == status and error in result.error and result.value is None
+
+
+@pytest.mark.parametrize("program", ["[0] * 10**9", "x = [1]\nwhile True: x = x + x", "2 ** 10**9"])
+def test_too_much_memory_has_a_name(program):
+    patient = PythonTool(20.0)  # a busy machine may need longer to fill the memory than the limit of the other tests
+    assert patient.run(program).status == "memory"
+    patient.close()
 
 
 @pytest.mark.parametrize("program", [f"print('x' * {2 * OUTPUT_BYTES})", f"'x' * {2 * OUTPUT_BYTES}"])
