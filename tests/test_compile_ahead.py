@@ -21,7 +21,7 @@ def get_config():
     c.tokenizer.vocab_size, c.data.sequence_length, c.train.microbatch = 1024, 512, 0
     c.pretrain.batch = c.sft.batch = 8
     c.mesh.fsdp, c.mesh.tensor, c.mesh.context, c.mesh.data, c.mesh.slices = {mesh}
-    c.mesh.topology = "v5e:2x2"
+    c.optimizer.name, c.mesh.topology = "adamw", "v5e:2x2"
     return c
 """
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
@@ -60,10 +60,11 @@ def test_the_training_step_compiles_and_its_figures_add_up(tmp_path):
     four, eight = (figures(tmp_path, layers=layers) for layers in (4, 8))
     assert four["fits"] and four["devices"] == 4 and not four["unknown_loops"]
     assert four["custom_calls"]["tpu_custom_call"] == 4 * 4  # splash: forward, again in the backward pass, dq and dkv
-    # Matrix FLOPs without attention: forward, backward twice, and the layers' forward once more (full remat).
-    tokens, layer, head = 8 * 512 / 4, 256 * 128 * 12 + 3 * 256 * 512, 256 * 1024
-    assert four["gemm_flops"] == pytest.approx(2 * tokens * (4 * 4 * layer + 3 * head), rel=0.01)
-    assert eight["gemm_flops"] - four["gemm_flops"] == pytest.approx(2 * tokens * 4 * 4 * layer, rel=0.01)
+    # Matrix FLOPs without attention: forward, backward twice, and once more for the layers (full remat) but for their
+    # last product, whose result the backward pass does not need.
+    tokens, layer, head = 8 * 512 / 4, 4 * (256 * 128 * 12 + 3 * 256 * 512) - 256 * 512, 256 * 1024
+    assert four["gemm_flops"] == pytest.approx(2 * tokens * (4 * layer + 3 * head), rel=0.001)
+    assert eight["gemm_flops"] - four["gemm_flops"] == pytest.approx(2 * tokens * 4 * layer, rel=0.001)
     assert 0 < four["hbm_temp_gib"] < four["hbm_peak_gib"] < four["hbm_available_gib"]
     assert four["wire_bytes"] > 0 and four["bound_by"] in ("compute", "HBM", "network")
     assert four == {**figures(tmp_path, layers=4), "compile_seconds": four["compile_seconds"]}  # repeatable

@@ -21,8 +21,8 @@ def mixture(x_BTD, logits_BTE, gate_EDF, up_EDF, down_EFD, k: int) -> tuple[jax.
         weights_BTk, chosen_BTk = route(logits_BTE, k)
         return run_experts(x_BTD, weights_BTk, chosen_BTk, 0, gate_EDF, up_EDF, down_EFD), chosen_BTk
     place = lambda *last: sharding.spec(("batch", "length", *last))  # noqa: E731
-    wide, tall = sharding.spec(("expert", "embed", "ff")), sharding.spec(("expert", "ff", "embed"))
-    expert_axis, embed_axis, ff_axis = (sharding.RULES[axis] for axis in ("expert", "embed", "ff"))
+    wide, tall = sharding.spec(("expert", None, "ff")), sharding.spec(("expert", "ff", None))
+    expert_axis, ff_axis = sharding.RULES["expert"], sharding.RULES["ff"]
 
     @functools.partial(
         jax.shard_map,
@@ -30,13 +30,11 @@ def mixture(x_BTD, logits_BTE, gate_EDF, up_EDF, down_EFD, k: int) -> tuple[jax.
         out_specs=(place("residual"), place(None)),
         check_vma=False,
     )
-    def run(x_BTD, logits_BTE, *shards):
+    def run(x_BTD, logits_BTE, *experts):
         weights_BTk, chosen_BTk = route(logits_BTE, k)
         gathered = [jax.lax.all_gather(x, expert_axis, tiled=True) for x in (x_BTD, weights_BTk, chosen_BTk)]
-        # Gathered here and not by in_specs: a device then gets its shard of the gradient, and not all of it.
-        held = [jax.lax.all_gather(w, embed_axis, axis=n, tiled=True) for w, n in zip(shards, (1, 1, 2), strict=True)]
-        first = jax.lax.axis_index(expert_axis) * len(held[0])
-        part_BTD = run_experts(*gathered, first, *held)
+        first = jax.lax.axis_index(expert_axis) * len(experts[0])
+        part_BTD = run_experts(*gathered, first, *experts)
         out_BTD = jax.lax.psum_scatter(part_BTD, expert_axis, tiled=True)
         return jax.lax.psum_scatter(out_BTD, ff_axis, scatter_dimension=2, tiled=True), chosen_BTk
 
