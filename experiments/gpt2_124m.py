@@ -1,7 +1,7 @@
-"""A GPT-2-class model of 124 M parameters in today's shape, on one v5e host (8 chips) or 8 GPUs.
+r"""A GPT-2-class model of 124 M parameters in today's shape, on one v5e host (8 chips) or 8 GPUs.
 
 python -m llm_jax.compile_ahead --config=experiments/gpt2_124m.py
-python -m llm_jax.main --config=experiments/gpt2_124m.py --workdir=DIR \\
+python -m llm_jax.main --config=experiments/gpt2_124m.py --workdir=DIR \
   --config.data.documents='texts/*.jsonl' --stages=data,pretrain
 """
 

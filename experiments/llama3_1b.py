@@ -1,7 +1,7 @@
-"""A Llama-3-class 1B (1.24 B parameters, one table for input and output), on v5e 4x4.
+r"""A Llama-3-class 1B (1.24 B parameters, one table for input and output), on v5e 4x4.
 
 python -m llm_jax.compile_ahead --config=experiments/llama3_1b.py
-python -m llm_jax.main --config=experiments/llama3_1b.py --workdir=DIR \\
+python -m llm_jax.main --config=experiments/llama3_1b.py --workdir=DIR \
   --config.data.documents='texts/*.jsonl' --stages=data,pretrain
 """
 

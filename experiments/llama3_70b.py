@@ -1,7 +1,7 @@
-"""Llama-3-70B's shape on v5p 8x8x8 (512 chips).
+r"""Llama-3-70B's shape on v5p 8x8x8 (512 chips).
 
 python -m llm_jax.compile_ahead --config=experiments/llama3_70b.py
-python -m llm_jax.main --config=experiments/llama3_70b.py --workdir=DIR \\
+python -m llm_jax.main --config=experiments/llama3_70b.py --workdir=DIR \
   --config.data.documents='texts/*.jsonl' --stages=data,pretrain
 """
 

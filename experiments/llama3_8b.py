@@ -1,7 +1,7 @@
-"""Llama-3-8B's shape on v5p 4x4x4 (64 chips).
+r"""Llama-3-8B's shape on v5p 4x4x4 (64 chips).
 
 python -m llm_jax.compile_ahead --config=experiments/llama3_8b.py
-python -m llm_jax.main --config=experiments/llama3_8b.py --workdir=DIR \\
+python -m llm_jax.main --config=experiments/llama3_8b.py --workdir=DIR \
   --config.data.documents='texts/*.jsonl' --stages=data,pretrain
 """
 

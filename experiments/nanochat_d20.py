@@ -1,7 +1,7 @@
-"""nanochat's d20 in our shape (depth 20, width 1280), on v5e-8 or 8 GPUs.
+r"""nanochat's d20 in our shape (depth 20, width 1280), on v5e-8 or 8 GPUs.
 
 python -m llm_jax.compile_ahead --config=experiments/nanochat_d20.py
-python -m llm_jax.main --config=experiments/nanochat_d20.py --workdir=DIR \\
+python -m llm_jax.main --config=experiments/nanochat_d20.py --workdir=DIR \
   --config.data.documents='texts/*.jsonl' --stages=data,pretrain
 """
 

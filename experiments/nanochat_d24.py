@@ -1,7 +1,7 @@
-"""nanochat's d24 in our shape (depth 24, width 1536), on v6e-8 or 8 GPUs.
+r"""nanochat's d24 in our shape (depth 24, width 1536), on v6e-8 or 8 GPUs.
 
 python -m llm_jax.compile_ahead --config=experiments/nanochat_d24.py
-python -m llm_jax.main --config=experiments/nanochat_d24.py --workdir=DIR \\
+python -m llm_jax.main --config=experiments/nanochat_d24.py --workdir=DIR \
   --config.data.documents='texts/*.jsonl' --stages=data,pretrain
 """
 

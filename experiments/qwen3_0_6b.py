@@ -1,7 +1,7 @@
-"""Qwen3-0.6B's shape on v6e-8 or 8 GPUs.
+r"""Qwen3-0.6B's shape on v6e-8 or 8 GPUs.
 
 python -m llm_jax.compile_ahead --config=experiments/qwen3_0_6b.py
-python -m llm_jax.main --config=experiments/qwen3_0_6b.py --workdir=DIR \\
+python -m llm_jax.main --config=experiments/qwen3_0_6b.py --workdir=DIR \
   --config.data.documents='texts/*.jsonl' --stages=data,pretrain
 """
 

@@ -1,7 +1,7 @@
-"""Qwen3-30B-A3B's shape, 3.3 of 30.5 billion parameters active, on v5p 4x4x4 (64 chips).
+r"""Qwen3-30B-A3B's shape, 3.3 of 30.5 billion parameters active, on v5p 4x4x4 (64 chips).
 
 python -m llm_jax.compile_ahead --config=experiments/qwen3_30b_a3b.py
-python -m llm_jax.main --config=experiments/qwen3_30b_a3b.py --workdir=DIR \\
+python -m llm_jax.main --config=experiments/qwen3_30b_a3b.py --workdir=DIR \
   --config.data.documents='texts/*.jsonl' --stages=data,pretrain
 """
 
