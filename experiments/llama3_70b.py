@@ -20,6 +20,7 @@ def get_config():
     c.train.microbatch = 512
     c.optimizer.name, c.optimizer.schedule = "adamw", "cosine"
     c.optimizer.learning_rate, c.optimizer.weight_decay, c.optimizer.final = 0.00015, 0.1, 0.1
+    c.rl.batch = c.rl.slots = c.eval.slots = 512  # they divide over the mesh, too
     c.mesh.fsdp = 512
     c.mesh.topology = "v5p:8x8x8"
     return c

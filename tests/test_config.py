@@ -1,6 +1,8 @@
 """Config: mistakes are named, and a stage's identity is what its numbers depend on."""
 
 import json
+import runpy
+from pathlib import Path
 
 import pytest
 
@@ -109,3 +111,9 @@ def test_identity_survives_json():
 
 def test_differences_name_absent_keys():
     assert config.differences({"a": 1, "b": 2}, {"b": 3, "c": 4}) == ["a: 1 -> absent", "b: 2 -> 3", "c: absent -> 4"]
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parent.parent.glob("experiments/**/*.py")), ids=lambda p: p.stem)
+def test_every_experiment_is_valid(path):
+    if path.parent.name != "ablations":
+        config.validate(runpy.run_path(str(path))["get_config"]())
