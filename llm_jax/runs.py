@@ -9,7 +9,7 @@ from llm_jax.config import UserError, default
 
 
 def load_config(workdir: Path) -> ConfigDict:
-    """The config that the run was started with. Raises UserError when the folder is no run."""
+    """The config that the run was started with. Raises UserError when the folder is no run, or of another version."""
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise UserError(f"{workdir} is no run (it has no config.json); start one with llm_jax.main --workdir={workdir}")
@@ -20,7 +20,10 @@ def load_config(workdir: Path) -> ConfigDict:
             while name.partition(".")[0] in section and "." in name:
                 head, _, name = name.partition(".")
                 section = section[head]
-            section[name] = tuple(value) if isinstance(value, list) else value
+            try:
+                section[name] = tuple(value) if isinstance(value, list) else value
+            except TypeError as error:
+                raise UserError(f"{workdir} is a run of another version: its {key} is {value!r}; run it anew") from error
     return config
 
 

@@ -39,6 +39,18 @@ def test_unknown_key_in_a_config_file_names_the_nearest(tmp_path):
     refused(run("llm_jax.main", f"--config={config}", f"--workdir={tmp_path}/run"), "layerz", "model.layers")
 
 
+def test_an_accelerator_that_is_not_here(tmp_path):
+    command = [sys.executable, "-m", "llm_jax.main", f"--config={TINY}", f"--workdir={tmp_path}/run"]
+    env = {**ENVIRONMENT, "JAX_PLATFORMS": "cuda"}
+    refused(subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True), "JAX_PLATFORMS=cuda", "not here")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_another_version(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"model.remat": True}}))
+    refused(run("llm_jax.chat", f"--workdir={tmp_path}", "--prompt=hi"), "another version", "model.remat")
+
+
 def test_missing_config_and_workdir(tmp_path):
     refused(run("llm_jax.main", f"--config={tmp_path}/none.py", f"--workdir={tmp_path}/run"), "none.py")
     refused(run("llm_jax.main", f"--config={TINY}"), "workdir")
