@@ -76,7 +76,7 @@ def default() -> ConfigDict:
     c.optimizer.clip = 1.0  # global norm of the gradient; 0 for none
 
     c.train = ConfigDict()
-    c.train.loss_chunk = 8192  # tokens whose logits exist at a time
+    c.train.loss_chunk = 2048  # tokens of a device whose logits exist at a time
     c.train.microbatch = 8  # rows whose gradient is computed at a time, over all devices; 0: the whole batch
 
     c.pretrain = stage_section(steps=0, batch=8)  # steps 0: one pass over the rows

@@ -101,31 +101,29 @@ def constant_among(names: list[str], instructions: dict[str, Instruction]) -> in
     return None if found is None else int(found)
 
 
-def executions(computations: Computations, entry: str) -> tuple[collections.Counter, set[str], list[str]]:
-    """(how often each computation runs, those inside a fusion, loops whose count is unknown and taken as one)."""
-    times, fused, unknown = collections.Counter(), set(), []
+def executions(computations: Computations, entry: str) -> tuple[collections.Counter, list[str]]:
+    """(how often each computation runs, loops whose count is unknown and taken as one)."""
+    times, unknown = collections.Counter(), []
 
-    def visit(name: str, count: int, inside: bool) -> None:
+    def visit(name: str, count: int) -> None:
         times[name] += count
-        if inside:
-            fused.add(name)
         for i in computations[name].values():
             if i.opcode == "while":
                 trips = trip_count(computations, name, i)
                 if trips is None:
                     unknown.append(i.name)
-                visit(i.attribute(r"body=%?([\w.\-]+)"), count * (trips or 1), inside)
+                visit(i.attribute(r"body=%?([\w.\-]+)"), count * (trips or 1))
             elif i.opcode == "conditional":  # an upper bound: every branch
                 listed = i.attribute(r"branch_computations=\{([^}]*)\}")
                 pattern = r"(?:true|false)_computation=%?([\w.\-]+)"
                 for branch in re.findall(r"%?([\w.\-]+)", listed) if listed else re.findall(pattern, i.rest):
-                    visit(branch, count, inside)
+                    visit(branch, count)
             elif i.opcode in ("fusion", "call", "async-start"):
                 for called in re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", i.rest):
-                    visit(called, count, inside or i.opcode == "fusion")
+                    visit(called, count)
 
-    visit(entry, 1, False)
-    return times, fused, unknown
+    visit(entry, 1)
+    return times, unknown
 
 
 def dot_flops(i: Instruction, shapes: dict[str, str]) -> int:
@@ -174,15 +172,22 @@ def wire_share(kind: str, members: int) -> float:
     return (2 if kind == "all-reduce" else 1) * (members - 1) / members
 
 
+def continuations(computations: Computations) -> set[str]:
+    """Of the fusions that a TPU's overlapped collective is written out in, all but the one that starts it."""
+    fusions = (i for instructions in computations.values() for i in instructions.values() if i.opcode == "fusion")
+    called = ((i.name, i.attribute(r"calls=%?([\w.\-]+)")) for i in fusions)
+    return {c for name, c in called if "collective-done" in name or c.startswith("async_collective_fusion")}
+
+
 def analyse(text: str, devices: int) -> dict:
     """Per device and step: `gemm_flops`, `est_cycles` (the compiler's, of fusions: no kernels, no communication),
 
     `collective_bytes` by kind (larger side), `collective_counts`, `wire_bytes`, `custom_calls`, `unknown_loops`.
     """
     computations, entry = parse(text)
-    times, fused, unknown = executions(computations, entry)
+    times, unknown = executions(computations, entry)
     totals, bytes_by_kind, counts, calls = (collections.Counter() for _ in range(4))
-    seen: set[str] = set()
+    continued = continuations(computations)
     for name, instructions in computations.items():
         count = times[name]
         shapes = {i.name: i.shape for i in instructions.values()}
@@ -191,11 +196,8 @@ def analyse(text: str, devices: int) -> dict:
             if i.opcode in ("dot", "convolution"):
                 totals["gemm_flops"] += count * (dot_flops if i.opcode == "dot" else convolution_flops)(i, shapes)
             elif kind in COLLECTIVES:
-                # A collective that overlaps with compute is written in several fusions under one channel.
-                channel = i.attribute(r"channel_id=(\d+)") or f"{name}/{i.name}"
-                if name in fused and channel in seen:
+                if name in continued:
                     continue
-                seen.add(channel)
                 operands = sum(sum(array_bytes(shapes.get(o, ""))) for o in i.operands)
                 size = max(
                     [operands, *(array_bytes(i.shape) if i.shape.startswith("(") else [sum(array_bytes(i.shape))])]

@@ -5,6 +5,11 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from llm_jax.sharding import gathered, on_tokens, scattered
+
+TOKENS, HEAD = ("batch", "length"), ("embed", None)
+IN_AXES = (TOKENS, HEAD, TOKENS, TOKENS)  # of hidden, head, targets, weights
+
 
 def logits_of(hidden_BTD: jax.Array, head_DV: jax.Array, vocab_size: int) -> jax.Array:
     """Float32 logits; the columns that pad the vocabulary are -1e30."""
@@ -27,30 +32,48 @@ def token_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return picked - jax.nn.logsumexp(logits, axis=-1)
 
 
-def chunks_of(x_BT: jax.Array, count: int) -> jax.Array:
-    """(B, T, ...) -> (count, B, T/count, ...): chunks along T, so that the batch stays split over devices."""
+def chunks_of(x_BT: jax.Array, chunk_tokens: int) -> jax.Array:
+    """(B, T, ...) -> (chunks, B, T / chunks, ...): the fewest chunks of at most `chunk_tokens` tokens."""
     B, T = x_BT.shape[:2]
+    count = next(n for n in range(1, T + 1) if T % n == 0 and (B * T // n <= chunk_tokens or n == T))
     return jnp.moveaxis(x_BT.reshape(B, count, T // count, *x_BT.shape[2:]), 1, 0)
 
 
-def chunk_count(B: int, T: int, chunk_tokens: int) -> int:
-    """The fewest chunks, dividing T, of at most `chunk_tokens` tokens."""
-    return next(n for n in range(1, T + 1) if T % n == 0 and (B * T // n <= chunk_tokens or n == T))
+def joined(chunks: jax.Array) -> jax.Array:
+    """(chunks, B, T / chunks, ...) -> (B, T, ...)"""
+    x = jnp.moveaxis(chunks, 0, 1)
+    return x.reshape(len(x), -1, *x.shape[3:])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def cross_entropy(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size: int, chunk_tokens: int) -> jax.Array:
     """Sum over tokens of weight x -log p(target), in nats, float32. Not differentiable in the weights.
 
-    The gradient of the logits is formed in the forward pass, while a chunk's logits exist: the backward pass
-    neither keeps nor recomputes them.
+    At most `chunk_tokens` tokens of a device have logits at a time. The gradient of the logits is formed in the forward
+    pass, while they exist: the backward pass neither keeps nor recomputes them.
     """
-    return _cross_entropy_forward(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size, chunk_tokens, False)[0]
+
+    def local(hidden, head, targets, weights):
+        loss, _, _ = nats(hidden, gathered(head), targets, weights, vocab_size, chunk_tokens, False)
+        return (loss[None, None],)
+
+    head_DV = head_DV.astype(hidden_BTD.dtype)
+    (loss,) = on_tokens(local, IN_AXES, (TOKENS,))(hidden_BTD, head_DV, targets_BT, weights_BT)
+    return loss.sum()
 
 
-def _cross_entropy_forward(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size, chunk_tokens, gradient=True):
-    B, T, D = hidden_BTD.shape
-    count = chunk_count(B, T, chunk_tokens)
+def _cross_entropy_forward(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size, chunk_tokens):
+    def local(hidden, head, targets, weights):
+        loss, d_hidden, d_head = nats(hidden, gathered(head), targets, weights, vocab_size, chunk_tokens, True)
+        return loss[None, None], d_hidden, scattered(d_head)
+
+    run = on_tokens(local, IN_AXES, (TOKENS, TOKENS, HEAD))
+    loss, d_hidden_BTD, d_head_DV = run(hidden_BTD, head_DV.astype(hidden_BTD.dtype), targets_BT, weights_BT)
+    return loss.sum(), (d_hidden_BTD, d_head_DV.astype(head_DV.dtype))
+
+
+def nats(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size: int, chunk_tokens: int, gradient: bool):
+    """(loss, its gradients in hidden and head, or None without `gradient`) of the tokens of one device."""
 
     def chunk(carry, inputs):
         loss, d_head_DV = carry
@@ -65,14 +88,12 @@ def _cross_entropy_forward(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_si
         d_logits = ((jnp.exp(logits - log_z[..., None]) - one_hot) * weights[..., None]).astype(hidden.dtype)
         # In the compute dtype, as every other weight's gradient: in bfloat16 half of the memory, and of what is sent.
         d_head_DV += jnp.einsum("btd,btv->dv", hidden, d_logits)
-        return (loss, d_head_DV), jnp.einsum("btv,dv->btd", d_logits, head_DV.astype(hidden.dtype))
+        return (loss, d_head_DV), jnp.einsum("btv,dv->btd", d_logits, head_DV)
 
-    inputs = tuple(chunks_of(x, count) for x in (hidden_BTD, targets_BT, weights_BT))
-    start = (jnp.float32(0), jnp.zeros(head_DV.shape if gradient else (), jnp.float32))
+    inputs = tuple(chunks_of(x, chunk_tokens) for x in (hidden_BTD, targets_BT, weights_BT))
+    start = (jnp.float32(0), jnp.zeros(head_DV.shape if gradient else (), head_DV.dtype))
     (loss, d_head_DV), d_hidden = jax.lax.scan(chunk, start, inputs)
-    if not gradient:
-        return loss, None
-    return loss, (jnp.moveaxis(d_hidden, 0, 1).reshape(B, T, D), d_head_DV)
+    return (loss, joined(d_hidden), d_head_DV) if gradient else (loss, None, None)
 
 
 def _cross_entropy_backward(vocab_size, chunk_tokens, residuals, g):
@@ -85,13 +106,18 @@ cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 def logprobs_BT(hidden_BTD, head_DV, targets_BT, vocab_size: int, chunk_tokens: int) -> jax.Array:
     """log p(target) of every token, differentiable; each chunk's logits are recomputed in the backward pass."""
-    B, T, _ = hidden_BTD.shape
-    count = chunk_count(B, T, chunk_tokens)
 
-    @jax.checkpoint
-    def chunk(inputs):
-        hidden, targets = inputs
-        return token_logprobs(logits_of(hidden, head_DV, vocab_size), targets)
+    def local(hidden, head, targets):
+        head = gathered(head)
 
-    out = jax.lax.map(chunk, (chunks_of(hidden_BTD, count), chunks_of(targets_BT, count)))
-    return jnp.moveaxis(out, 0, 1).reshape(B, T)
+        @jax.checkpoint
+        def chunk(inputs):
+            hidden, targets = inputs
+            return token_logprobs(logits_of(hidden, head, vocab_size), targets)
+
+        out = jax.lax.map(chunk, (chunks_of(hidden, chunk_tokens), chunks_of(targets, chunk_tokens)))
+        return (joined(out),)
+
+    (out_BT,) = on_tokens(local, IN_AXES[:3], (TOKENS,))(hidden_BTD, head_DV.astype(hidden_BTD.dtype), targets_BT)
+    return out_BT
+

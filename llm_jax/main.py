@@ -76,14 +76,20 @@ def main() -> None:
 
 
 def connect(f) -> None:
-    """Joins the other processes. Raises UserError without an accelerator that was asked for."""
+    """Joins the other processes. Raises UserError without them, or without an accelerator that was asked for."""
+    if f.coordinator and None in (f.processes, f.process):
+        raise UserError("--coordinator needs --processes (how many) and --process (which one this is, from 0)")
     if f.distributed or f.coordinator:
-        jax.distributed.initialize(f.coordinator, f.processes, f.process)
+        try:
+            jax.distributed.initialize(f.coordinator, f.processes, f.process)
+        except ValueError as error:
+            mend = "give --coordinator, --processes and --process"
+            raise UserError(f"--distributed finds no cluster here ({error}); {mend}") from error
     try:
         jax.devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter without the plugin of a platform
         wanted = os.environ.get("JAX_PLATFORMS", "")
-        raise UserError(f"JAX_PLATFORMS={wanted} asks for a device that is not here: {error}") from error
+        raise UserError(f"JAX_PLATFORMS={wanted} asks for a device that is not here {error}".strip()) from error
 
 
 def meet(name: str) -> None:

@@ -23,7 +23,8 @@ def load_config(workdir: Path) -> ConfigDict:
             try:
                 section[name] = tuple(value) if isinstance(value, list) else value
             except TypeError as error:
-                raise UserError(f"{workdir} is a run of another version: its {key} is {value!r}; run it anew") from error
+                what = f"its {key} is {value!r}"
+                raise UserError(f"{workdir} is a run of another version: {what}; run it anew") from error
     return config
 
 

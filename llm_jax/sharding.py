@@ -1,6 +1,8 @@
 """The mesh, and the one table that says where every logical axis lives."""
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -71,6 +73,44 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, spec(axes))
+
+
+def on_tokens(function: Callable, in_axes: tuple, out_axes: tuple) -> Callable:
+    """`function`, run on each device's own tokens. Axes of arrays are `batch` and `length`, or a weight's with `embed`.
+
+    What is split over `tensor` stays the compiler's to place. Without a mesh, `function` itself.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return function
+    axes = set(MESH_AXES) - {RULES["residual"]}
+    ins, outs = (tuple(map(spec, some)) for some in (in_axes, out_axes))
+    return jax.shard_map(function, in_specs=ins, out_specs=outs, axis_names=axes, check_vma=False)
+
+
+def gathered(x: jax.Array) -> jax.Array:
+    """Inside `on_tokens`: all of a weight whose first axis is `embed`, from its shards."""
+    if RULES["embed"] not in jax.sharding.get_abstract_mesh().manual_axes:
+        return x
+    return jax.lax.all_gather(x, RULES["embed"], tiled=True)
+
+
+def scattered(partial: jax.Array) -> jax.Array:
+    """Inside `on_tokens`: the sum over devices of a weight's gradient, of which each keeps its shard of `embed`.
+
+    A ring, in which each device sends every part of the array once. XLA makes of `psum_scatter` an all-reduce, twice
+    that, on slices of several dimensions.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axis = RULES["embed"]
+    if axis not in mesh.manual_axes:
+        return partial
+    n, me = mesh.shape[axis], jax.lax.axis_index(axis)
+    part = lambda k: jax.lax.dynamic_slice_in_dim(partial, (me - k) % n * (len(partial) // n), len(partial) // n)  # noqa: E731
+    pass_on = functools.partial(jax.lax.ppermute, axis_name=axis, perm=[(i, (i + 1) % n) for i in range(n)])
+    total = jax.lax.fori_loop(2, n + 1, lambda k, sent: pass_on(sent) + part(k), part(1))
+    others = [name for name in mesh.manual_axes if name != axis and mesh.shape[name] > 1]
+    return jax.lax.psum(total, others) if others else total
 
 
 def put_batch(mesh: Mesh, host_batch: dict[str, np.ndarray], microbatch: int = 0) -> dict[str, jax.Array]:

@@ -42,7 +42,8 @@ def test_unknown_key_in_a_config_file_names_the_nearest(tmp_path):
 def test_an_accelerator_that_is_not_here(tmp_path):
     command = [sys.executable, "-m", "llm_jax.main", f"--config={TINY}", f"--workdir={tmp_path}/run"]
     env = {**ENVIRONMENT, "JAX_PLATFORMS": "cuda"}
-    refused(subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True), "JAX_PLATFORMS=cuda", "not here")
+    result = subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True)
+    refused(result, "JAX_PLATFORMS=cuda", "not here")
     assert not (tmp_path / "run").exists()
 
 

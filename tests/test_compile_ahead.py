@@ -79,6 +79,20 @@ def test_tensor_context_and_slices_compile(tmp_path, mesh):
 
 @pytest.mark.tpu_compile
 @needs_libtpu
+def test_the_1b_anchor_costs_no_more_than_maxtext(tmp_path):
+    """Beside the figures of MaxText 0.2.5 in docs/scale.md, which jax 0.12.0 and libtpu 0.0.52 gave."""
+    command = [sys.executable, "-m", "llm_jax.compile_ahead", "--json"]
+    command.append(f"--config={ROOT / 'experiments/anchors/llama_1b_v5e.py'}")
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    ours = json.loads(done.stdout.splitlines()[-1])
+    assert ours["gemm_flops"] <= 1.005 * 1.807e13
+    assert ours["hbm_peak_gib"] <= 2.807
+    assert ours["est_cycles"] <= 3.418e8
+    assert ours["wire_bytes"] <= 7.07e9
+
+
+@pytest.mark.tpu_compile
+@needs_libtpu
 def test_what_does_not_fit_is_an_answer(tmp_path):
     path = ROOT / "experiments/anchors/llama3_8b_v5p.py"
     text = path.read_text().replace("c.mesh.fsdp = 64", "c.mesh.fsdp = 16").replace("v5p:4x4x4", "v5e:4x4")

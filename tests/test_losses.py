@@ -1,5 +1,9 @@
 """Chunked cross-entropy and log-probabilities against a plain float64 reference."""
 
+import functools
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,11 +105,31 @@ def test_bfloat16_hidden_states_come_close_and_keep_their_dtype():
     assert value.dtype == jnp.float32 and grad.dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 5, 12, 100])
-def test_chunks_divide_the_row_and_respect_the_limit(chunk):
-    count = losses.chunk_count(B, T, chunk)
-    assert T % count == 0
-    assert B * T // count <= chunk or count == T
-    x = jnp.arange(B * T).reshape(B, T)
-    back = jnp.moveaxis(losses.chunks_of(x, count), 0, 1).reshape(B, T)
-    np.testing.assert_array_equal(back, x)
+@pytest.mark.parametrize("chunk, count", [(1, 6), (3, 6), (4, 3), (11, 2), (12, 1), (100, 1)])
+def test_chunks_are_the_fewest_that_respect_the_limit(chunk, count):
+    x = jnp.arange(B * T * D).reshape(B, T, D)
+    chunks = losses.chunks_of(x, chunk)
+    assert chunks.shape == (count, B, T // count, D)
+    np.testing.assert_array_equal(losses.joined(chunks), x)
+
+
+def largest_float32(function, *arguments) -> int:
+    """Elements of the largest float32 array in the compiled program."""
+    text = jax.jit(function).lower(*arguments).compile().as_text()
+    return max(math.prod(map(int, dims.split(","))) for dims in re.findall(r"f32\[([\d,]+)\]", text))
+
+
+@pytest.mark.parametrize("differentiated", [losses.cross_entropy, losses.logprobs_BT])
+def test_the_compiled_program_never_holds_all_logits(differentiated):
+    rows, length, width, vocab = 4, 64, 8, 1024
+    hidden, head = jnp.ones((rows, length, width)), jnp.ones((width, vocab))
+    targets = jnp.zeros((rows, length), jnp.int32)
+    weights = (jnp.ones((rows, length)),) if differentiated is losses.cross_entropy else ()
+    tokens = rows * length
+
+    def loss(chunk, hidden, head):
+        return differentiated(hidden, head, targets, *weights, vocab, chunk).sum()
+
+    gradient = lambda chunk: jax.grad(functools.partial(loss, chunk), argnums=(0, 1))  # noqa: E731
+    assert largest_float32(gradient(tokens // 8), hidden, head) <= tokens // 8 * vocab
+    assert largest_float32(gradient(tokens), hidden, head) >= tokens * vocab  # so the measure sees them

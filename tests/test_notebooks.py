@@ -14,6 +14,7 @@ FILES = {
         "runs/notebook/report/report.json",
         "runs/notebook/report/index.html",
     ),
+    "tpu_pretrain": ("tpu_pretrain_config.py", "runs/tpu_pretrain/curves.png"),
 }
 
 

@@ -14,7 +14,7 @@ def get_config():
     c.tokenizer.vocab_size = 128_256
     c.data.sequence_length = 4096
     c.pretrain.batch = c.sft.batch = 64
-    c.train.microbatch, c.train.loss_chunk = 0, 64 * 4096  # all at once, as MaxText does
+    c.train.microbatch, c.train.loss_chunk = 0, 2048
     c.optimizer.name = "adamw"
     c.mesh.fsdp, c.mesh.tensor = 16, 4
     c.mesh.topology = "v6e:8x8"

@@ -14,7 +14,7 @@ def get_config():
     c.tokenizer.vocab_size = 128_256
     c.data.sequence_length = 2048
     c.pretrain.batch = c.sft.batch = 16
-    c.train.microbatch, c.train.loss_chunk = 0, 16 * 2048  # all at once, as MaxText does
+    c.train.microbatch, c.train.loss_chunk = 0, 512
     c.optimizer.name = "adamw"
     c.mesh.fsdp = 16
     c.mesh.topology = "v5e:4x4"
