@@ -3,8 +3,9 @@
     python -m benchmarks.learning [--workdir=runs/learning] [--cells='adamw/1.0/*'] [--tokens=3000000]
 
 A cell is OPTIMIZER/SCALE/SEED/SIDE: the peak rates of the speedrun times SCALE; the seed is that of the initial
-parameters and of the order of rows, and both sides of a pair have the same of each. Every finished cell is a line in
-WORKDIR/cells.jsonl and is not run again, so the same command continues.
+parameters and of the order of rows, and both sides of a pair have the same of each. With Muon and SCALE 1.0 there are
+also sides without one of our choices (WITHOUT). Every finished cell is a line in WORKDIR/cells.jsonl and is not run
+again, so the same command continues.
 """
 
 import fnmatch
@@ -37,6 +38,13 @@ from llm_jax.optimizer import schedule  # noqa: E402
 from llm_jax.stages.supervised import RowBatches, jitted_nats  # noqa: E402
 
 OPTIMIZERS, SCALES, SEEDS, SIDES = ("adamw", "muon"), (0.5, 1.0, 2.0), (0, 1, 2), ("ours", "torch")
+WITHOUT = {  # a choice of ours -> the config without it
+    "qk_norm": {"model.qk_norm": False},
+    "untied": {"model.tied_embedding": True},
+    "wsd": {"optimizer.schedule": "cosine"},
+    "clip": {"optimizer.clip": 0.0},
+    "rotary": {"model.layer_pattern": ("full-norope",)},
+}
 Nats = Callable[[dict[str, np.ndarray]], float]  # a batch of `loader.targets` -> sum of nats
 
 
@@ -48,14 +56,18 @@ def define_flags() -> None:
 
 def all_cells() -> list[str]:
     """In an order that completes pairs early."""
-    return [f"{o}/{x}/{seed}/{side}" for seed, o, x, side in itertools.product(SEEDS, OPTIMIZERS, SCALES, SIDES)]
+    pairs = [f"{o}/{x}/{seed}/{side}" for seed, o, x, side in itertools.product(SEEDS, OPTIMIZERS, SCALES, SIDES)]
+    return pairs + [f"muon/1.0/{seed}/without_{choice}" for seed, choice in itertools.product(SEEDS, WITHOUT)]
 
 
 def cell_config(cell: str, tokens: int) -> ConfigDict:
-    optimizer, scale, seed, _ = cell.split("/")
+    """The speedrun's with a model of half a million parameters, so that a cell takes minutes."""
+    optimizer, scale, seed, side = cell.split("/")
     c = speedrun.get_config()
+    c.model.dim, c.model.layers, c.model.ff_dim, c.model.heads = 64, 4, 176, 1
     c.seed, c.optimizer.name, c.pretrain.learning_rate_scale = int(seed), optimizer, float(scale)
     c.pretrain.steps = math.ceil(tokens / (c.pretrain.batch * c.data.sequence_length))
+    c.update_from_flattened_dict(WITHOUT.get(side.removeprefix("without_"), {}))
     return c
 
 
@@ -124,7 +136,8 @@ def finished(path: Path, tokens: int) -> dict[str, float]:
 def run_cell(cell: str, workdir: Path, tokens: int) -> dict:
     config, data = cell_config(cell, tokens), workdir / "data"
     started = time.monotonic()
-    trained = {"ours": train_ours, "torch": train_torch}[cell.split("/")[-1]](config, data)
+    side = cell.split("/")[-1]
+    trained = (train_torch if side == "torch" else train_ours)(config, data)
     value = bits_per_byte(trained, data, config.pretrain.batch)
     return {"cell": cell, "tokens": tokens, "bits_per_byte": value, "seconds": round(time.monotonic() - started, 1)}
 
@@ -142,6 +155,16 @@ def print_table(done: dict[str, float]) -> None:
             print(f"{optimizer:9}  {scale:7}  {len(pairs):5}  {means}")
 
 
+def print_choices(done: dict[str, float]) -> None:
+    """What bits per byte rise by without one choice, on each seed that is complete."""
+    print("\nwithout          bits per byte more, mean (each seed)")
+    for choice in WITHOUT:
+        keys = [(f"muon/1.0/{seed}/without_{choice}", f"muon/1.0/{seed}/ours") for seed in SEEDS]
+        rises = np.array([done[a] - done[b] for a, b in keys if a in done and b in done])
+        if len(rises):
+            print(f"{choice:15}  {rises.mean():+.4f} ({', '.join(f'{r:+.4f}' for r in rises)})")
+
+
 def main() -> None:
     f = flags.FLAGS
     wanted = [cell for cell in all_cells() if fnmatch.fnmatch(cell, f.cells)]
@@ -157,6 +180,7 @@ def main() -> None:
             with path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
     print_table(finished(path, f.tokens))
+    print_choices(finished(path, f.tokens))
 
 
 if __name__ == "__main__":

@@ -103,6 +103,10 @@ class StageLog:
         note = f"loss {values['loss']:.3f}" + (f"  reward {values['reward']:.2f}" if "reward" in values else "")
         self._bar.update(self._task, completed=step, note=f"{note}  {rate / 1e3:.1f}k tok/s")
 
+    def restart_clock(self) -> None:
+        """What went before, a validation or a save, is no part of the next step's time."""
+        self._last = time.monotonic()
+
     def validation(self, step: int, metrics: dict[str, float]) -> None:
         self._write({"step": step, **metrics})
 

@@ -257,12 +257,16 @@ def run(context: Context, job: Job, params) -> Any:
             pending = (step + 1, metrics, figures, waited)
             done = step + 1 == job.steps
             stop = interrupt.wanted  # read once: a signal after this waits for the next step
-            if job.validate and (done or (step + 1) % config.log.eval_every == 0):
-                log.validation(step + 1, job.validate(params))
-            if done or stop or (step + 1) % config.checkpoint.every == 0:
+            validates = job.validate and (done or (step + 1) % config.log.eval_every == 0)
+            saves = done or stop or (step + 1) % config.checkpoint.every == 0
+            if validates or saves:
                 log.step(*pending)
                 pending = None
-                save(step + 1)
+                if validates:
+                    log.validation(step + 1, job.validate(params))
+                if saves:
+                    save(step + 1)
+                log.restart_clock()
             if stop:
                 break
     if stop:

@@ -14,7 +14,7 @@ def get_config():
     c.tokenizer.vocab_size = 128_256
     c.data.sequence_length = 4096
     c.pretrain.batch = c.sft.batch = 128
-    c.train.microbatch, c.train.loss_chunk = 0, 1024
+    c.train.microbatch, c.train.loss_chunk = 0, 2048
     c.optimizer.name = "adamw"
     c.mesh.fsdp = 64
     c.mesh.topology = "v5p:4x4x4"

@@ -206,6 +206,8 @@ class Transformer(nnx.Module):
             x_BTD, _, auxiliary = nnx.merge(graph, group)(x_BTD, places, mask, None)
             return x_BTD, auxiliary
 
+        # Else the compiler keeps the angles in the TPU's fast memory, where the weights of the next product belong.
+        places = jax.lax.optimization_barrier(places)
         x_BTD, auxiliary = jax.lax.scan(rematerialised(one_group, self.remat), x_BTD, stacked)
         x_BTD, _, of_tail = self.tail(x_BTD, places, mask, None)
         losses = [jnp.atleast_1d(loss) for loss in auxiliary + of_tail]  # of the stack, one for each group
