@@ -9,10 +9,10 @@ Command     python experiments/ablations/tokens_to_think.py --workdir=runs/speed
 Arms        budget: the model's own thinking, cut after 0, 2, 4, ... tokens, then it is made to answer;
             filler: as many dots in place of thoughts. Same held-out problems in every arm.
 Result      in WORKDIR/ablations/tokens_to_think.json and .svg; each point has n problems and a 95 % interval.
-            Seed 0, SFT checkpoint, n = 512 a point: three numbers .05 [.03, .07] at once, .12 with 12 tokens, .95 with
-            16, .98 [.97, .99] with 20; four numbers .06 at once, .10 with 20 tokens, .73 with 24. Dots: .02-.03 and
-            .01-.02 throughout. Two numbers: .93 at once; a thought cut in its middle is worse than none (.02 after 2
-            tokens). As predicted, but for that harm: it was never trained on half a thought.
+            Seed 0, SFT checkpoint, n = 512 a point: three numbers .07 [.05, .09] at once, .04 with 12 tokens, .76 with
+            16, .96 [.94, .97] with 20; four numbers .04 at once, .04 with 20 tokens, .50 with 24. Dots: at most .02
+            throughout. Two numbers: .97 at once; a thought cut in its middle is worse than none (.02 after 2 tokens,
+            .95 from 8 on). As predicted, but for that harm: it was never trained on half a thought.
 """
 
 import json
