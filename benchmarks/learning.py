@@ -97,7 +97,7 @@ def train_torch(config: ConfigDict, data: Path) -> Nats:
 
     @torch_model.torch.no_grad()
     def nats(batch) -> float:
-        targets = batch["weights"].sum()
+        targets = float(batch["weights"].sum())
         return trainer.loss(model, **torch_model.torch_batch(batch, packed=True)).item() * targets if targets else 0.0
 
     return nats
