@@ -1,8 +1,10 @@
 """The train loop: interrupted and resumed is never interrupted, bit for bit; failures keep the last checkpoint."""
 
+import itertools
 import json
 import os
 import signal
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from llm_jax import checkpoint, config, sharding, train
+from llm_jax import checkpoint, config, progress, sharding, train
 from llm_jax.config import UserError
 from llm_jax.model import transformer
 from llm_jax.optimizer import make_optimizer
@@ -221,6 +223,21 @@ def test_validation_is_logged_at_its_steps(runner):
     assert [line["step"] for line in runner.lines("a") if "val_loss" in line] == [3, 6, STEPS]
     summary = json.loads((runner.tmp_path / "a/pretrain/summary.json").read_text())
     assert summary["steps"] == STEPS and summary["seconds"] > 0
+
+
+def test_a_steps_speed_is_without_the_validation_before_it(runner, monkeypatch):
+    clock = itertools.count()  # a second passes whenever somebody looks
+
+    def validate(params):
+        for _ in range(1000):
+            next(clock)
+        return {"val_loss": 0.0}
+
+    monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    runner.context.config.log.eval_every = 3
+    runner.run("a", validate=validate, tokens_per_step=1000)
+    speeds = [line["tokens_per_second"] for line in runner.lines("a") if "loss" in line]
+    assert len(speeds) == STEPS and min(speeds) > 100
 
 
 def test_only_the_newest_checkpoints_are_kept(runner):
