@@ -5,10 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from llm_jax.sharding import gathered, on_tokens, scattered
+from llm_jax.sharding import constrain, on_tokens, scattered
 
-TOKENS, HEAD = ("batch", "length"), ("embed", None)
-IN_AXES = (TOKENS, HEAD, TOKENS, TOKENS)  # of hidden, head, targets, weights
+TOKENS = ("batch", "length")
+IN_AXES = (TOKENS, (None, None), TOKENS, TOKENS)  # of hidden, head, targets, weights
 
 
 def logits_of(hidden_BTD: jax.Array, head_DV: jax.Array, vocab_size: int) -> jax.Array:
@@ -45,6 +45,11 @@ def joined(chunks: jax.Array) -> jax.Array:
     return x.reshape(len(x), -1, *x.shape[3:])
 
 
+def gathered(head_DV: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """On every device all rows of the head, of which it needs its columns; cast before, so that less is sent."""
+    return constrain(head_DV.astype(dtype), None, "vocab")
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def cross_entropy(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size: int, chunk_tokens: int) -> jax.Array:
     """Sum over tokens of weight x -log p(target), in nats, float32. Not differentiable in the weights.
@@ -54,21 +59,21 @@ def cross_entropy(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size: int, 
     """
 
     def local(hidden, head, targets, weights):
-        loss, _, _ = nats(hidden, gathered(head), targets, weights, vocab_size, chunk_tokens, False)
+        loss, _, _ = nats(hidden, head, targets, weights, vocab_size, chunk_tokens, False)
         return (loss[None, None],)
 
-    head_DV = head_DV.astype(hidden_BTD.dtype)
+    head_DV = gathered(head_DV, hidden_BTD.dtype)
     (loss,) = on_tokens(local, IN_AXES, (TOKENS,))(hidden_BTD, head_DV, targets_BT, weights_BT)
     return loss.sum()
 
 
 def _cross_entropy_forward(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size, chunk_tokens):
     def local(hidden, head, targets, weights):
-        loss, d_hidden, d_head = nats(hidden, gathered(head), targets, weights, vocab_size, chunk_tokens, True)
+        loss, d_hidden, d_head = nats(hidden, head, targets, weights, vocab_size, chunk_tokens, True)
         return loss[None, None], d_hidden, scattered(d_head)
 
-    run = on_tokens(local, IN_AXES, (TOKENS, TOKENS, HEAD))
-    loss, d_hidden_BTD, d_head_DV = run(hidden_BTD, head_DV.astype(hidden_BTD.dtype), targets_BT, weights_BT)
+    run = on_tokens(local, IN_AXES, (TOKENS, TOKENS, ("embed", None)))
+    loss, d_hidden_BTD, d_head_DV = run(hidden_BTD, gathered(head_DV, hidden_BTD.dtype), targets_BT, weights_BT)
     return loss.sum(), (d_hidden_BTD, d_head_DV.astype(head_DV.dtype))
 
 
@@ -108,8 +113,6 @@ def logprobs_BT(hidden_BTD, head_DV, targets_BT, vocab_size: int, chunk_tokens: 
     """log p(target) of every token, differentiable; each chunk's logits are recomputed in the backward pass."""
 
     def local(hidden, head, targets):
-        head = gathered(head)
-
         @jax.checkpoint
         def chunk(inputs):
             hidden, targets = inputs
@@ -118,6 +121,6 @@ def logprobs_BT(hidden_BTD, head_DV, targets_BT, vocab_size: int, chunk_tokens: 
         out = jax.lax.map(chunk, (chunks_of(hidden, chunk_tokens), chunks_of(targets, chunk_tokens)))
         return (joined(out),)
 
-    (out_BT,) = on_tokens(local, IN_AXES[:3], (TOKENS,))(hidden_BTD, head_DV.astype(hidden_BTD.dtype), targets_BT)
+    (out_BT,) = on_tokens(local, IN_AXES[:3], (TOKENS,))(hidden_BTD, gathered(head_DV, hidden_BTD.dtype), targets_BT)
     return out_BT
 

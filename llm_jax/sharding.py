@@ -76,7 +76,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def on_tokens(function: Callable, in_axes: tuple, out_axes: tuple) -> Callable:
-    """`function`, run on each device's own tokens. Axes of arrays are `batch` and `length`, or a weight's with `embed`.
+    """`function`, run on each device's own tokens. Axes of arrays are `batch` and `length`, `embed`, or None for all.
 
     What is split over `tensor` stays the compiler's to place. Without a mesh, `function` itself.
     """
@@ -86,13 +86,6 @@ def on_tokens(function: Callable, in_axes: tuple, out_axes: tuple) -> Callable:
     axes = set(MESH_AXES) - {RULES["residual"]}
     ins, outs = (tuple(map(spec, some)) for some in (in_axes, out_axes))
     return jax.shard_map(function, in_specs=ins, out_specs=outs, axis_names=axes, check_vma=False)
-
-
-def gathered(x: jax.Array) -> jax.Array:
-    """Inside `on_tokens`: all of a weight whose first axis is `embed`, from its shards."""
-    if RULES["embed"] not in jax.sharding.get_abstract_mesh().manual_axes:
-        return x
-    return jax.lax.all_gather(x, RULES["embed"], tiled=True)
 
 
 def scattered(partial: jax.Array) -> jax.Array:
