@@ -1,5 +1,6 @@
 """Compiling for TPU slices that are not there. Needs libtpu (the `tpu` extra) but no TPU."""
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -80,15 +81,16 @@ def test_tensor_context_and_slices_compile(tmp_path, mesh):
 @pytest.mark.tpu_compile
 @needs_libtpu
 def test_the_1b_anchor_costs_no_more_than_maxtext(tmp_path):
-    """Beside the figures of MaxText 0.2.5 in docs/scale.md, which jax 0.12.0 and libtpu 0.0.52 gave."""
+    """Beside the figures of MaxText 0.2.5 in docs/scale.md, by libtpu 0.0.52; other compilers count up to 2 % more."""
+    slack = 1.0 if importlib.metadata.version("libtpu") == "0.0.52" else 1.02
     command = [sys.executable, "-m", "llm_jax.compile_ahead", "--json"]
     command.append(f"--config={ROOT / 'experiments/anchors/llama_1b_v5e.py'}")
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     ours = json.loads(done.stdout.splitlines()[-1])
     assert ours["gemm_flops"] <= 1.005 * 1.807e13
-    assert ours["hbm_peak_gib"] <= 2.807
-    assert ours["est_cycles"] <= 1.01 * 3.418e8  # older compilers count a little more
-    assert ours["wire_bytes"] <= 7.07e9
+    assert ours["hbm_peak_gib"] <= slack * 2.807
+    assert ours["est_cycles"] <= slack * 3.418e8
+    assert ours["wire_bytes"] <= slack * 7.07e9
 
 
 @pytest.mark.tpu_compile
