@@ -123,4 +123,3 @@ def logprobs_BT(hidden_BTD, head_DV, targets_BT, vocab_size: int, chunk_tokens: 
 
     (out_BT,) = on_tokens(local, IN_AXES[:3], (TOKENS,))(hidden_BTD, gathered(head_DV, hidden_BTD.dtype), targets_BT)
     return out_BT
-

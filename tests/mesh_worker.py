@@ -1,6 +1,7 @@
 """A process of test_sharding.py: trains the tiny model on the mesh of its arguments, prints one JSON line.
 
 python tests/mesh_worker.py DATA FSDP TENSOR CONTEXT STEPS
+python tests/mesh_worker.py losses DATA FSDP TENSOR CONTEXT    # of both losses and gradients: relative differences
 python tests/mesh_worker.py attention LENGTH    # a long row over all devices against one: the largest differences
 """
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm_jax import config, sharding, train
+from llm_jax.losses import cross_entropy, logprobs_BT
 from llm_jax.model import transformer
 from llm_jax.model.attention import attention
 from llm_jax.model.transformer import training_mask
@@ -93,7 +95,28 @@ def long_attention(length: int) -> dict:
     return {"differences": [float(np.abs(a - b).max()) for a, b in zip(*outputs, strict=True)]}
 
 
+def both_losses(sizes: list[int]) -> dict:
+    """Values and gradients of the two losses on the mesh and on one device."""
+    rng = np.random.default_rng(0)
+    hidden, head = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((B, T, 32), (32, 384)))
+    targets, weights = jnp.asarray(rng.integers(VOCAB, size=(B, T))), jnp.asarray(rng.uniform(size=(B, T)))
+
+    def total(hidden, head):
+        logp_BT = logprobs_BT(hidden, head, targets, VOCAB, 16)
+        return jnp.stack([cross_entropy(hidden, head, targets, weights, VOCAB, 16), jnp.sum(weights * logp_BT)])
+
+    outputs = []
+    for devices, cut in ((jax.devices(), sizes), (jax.devices()[:1], [1, 1, 1, 1])):
+        with jax.set_mesh(sharding.make_mesh(tiny(cut, "adamw").mesh, devices)):
+            grads = jax.jit(jax.jacrev(total, argnums=(0, 1)))(hidden, head)
+            outputs.append(jax.device_get((jax.jit(total)(hidden, head), *grads)))
+    return {"differences": [float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(*outputs, strict=True)]}
+
+
 def main() -> None:
+    if sys.argv[1] == "losses":
+        print(json.dumps(both_losses([int(size) for size in sys.argv[2:]])))
+        return
     if sys.argv[1] == "attention":
         print(json.dumps(long_attention(int(sys.argv[2]))))
         return

@@ -81,6 +81,13 @@ def test_a_long_row_over_eight_devices_is_the_row_on_one(length):
     assert max(json.loads(out.splitlines()[-1])["differences"]) < 2e-5
 
 
+@pytest.mark.parametrize("sizes", [MESH, (2, 4, 1, 1)])
+def test_losses_and_their_gradients_are_those_of_one_device(sizes):
+    out, errors = (process := worker(8, ("losses", *sizes))).communicate(timeout=300)
+    assert process.returncode == 0, errors[-2000:]
+    assert max(json.loads(out.splitlines()[-1])["differences"]) < 1e-5
+
+
 def test_a_worker_on_too_few_devices_fails_with_the_reason():
     _, errors = (process := worker(4, (*MESH, STEPS))).communicate(timeout=120)
     assert process.returncode != 0 and "needs 8 devices, but 4 are here" in errors
