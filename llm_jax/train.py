@@ -91,7 +91,8 @@ class Context:
     def init_params(self):
         """Fresh parameters, created on their shards."""
         init = lambda key: transformer.init_params(self.model, self.vocab_size, key)  # noqa: E731
-        return jax.jit(init, out_shardings=self.shardings())(jax.random.key(self.config.seed))
+        jitted = jax.jit(init, out_shardings=self.shardings(), compiler_options=compiler_options(self.mesh))
+        return jitted(jax.random.key(self.config.seed))
 
     def load_params(self, stage: str, workdir: Path | None = None):
         """The newest parameters of `stage`. Raises UserError when there are none, or they know another tokenizer."""
@@ -101,6 +102,11 @@ class Context:
         params = store.restore_params(store.latest(), self.abstract_params())
         store.close()
         return params
+
+
+def compiler_options(mesh: Mesh) -> dict[str, int]:
+    """Of XLA. For a CPU, LLVM's first level: up to half of the time to compile, for the same bits at the same speed."""
+    return {"xla_backend_optimization_level": 1} if mesh.devices.flat[0].platform == "cpu" else {}
 
 
 class Interrupt:
@@ -195,13 +201,15 @@ def step_function(job: Job, params, mesh: Mesh):
         return optax.apply_updates(trainable, updates), optimizer_state, metrics
 
     places = jax.tree.map(lambda x: x.sharding, (params, abstract_state(job, params, mesh)))
-    return jax.jit(step, donate_argnums=(0, 2), out_shardings=(*places, None))
+    options = compiler_options(mesh)
+    return jax.jit(step, donate_argnums=(0, 2), out_shardings=(*places, None), compiler_options=options)
 
 
 def prepare(job: Job, params, mesh: Mesh):
     """(a fresh optimizer state, created on its shards; the jitted step)."""
     places = jax.tree.map(lambda x: x.sharding, abstract_state(job, params, mesh))
-    return jax.jit(job.optimizer.init, out_shardings=places)(params), step_function(job, params, mesh)
+    init = jax.jit(job.optimizer.init, out_shardings=places, compiler_options=compiler_options(mesh))
+    return init(params), step_function(job, params, mesh)
 
 
 def run(context: Context, job: Job, params) -> Any:
