@@ -5,10 +5,11 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from llm_jax.sharding import constrain, on_tokens, scattered
+from llm_jax.sharding import axes_of, constrain, on_tokens, scattered
 
 TOKENS = ("batch", "length")
-IN_AXES = (TOKENS, (None, None), TOKENS, TOKENS)  # of hidden, head, targets, weights
+HIDDEN = (*TOKENS, "residual")
+IN_AXES = (HIDDEN, (None, "vocab"), TOKENS, TOKENS)  # of hidden, head, targets, weights
 
 
 def logits_of(hidden_BTD: jax.Array, head_DV: jax.Array, vocab_size: int) -> jax.Array:
@@ -23,13 +24,23 @@ def logits_of(hidden_BTD: jax.Array, head_DV: jax.Array, vocab_size: int) -> jax
 
 def columns(logits: jax.Array) -> jax.Array:
     """The index of each logit in the vocabulary, in the shape of the logits."""
-    return jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    return first_column(logits) + jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
 
 
-def token_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """log p(target), float32, from (..., V) logits and (...) targets."""
-    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return picked - jax.nn.logsumexp(logits, axis=-1)
+def first_column(logits: jax.Array) -> jax.Array:
+    """Of those that this device has."""
+    return jax.lax.axis_index(axes_of("vocab")) * logits.shape[-1]
+
+
+def target_logits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(the logit of each target, log of the sum of exp of all logits), whichever devices have them."""
+    axes = axes_of("vocab")
+    top = jax.lax.pmax(jax.lax.stop_gradient(logits.max(axis=-1)), axes)
+    log_z = top + jnp.log(jax.lax.psum(jnp.exp(logits - top[..., None]).sum(axis=-1), axes))
+    column = targets - first_column(logits)
+    here = (column >= 0) & (column < logits.shape[-1])
+    picked = jnp.take_along_axis(logits, jnp.where(here, column, 0)[..., None], axis=-1)[..., 0]
+    return jax.lax.psum(jnp.where(here, picked, 0), axes), log_z
 
 
 def chunks_of(x_BT: jax.Array, chunk_tokens: int) -> jax.Array:
@@ -43,6 +54,11 @@ def joined(chunks: jax.Array) -> jax.Array:
     """(chunks, B, T / chunks, ...) -> (B, T, ...)"""
     x = jnp.moveaxis(chunks, 0, 1)
     return x.reshape(len(x), -1, *x.shape[3:])
+
+
+def all_of(hidden: jax.Array) -> jax.Array:
+    """Whole hidden states, for products with this device's columns of the head."""
+    return jax.lax.all_gather(hidden, axes_of("residual"), axis=hidden.ndim - 1, tiled=True)
 
 
 def gathered(head_DV: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -70,9 +86,11 @@ def cross_entropy(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size: int, 
 def _cross_entropy_forward(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size, chunk_tokens):
     def local(hidden, head, targets, weights):
         loss, d_hidden, d_head = nats(hidden, head, targets, weights, vocab_size, chunk_tokens, True)
+        # Each device knows what its columns add.
+        d_hidden = jax.lax.psum_scatter(d_hidden, axes_of("residual"), scatter_dimension=2, tiled=True)
         return loss[None, None], d_hidden, scattered(d_head)
 
-    run = on_tokens(local, IN_AXES, (TOKENS, TOKENS, ("embed", None)))
+    run = on_tokens(local, IN_AXES, (TOKENS, HIDDEN, ("embed", "vocab")))
     loss, d_hidden_BTD, d_head_DV = run(hidden_BTD, gathered(head_DV, hidden_BTD.dtype), targets_BT, weights_BT)
     return loss.sum(), (d_hidden_BTD, d_head_DV.astype(head_DV.dtype))
 
@@ -84,8 +102,7 @@ def nats(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size: int, chunk_tok
         loss, d_head_DV = carry
         hidden, targets, weights = inputs
         logits = logits_of(hidden, head_DV, vocab_size)
-        log_z = jax.nn.logsumexp(logits, axis=-1)
-        picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        picked, log_z = target_logits(logits, targets)
         loss += jnp.sum(weights * (log_z - picked))
         if not gradient:
             return (loss, d_head_DV), None
@@ -95,7 +112,7 @@ def nats(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size: int, chunk_tok
         d_head_DV += jnp.einsum("btd,btv->dv", hidden, d_logits)
         return (loss, d_head_DV), jnp.einsum("btv,dv->btd", d_logits, head_DV)
 
-    inputs = tuple(chunks_of(x, chunk_tokens) for x in (hidden_BTD, targets_BT, weights_BT))
+    inputs = tuple(chunks_of(x, chunk_tokens) for x in (all_of(hidden_BTD), targets_BT, weights_BT))
     start = (jnp.float32(0), jnp.zeros(head_DV.shape if gradient else (), head_DV.dtype))
     (loss, d_head_DV), d_hidden = jax.lax.scan(chunk, start, inputs)
     return (loss, joined(d_hidden), d_head_DV) if gradient else (loss, None, None)
@@ -116,9 +133,10 @@ def logprobs_BT(hidden_BTD, head_DV, targets_BT, vocab_size: int, chunk_tokens: 
         @jax.checkpoint
         def chunk(inputs):
             hidden, targets = inputs
-            return token_logprobs(logits_of(hidden, head, vocab_size), targets)
+            picked, log_z = target_logits(logits_of(hidden, head, vocab_size), targets)
+            return picked - log_z
 
-        out = jax.lax.map(chunk, (chunks_of(hidden, chunk_tokens), chunks_of(targets, chunk_tokens)))
+        out = jax.lax.map(chunk, (chunks_of(all_of(hidden), chunk_tokens), chunks_of(targets, chunk_tokens)))
         return (joined(out),)
 
     (out_BT,) = on_tokens(local, IN_AXES[:3], (TOKENS,))(hidden_BTD, gathered(head_DV, hidden_BTD.dtype), targets_BT)

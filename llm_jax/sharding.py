@@ -76,34 +76,41 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def on_tokens(function: Callable, in_axes: tuple, out_axes: tuple) -> Callable:
-    """`function`, run on each device's own tokens. Axes of arrays are `batch` and `length`, `embed`, or None for all.
+    """`function`, run on what each device holds of arrays with these logical axes; without a mesh, `function` itself.
 
-    What is split over `tensor` stays the compiler's to place. Without a mesh, `function` itself.
+    Inside, `axes_of` names the mesh axes to sum or gather over.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return function
-    axes = set(MESH_AXES) - {RULES["residual"]}
     ins, outs = (tuple(map(spec, some)) for some in (in_axes, out_axes))
-    return jax.shard_map(function, in_specs=ins, out_specs=outs, axis_names=axes, check_vma=False)
+    return jax.shard_map(function, in_specs=ins, out_specs=outs, check_vma=False)
+
+
+def axes_of(axis: str) -> tuple[str, ...]:
+    """Inside `on_tokens`: the mesh axes that cut a logical one. Elsewhere none, over which a collective does nothing."""
+    names = RULES[axis]
+    names = (names,) if isinstance(names, str) else names
+    mesh = jax.sharding.get_abstract_mesh()
+    return tuple(name for name in names if name in mesh.manual_axes and mesh.shape[name] > 1)
 
 
 def scattered(partial: jax.Array) -> jax.Array:
-    """Inside `on_tokens`: the sum over devices of a weight's gradient, of which each keeps its shard of `embed`.
+    """Inside `on_tokens`: a weight's gradient, summed over all tokens, of which each device keeps its shard of `embed`.
 
     A ring, in which each device sends every part of the array once. XLA makes of `psum_scatter` an all-reduce, twice
     that, on slices of several dimensions.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    axis = RULES["embed"]
-    if axis not in mesh.manual_axes:
-        return partial
-    n, me = mesh.shape[axis], jax.lax.axis_index(axis)
-    part = lambda k: jax.lax.dynamic_slice_in_dim(partial, (me - k) % n * (len(partial) // n), len(partial) // n)  # noqa: E731
-    pass_on = functools.partial(jax.lax.ppermute, axis_name=axis, perm=[(i, (i + 1) % n) for i in range(n)])
-    total = jax.lax.fori_loop(2, n + 1, lambda k, sent: pass_on(sent) + part(k), part(1))
-    others = [name for name in mesh.manual_axes if name != axis and mesh.shape[name] > 1]
-    return jax.lax.psum(total, others) if others else total
+    of_tokens = (*axes_of("batch"), *axes_of("length"))
+    if axes_of("embed"):
+        (axis,) = axes_of("embed")
+        n, me = jax.sharding.get_abstract_mesh().shape[axis], jax.lax.axis_index(axis)
+        rows = len(partial) // n
+        part = lambda k: jax.lax.dynamic_slice_in_dim(partial, (me - k) % n * rows, rows)  # noqa: E731
+        pass_on = functools.partial(jax.lax.ppermute, axis_name=axis, perm=[(i, (i + 1) % n) for i in range(n)])
+        partial = jax.lax.fori_loop(2, n + 1, lambda k, sent: pass_on(sent) + part(k), part(1))
+        of_tokens = tuple(name for name in of_tokens if name != axis)
+    return jax.lax.psum(partial, of_tokens)
 
 
 def put_batch(mesh: Mesh, host_batch: dict[str, np.ndarray], microbatch: int = 0) -> dict[str, jax.Array]:

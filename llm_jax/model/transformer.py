@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from llm_jax.model import experts, kv_cache
 from llm_jax.model.attention import LayerSpec, Mask, attention
+from llm_jax.model.embedding import look_up
 from llm_jax.sharding import constrain
 
 Params = dict[str, Any]
@@ -190,8 +191,9 @@ class Transformer(nnx.Module):
 
     def __call__(self, tokens_BT, positions_BT, segments_BT, cache: dict | None = None):
         # The embedding is scaled to unit variance: the residual stream starts at the size that the norms expect.
-        x_BTD = self.embedding[...][tokens_BT].astype(self.dtype) * self.embedding.shape[1] ** 0.5
-        x_BTD = constrain(x_BTD, *RESIDUAL)
+        table_VD = self.embedding[...]
+        x_BTD = look_up(table_VD, tokens_BT, self.dtype) if cache is None else table_VD[tokens_BT].astype(self.dtype)
+        x_BTD = constrain(x_BTD * table_VD.shape[1] ** 0.5, *RESIDUAL)
         places = Places.of(positions_BT, self.head_dim, self.rope_base)
         if cache is None:
             x_BTD, auxiliary = self._layers(x_BTD, places, training_mask(segments_BT))
