@@ -40,9 +40,10 @@ setup(
         "gpu": ["jax[cuda13]>=0.10.2,<0.13"],
         "data": ["datatrove>=0.10,<0.11", "resiliparse>=0.16"],
         "serve": ["fastapi>=0.120", "uvicorn>=0.38"],
-        "hf": ["safetensors>=0.6", "tokenizers>=0.22"],
+        "hf": ["safetensors>=0.6"],
         "test": [
             "pytest>=8",
+            "safetensors>=0.6",
             "pytest-xdist>=3.6",
             "hypothesis>=6.130",
             "ruff>=0.14",

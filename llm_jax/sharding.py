@@ -88,7 +88,7 @@ def on_tokens(function: Callable, in_axes: tuple, out_axes: tuple) -> Callable:
 
 
 def axes_of(axis: str) -> tuple[str, ...]:
-    """Inside `on_tokens`: the mesh axes that cut a logical one. Elsewhere none, over which a collective does nothing."""
+    """Inside `on_tokens`: the mesh axes that cut a logical one. Elsewhere none; a collective over none does nothing."""
     names = RULES[axis]
     names = (names,) if isinstance(names, str) else names
     mesh = jax.sharding.get_abstract_mesh()

@@ -1,0 +1,96 @@
+"""Exported folders: the names and shapes of Hugging Face's models, and the same logits in Transformers."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import drawn_params
+from safetensors import safe_open
+from tiny import get_config
+
+from llm_jax.config import UserError
+from llm_jax.hub import export
+
+
+def config_of(kind: str):
+    c = get_config()
+    c.model.layers = 4
+    if kind == "llama":
+        c.model.qk_norm = False
+    if kind == "windows":
+        c.model.layer_pattern = ("window:8", "full", "full")  # one group and a tail
+    if kind == "tied":
+        c.model.tied_embedding = True
+    if kind == "experts":
+        c.model.layer_pattern = ("full", "full-experts", "full-experts")
+        c.model.experts, c.model.experts_per_token, c.model.expert_ff_dim = 4, 2, 48
+    return c
+
+
+def exported(kind: str, tokenizer, folder):
+    c = config_of(kind)
+    params = drawn_params(c.model, tokenizer.vocab_size)
+    export.export(c, tokenizer, params, folder)
+    return c, params
+
+
+def test_experts_have_the_names_and_shapes_of_qwen3_moe(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "FILE_BYTES", 100_000)  # so that there are several files
+    c, params = exported("experts", tokenizer, tmp_path / "out")
+    m, V = c.model, tokenizer.vocab_size
+    index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())
+    weights = {}
+    for name, file in index["weight_map"].items():
+        with safe_open(tmp_path / "out" / file, "numpy") as opened:
+            weights[name] = opened.get_tensor(name)
+    assert len(set(index["weight_map"].values())) > 1
+    assert index["metadata"]["total_size"] == sum(w.nbytes for w in weights.values())
+    shapes = {name: w.shape for name, w in weights.items() if ".layers." not in name or ".layers.1." in name}
+    in_layer = {
+        "self_attn.q_proj": (m.heads * m.head_dim, m.dim),
+        "self_attn.k_proj": (m.kv_heads * m.head_dim, m.dim),
+        "self_attn.v_proj": (m.kv_heads * m.head_dim, m.dim),
+        "self_attn.o_proj": (m.dim, m.heads * m.head_dim),
+        "self_attn.q_norm": (m.head_dim,),
+        "self_attn.k_norm": (m.head_dim,),
+        "input_layernorm": (m.dim,),
+        "post_attention_layernorm": (m.dim,),
+        "mlp.gate": (4, m.dim),
+        **{f"mlp.experts.{e}.{name}_proj": (48, m.dim) for e in range(4) for name in ("gate", "up")},
+        **{f"mlp.experts.{e}.down_proj": (m.dim, 48) for e in range(4)},
+    }
+    assert shapes == {
+        "model.embed_tokens.weight": (V, m.dim),
+        "model.norm.weight": (m.dim,),
+        "lm_head.weight": (V, m.dim),
+        **{f"model.layers.1.{name}.weight": shape for name, shape in in_layer.items()},
+    }
+    # Layer 3 is the tail's first, which is dense.
+    tail = params["tail"]["blocks"]["layer_0"]["ff"]["gate"]
+    np.testing.assert_array_equal(weights["model.layers.3.mlp.gate_proj.weight"], np.asarray(tail).T)
+    assert json.loads((tmp_path / "out/config.json").read_text())["mlp_only_layers"] == [0, 3]
+
+
+@pytest.mark.parametrize("kind", ["dense", "llama", "windows", "tied", "experts"])
+def test_transformers_computes_the_same_logits(kind, tokenizer, tmp_path, forward):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    transformers = pytest.importorskip("transformers", reason="Transformers is not installed")
+    c, params = exported(kind, tokenizer, tmp_path / "out")
+    tokens = np.random.default_rng(0).integers(tokenizer.vocab_size, size=(2, 24))
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="float32")
+    with torch.no_grad():
+        theirs = model(torch.tensor(tokens)).logits.numpy()
+    _, ours = forward(c.model, tokenizer.vocab_size, params, tokens)
+    np.testing.assert_allclose(ours[..., : tokenizer.vocab_size], theirs, atol=1e-4)
+
+
+def test_what_no_engine_loads_is_refused_and_nothing_is_written(tokenizer, tmp_path):
+    for pattern, what in ((("full-norope",), "rotary"), (("window:8", "window:4"), "several lengths")):
+        c = config_of("dense")
+        c.model.layer_pattern = pattern
+        with pytest.raises(UserError, match=what):
+            export.export(c, tokenizer, {}, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="exists"):
+        export.export(config_of("dense"), tokenizer, {}, tmp_path / "out")
