@@ -6,6 +6,20 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+DATA = [
+    "datatrove>=0.10,<0.11",
+    "resiliparse>=2,<3",
+    "warcio>=1.7,<2",
+    "py3langid>=0.4,<0.5",
+    "xxhash>=3.5",
+    "tldextract>=5.1",
+    # What the parts of datatrove in use ask for.
+    "pyahocorasick>=2.2",
+    "fasteners>=0.19",
+    "regex>=2024.11",
+    "tokenizers>=0.22",
+    "pyarrow>=18",
+]
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "llm_jax/__init__.py").read_text()).group(1)
 
 setup(
@@ -38,10 +52,11 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "gpu": ["jax[cuda13]>=0.10.2,<0.13"],
-        "data": ["datatrove>=0.10,<0.11", "resiliparse>=0.16"],
+        "data": DATA,
         "serve": ["fastapi>=0.120", "uvicorn>=0.38"],
         "hf": ["safetensors>=0.6"],
         "test": [
+            *DATA,
             "pytest>=8",
             "safetensors>=0.6",
             "pytest-xdist>=3.6",

@@ -1,0 +1,94 @@
+"""Crawl -> clean documents: python -m data_pipelines.web --input='crawl/*.warc.gz' --output=DIR
+
+Reads WARC, WET, HTML, text, jsonl and parquet files. DIR gets documents/*.jsonl.gz, and funnel.html and funnel.json:
+what entered and left each step, with examples. The same command continues after a crash. `--executor=slurm` and `ray`
+spread the tasks over a cluster with a shared file system.
+"""
+
+import dataclasses
+import glob
+import json
+import os
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from data_pipelines.web import report
+from data_pipelines.web.funnel import merged, write_whole
+from data_pipelines.web.pages import SUFFIXES
+from data_pipelines.web.recipe import BrokenStep, Recipe, cores, run
+from llm_jax.cli import complain, run_cli
+from llm_jax.config import UserError
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("input", None, f"Glob of files: {' '.join(SUFFIXES)}.", required=True)
+    flags.DEFINE_string("output", None, "Folder for the documents and the funnel.", required=True)
+    flags.DEFINE_string("language", "en", "ISO 639-1 code of the language to keep.")
+    flags.DEFINE_float("language_score", 0.65, "Least probability of that language.", 0, 1)
+    flags.DEFINE_list("blocked_hosts", [], "Domains to leave out, beside datatrove's own lists.")
+    flags.DEFINE_integer("shards", 0, "Tasks, and files of the output; 0: one for each file of the input.", 0)
+    flags.DEFINE_integer("workers", 0, "Tasks at a time; 0: one for each core.", 0)
+    flags.DEFINE_enum("executor", "local", ["local", "slurm", "ray"], "Where the tasks run.")
+    flags.DEFINE_string("slurm_partition", "", "Partition of --executor=slurm.")
+    flags.DEFINE_string("slurm_time", "08:00:00", "Time limit of a Slurm task.")
+
+
+def input_files(pattern: str) -> tuple[str, ...]:
+    """Raises UserError when nothing matches, or a file is of no kind that can be read."""
+    paths = sorted(p for p in glob.glob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(p))
+    if not paths:
+        raise UserError(f"no file matches {pattern!r}; give a glob of {' '.join(SUFFIXES)} files")
+    if unknown := [path for path in paths if not path.endswith(SUFFIXES)]:
+        raise UserError(f"{unknown[0]} is of no known kind; give files that end in {' '.join(SUFFIXES)}")
+    return tuple(os.path.abspath(path) for path in paths)
+
+
+def executor(name: str, pipeline: list, tasks: int, logs: str, depends):
+    f, workers = flags.FLAGS, min(flags.FLAGS.workers or cores(), tasks)
+    if f.executor == "slurm":
+        from datatrove.executor.slurm import SlurmPipelineExecutor
+
+        options = {"time": f.slurm_time, "partition": f.slurm_partition, "job_name": f"web_{name}"}
+        return SlurmPipelineExecutor(pipeline, tasks, logging_dir=logs, depends=depends, workers=workers, **options)
+    if f.executor == "ray":
+        from datatrove.executor.ray import RayPipelineExecutor
+
+        return RayPipelineExecutor(pipeline, tasks, workers, logging_dir=logs, depends=depends)
+    from datatrove.executor import LocalPipelineExecutor
+
+    return LocalPipelineExecutor(pipeline, tasks, workers, logging_dir=logs, depends=depends)
+
+
+def check_same(recipe: Recipe, work: Path) -> None:
+    """A folder holds one recipe's documents. Raises UserError, naming what differs."""
+    path, mine = work / "recipe.json", json.loads(json.dumps(dataclasses.asdict(recipe)))
+    if path.exists():
+        theirs = json.loads(path.read_text())
+        if changed := [key for key, value in mine.items() if theirs.get(key) != value]:
+            raise UserError(f"{work.parent} was made with another {', '.join(changed)}; give another --output")
+    else:
+        write_whole(path, json.dumps(mine, indent=1))
+
+
+def main() -> None:
+    f, output = flags.FLAGS, Path(flags.FLAGS.output).absolute()
+    recipe = Recipe(input_files(f.input), f.language, f.language_score, tuple(f.blocked_hosts), f.shards)
+    work = output / "work"
+    check_same(recipe, work)
+    try:
+        run(recipe, work, output, executor)
+    except BrokenStep as error:
+        sys.exit(complain(f"{error}; what was done is kept, the same command goes on from there", 1))
+    if f.executor == "slurm":
+        print("submitted; run the same command again when the jobs have ended, for the funnel")
+        return
+    steps = merged(work / "funnel")
+    report.write(output, steps)
+    print(report.table(steps))
+    print(f"documents: {output}/documents; what was dropped and why: {output}/funnel.html")
+
+
+if __name__ == "__main__":
+    run_cli(main, define_flags)

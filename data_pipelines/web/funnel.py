@@ -1,0 +1,93 @@
+"""What enters and leaves each step of the pipeline, and examples of what does not."""
+
+import collections
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+
+from data_pipelines.web.words import WORD
+
+EXAMPLES = 3  # kept of each reason, in each task
+EXAMPLE_CHARACTERS = 300
+SIZES = ("documents", "bytes", "tokens")
+
+
+class Tally(PipelineStep):
+    """Runs a datatrove block and writes FOLDER/STAGE/RANK-NUMBER.json when the stream ends: what entered and left it.
+
+    A token is a word or a mark here: what the filters count. Markup has none yet.
+    """
+
+    type = "tally"
+
+    def __init__(self, block: PipelineStep, name: str, path: str):
+        super().__init__()
+        self.block, self.name, self.path = block, name, path
+        self.counts = {"in": collections.Counter(), "out": collections.Counter()}
+        self.reasons, self.examples = collections.Counter(), collections.defaultdict(list)
+
+    def __repr__(self) -> str:
+        return f"tally of {self.name}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def write(self, doc: Document, rank: int = 0) -> None:
+        """As datatrove's exclusion writer: a document was dropped."""
+        reason = doc.metadata.get("filter_reason", self.name).partition(":")[0]
+        self.reasons[reason] += 1
+        if len(self.examples[reason]) < EXAMPLES:
+            where = doc.metadata.get("url") or doc.metadata.get("file_path", "")
+            self.examples[reason].append({"id": doc.id, "where": where, "text": doc.text[:EXAMPLE_CHARACTERS]})
+
+    def add(self, side: str, doc: Document) -> None:
+        known = doc.metadata.get("_words")
+        if known is None or known[0] != len(doc.text):
+            markup = doc.metadata.get("markup") == "html"
+            known = doc.metadata["_words"] = (len(doc.text), 0 if markup else sum(1 for _ in WORD.finditer(doc.text)))
+        sizes = (1, len(doc.text.encode("utf-8", "replace")), known[1])
+        self.counts[side].update(dict(zip(SIZES, sizes, strict=True)))
+
+    def run(self, data, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        def entering():
+            for doc in data or ():
+                self.add("in", doc)
+                yield doc
+
+        self.block.exclusion_writer = self
+        for doc in self.block.run(entering() if data is not None else None, rank, world_size):
+            self.add("out", doc)
+            yield doc
+        self.block.exclusion_writer = None  # datatrove writes its pipelines down as JSON, which knows no circles
+        if data is None:  # a reader: what it could not read entered too
+            self.counts["in"] = self.counts["out"] + collections.Counter(documents=self.reasons.total())
+        noted = {"name": self.name, **self.counts, "reasons": self.reasons, "examples": self.examples}
+        write_whole(Path(self.path.format(rank=rank)), json.dumps(noted))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """All or nothing: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def merged(folder: Path) -> list[dict]:
+    """The steps in order, summed over the tasks: name, in, out, reasons, examples."""
+    steps: dict[str, dict] = {}
+    for path in sorted(folder.glob("*/*.json")):
+        order = f"{path.parent.name}/{path.stem.partition('-')[2]}"
+        noted = json.loads(path.read_text())
+        into = steps.setdefault(order, {"name": noted["name"], "in": {}, "out": {}, "reasons": {}, "examples": {}})
+        for key in ("in", "out", "reasons"):
+            into[key] = dict(collections.Counter(into[key]) + collections.Counter(noted[key]))
+        for reason, examples in noted["examples"].items():
+            into["examples"][reason] = (into["examples"].get(reason, []) + examples)[:EXAMPLES]
+    return [steps[order] for order in sorted(steps)]

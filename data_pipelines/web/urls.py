@@ -1,0 +1,99 @@
+"""datatrove's URL filter with its block list of 4.6 million domains as a file of hashes.
+
+As Python sets the lists take half a gigabyte and two seconds in every worker, and are written down with every job.
+"""
+
+import functools
+import io
+import os
+import tarfile
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import tldextract
+import xxhash
+from datatrove.data import Document
+from datatrove.pipeline.filters import URLFilter
+from datatrove.pipeline.filters.url_filter import get_list
+from datatrove.utils._import_utils import ASSETS_PATH
+
+ARCHIVE = Path(ASSETS_PATH) / "url_filterblacklistsv0_3_0.tar.gz"
+
+
+class Hashed:
+    """The strings of a list in datatrove's archive, as a sorted array of 64-bit hashes, mapped from a file."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __contains__(self, text: str) -> bool:
+        hashes = mapped(self.name)
+        mine = np.uint64(hash_of(text))
+        at = int(np.searchsorted(hashes, mine))
+        return at < len(hashes) and hashes[at] == mine
+
+
+def hash_of(text: str) -> int:
+    return xxhash.xxh64_intdigest(text.encode("utf-8", "replace"))
+
+
+@functools.cache
+def mapped(name: str) -> np.ndarray:
+    """Makes the file when it is not there, once for a machine."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llm_jax"
+    path = cache / f"{ARCHIVE.name.partition('.')[0]}_{name}.npy"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}")
+        with tarfile.open(ARCHIVE) as archive, io.TextIOWrapper(archive.extractfile(name), "utf-8", "replace") as lines:
+            hashes = np.fromiter((hash_of(line.strip()) for line in lines if line[0] != "#"), np.uint64)
+        with partial.open("wb") as file:
+            np.save(file, np.unique(hashes))
+        partial.replace(path)
+    return np.load(path, mmap_mode="r")
+
+
+class Urls(URLFilter):
+    """Decides as datatrove's, for hosts of our own too; never asks the network for the list of public suffixes.
+
+    A document without a URL passes.
+    """
+
+    def __init__(self, blocked_hosts: tuple[str, ...] = ()):
+        super().__init__()
+        self.blocked_hosts = frozenset(blocked_hosts)
+
+    def download_data(self) -> None:
+        if self._downloaded:
+            return
+        self.tldextractor = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+        self.banned_words, self.banned_subwords, self.soft_banned_words = words()
+        for word in self.banned_subwords:
+            self.banned_subwords_automaton.add_word(word, len(self.banned_subwords_automaton))
+        self.banned_subwords_automaton.make_automaton()
+        self.block_listed_domains, self.block_listed_url = Hashed("domains"), Hashed("urls")
+        self._downloaded = True
+
+    def filter(self, doc: Document) -> bool | tuple[bool, str]:
+        url = doc.metadata.get("url")
+        if not url:
+            return True
+        if self.blocked_hosts and not self.blocked_hosts.isdisjoint(hosts_of(url)):
+            return False, "blocked_host"
+        return super().filter(doc)
+
+
+def words() -> list[set[str]]:
+    """datatrove's word lists, which are short."""
+    names = ("banned_words.txt", "banned_subwords.txt", "soft_banned_words.txt")
+    return [get_list(str(ASSETS_PATH), name, set()) for name in names]
+
+
+def hosts_of(url: str) -> set[str]:
+    """The host of the URL and every domain above it."""
+    try:
+        parts = (urlsplit(url).hostname or "").split(".")
+    except ValueError:  # such as http://[
+        return set()
+    return {".".join(parts[i:]) for i in range(len(parts))}

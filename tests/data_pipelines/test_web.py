@@ -1,0 +1,263 @@
+"""The pipeline on the planted crawl, on what is broken, and through kills."""
+
+import gzip
+import io
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from datatrove.data import Document
+from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
+
+from data_pipelines.tiny_web.crawl import crawl, write_warc
+from data_pipelines.web import pages, recipe
+from data_pipelines.web.extract import Extract
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = 600
+
+
+def run(*arguments: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "data_pipelines.web", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
+
+
+def documents(output: Path) -> dict[str, dict]:
+    texts = (gzip.decompress(path.read_bytes()).decode() for path in (output / "documents").glob("*.gz"))
+    return {record["id"]: record for text in texts for record in map(json.loads, text.splitlines())}
+
+
+def files(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (output / "documents").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """(folder of two WARC files, labels by id)"""
+    folder = tmp_path_factory.mktemp("crawl")
+    records = list(crawl(PAGES, seed=3))
+    labels = []
+    for i in range(2):
+        labels += write_warc(str(folder / f"{i}.warc.gz"), iter(records[i::2]))
+    return folder, {label["id"]: label for label in labels}
+
+
+@pytest.fixture(scope="module")
+def finished(planted, tmp_path_factory):
+    output = tmp_path_factory.mktemp("web") / "out"
+    ended = run(f"--input={planted[0]}/*.warc.gz", f"--output={output}")
+    assert ended.returncode == 0, ended.stderr
+    return output
+
+
+def test_the_same_seed_gives_the_same_crawl():
+    first, second = ([(c.id, c.url, c.payload) for c in crawl(50, seed)] for seed in (7, 7))
+    assert first == second
+    assert first != [(c.id, c.url, c.payload) for c in crawl(50, 8)]
+
+
+def test_planted_pages_are_found_and_clean_ones_are_kept(planted, finished):
+    _, labels = planted
+    kept, dropped, seen = documents(finished), Counter(), Counter()
+    for id_, label in labels.items():
+        kind = label["planted"][0].partition(":")[0]
+        seen[kind] += 1
+        dropped[kind] += id_ not in kept
+    for kind in ("blocked_url", "foreign", "spam", "broken"):
+        assert dropped[kind] >= 0.95 * seen[kind] > 0, kind
+    pairs = [(id_, label["planted"][0].partition(":")[2]) for id_, label in labels.items()]
+    pairs = [(a, b) for a, b in pairs if b]
+    assert len(pairs) > 40
+    assert sum(not (a in kept and b in kept) for a, b in pairs) >= 0.98 * len(pairs)
+    # Of a page and its copies one is left, whichever came first in the files.
+    copied = {b for _, b in pairs}
+    alone = [id_ for id_, label in labels.items() if label["planted"] == ["clean"] and id_ not in copied]
+    assert sum(id_ not in kept for id_ in alone) <= 0.15 * len(alone)
+
+
+def test_no_planted_address_is_left(planted, finished):
+    _, labels = planted
+    kept = documents(finished)
+    with_pii = [label for label in labels.values() if label["pii"] and label["id"] in kept]
+    assert len(with_pii) > 20
+    assert not [s for label in with_pii for s in label["pii"] if s in kept[label["id"]]["text"]]
+    assert all(kept[label["id"]]["pii"] >= 3 for label in with_pii)
+
+
+def test_documents_say_where_they_are_from(planted, finished):
+    _, labels = planted
+    for record in documents(finished).values():
+        assert record["url"] == labels[record["id"]]["url"]
+        assert record["source"] == "web" and record["language"] == "en" and record["date"].startswith("2023-11-")
+        assert record["file_path"].endswith(".warc.gz") and record["warc_offset"] >= 0
+
+
+def test_the_funnel_adds_up_and_its_page_shows_why(planted, finished):
+    steps = json.loads((finished / "funnel.json").read_text())["steps"]
+    names = [step["name"] for step in steps]
+    assert names[0] == "read" and names[-1] == "pii" and "near_duplicate" in names
+    assert steps[0]["in"]["documents"] == PAGES
+    for before, after in itertools.pairwise(steps):
+        assert before["out"] == after["in"] or after["name"] == "extract"
+    for step in steps:
+        assert sum(step["reasons"].values()) == step["in"]["documents"] - step["out"]["documents"]
+    assert steps[-1]["out"]["documents"] == len(documents(finished))
+    assert all(step["out"]["tokens"] > 0 for step in steps[2:])
+    page = (finished / "funnel.html").read_text()
+    assert "hard_blacklisted" in page and "http" not in page.split("<style>")[0]
+
+
+def test_the_same_command_again_does_nothing_and_another_recipe_is_refused(planted, finished):
+    before = files(finished)
+    assert run(f"--input={planted[0]}/*.warc.gz", f"--output={finished}").returncode == 0
+    assert files(finished) == before
+    other = run(f"--input={planted[0]}/*.warc.gz", f"--output={finished}", "--language=de")
+    assert other.returncode == 2 and "another language" in other.stderr
+
+
+def killed_runs(planted, finished, output: Path, kills: int, seed: int) -> None:
+    rng, command = random.Random(seed), [sys.executable, "-m", "data_pipelines.web"]
+    command += [f"--input={planted[0]}/*.warc.gz", f"--output={output}"]
+    for _ in range(kills):
+        process = subprocess.Popen(
+            command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            process.wait(rng.uniform(1, 12))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    ended = run(*command[3:])
+    assert ended.returncode == 0, ended.stderr
+    assert files(output) == files(finished)
+    assert (output / "funnel.json").read_bytes() == (finished / "funnel.json").read_bytes()
+
+
+def test_kills_change_no_byte(planted, finished, tmp_path):
+    killed_runs(planted, finished, tmp_path / "out", kills=2, seed=0)
+
+
+@pytest.mark.slow
+def test_ten_kills_change_no_byte(planted, finished, tmp_path):
+    killed_runs(planted, finished, tmp_path / "out", kills=10, seed=1)
+
+
+class Breaks(PipelineStep):
+    """Raises on the third document."""
+
+    name, type = "breaks", "test"
+
+    def run(self, data, rank=0, world_size=1):
+        for number, doc in enumerate(data):
+            if number == 2:
+                raise ZeroDivisionError("as planned")
+            yield doc
+
+
+def test_an_exception_in_one_of_two_workers_ends_the_run_and_names_the_document(planted, tmp_path):
+    reader = pages.Pages(sorted(map(str, planted[0].glob("*.warc.gz"))))
+    pipeline = [reader, Extract(), recipe.Named(Breaks(), reader)]
+    started = time.monotonic()
+    with pytest.raises(
+        recipe.BrokenStep, match=r"document <urn:uuid:.*> of .*\.warc\.gz: ZeroDivisionError: as planned"
+    ):
+        LocalPipelineExecutor(pipeline, tasks=2, workers=2, logging_dir=str(tmp_path)).run()
+    assert time.monotonic() - started < 120
+
+
+def warc_of(payloads: list[bytes], **headers: str) -> bytes:
+    file = io.BytesIO()
+    writer = WARCWriter(file, gzip=True)
+    for i, payload in enumerate(payloads):
+        fields = {"Content-Type": "text/html", **headers}
+        http = StatusAndHeaders("200 OK", list(fields.items()), protocol="HTTP/1.1")
+        writer.write_record(
+            writer.create_warc_record(f"http://a.test/{i}", "response", payload=io.BytesIO(payload), http_headers=http)
+        )
+    return file.getvalue()
+
+
+def read(path: Path) -> tuple[list[Document], list[str]]:
+    """(documents, reasons of what is none)"""
+    reasons = []
+    reader = pages.Pages([str(path)], lambda doc: reasons.append(doc.metadata["filter_reason"]))
+    return list(reader.run()), reasons
+
+
+PAGE = b"<html><body><p>Some words.</p></body></html>"
+
+
+@pytest.mark.parametrize(
+    "content, count, reason",
+    [
+        (warc_of([PAGE] * 5)[:-200], 4, "truncated_record"),
+        (warc_of([PAGE] * 5)[:-50], 4, "truncated_record"),
+        (b"this is no gzip at all", 0, "broken_file"),
+        (warc_of([PAGE, b"  ", PAGE]), 2, "empty_page"),
+        (warc_of([gzip.compress(b" x" * 20_000_000)], **{"Content-Encoding": "gzip"}), 0, "page_too_large"),
+    ],
+)
+def test_damaged_archives_give_what_they_have_and_a_reason(tmp_path, content, count, reason):
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(content)
+    made, reasons = read(path)
+    assert len(made) == count
+    assert len(reasons) == 1 and reasons[0].startswith(reason)
+
+
+def test_an_empty_archive_is_no_error(tmp_path):
+    (tmp_path / "a.warc.gz").touch()
+    assert read(tmp_path / "a.warc.gz") == ([], [])
+
+
+def test_other_encodings_are_read(tmp_path):
+    latin = "<p>Über die Brücke, señor</p>".encode("latin-1")
+    (tmp_path / "a.warc.gz").write_bytes(warc_of([latin], **{"Content-Type": "text/html; charset=iso-8859-1"}))
+    (tmp_path / "b.html").write_bytes(b'<meta charset="windows-1252"><p>It\x92s a caf\xe9</p>')
+    (tmp_path / "c.html").write_bytes("\ufeff<p>naïve</p>".encode("utf-8"))
+    assert "Brücke, señor" in read(tmp_path / "a.warc.gz")[0][0].text
+    assert "It’s a café" in read(tmp_path / "b.html")[0][0].text
+    assert read(tmp_path / "c.html")[0][0].text == "<p>naïve</p>"
+
+
+def test_records_of_text_are_read_and_the_wrong_ones_counted(tmp_path):
+    lines = ['{"id": "a", "text": "x y"}', "{", '{"text": 5}', "[]", '{"id": "a", "text": "again"}', ""]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    made, reasons = read(tmp_path / "a.jsonl")
+    assert [doc.text for doc in made] == ["x y"]
+    assert Counter(reasons) == {"no_object_with_a_text": 3, "duplicate_id": 1}
+
+
+@pytest.mark.parametrize("block", [Extract(seconds=1e-6), Extract(memory_bytes=2**20)])
+def test_a_page_that_exhausts_the_parser_is_dropped_and_the_rest_goes_on(block):
+    made = [Document(text=PAGE.decode(), id=str(i), metadata={"markup": "html"}) for i in range(2)]
+    results = [block.filter(doc) for doc in made]
+    assert results[0] in ((False, "page_too_slow"), (False, "page_breaks_the_parser"))
+    block.seconds, block.memory_bytes = 30, 2**31
+    again = Document(text=PAGE.decode(), id="again", metadata={"markup": "html"})
+    assert block.filter(again) is True and again.text == "Some words."
+    block.stop()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--input=nothing*.warc", "--output=out"], "no file matches"),
+        (["--input=setup.py", "--output=out"], "is of no known kind"),
+        (["--output=out"], "--input"),
+    ],
+)
+def test_a_users_mistake_is_one_line(arguments, message):
+    ended = run(*arguments)
+    assert ended.returncode == 2 and message in ended.stderr and "Traceback" not in ended.stderr

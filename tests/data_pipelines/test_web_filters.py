@@ -1,0 +1,124 @@
+"""Our blocks decide as datatrove's do, given the same words."""
+
+import random
+import string
+
+import numpy as np
+import pytest
+from datatrove.data import Document
+from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter, URLFilter
+from datatrove.utils.text import simplify_text
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipelines.tiny_web.grammar import paragraph
+from data_pipelines.web import dedup, filters, pii, urls, words
+
+
+def texts() -> list[str]:
+    """Prose, and prose made worse in every way that a filter looks for, by more and less."""
+    rng, made = random.Random(0), []
+    for _ in range(60):
+        good = paragraph(rng, rng.randint(2, 12))
+        parts = good.split(". ")
+        made += [
+            good,
+            "\n\n".join(rng.choice(parts) for _ in range(len(parts))),
+            "\n".join([*parts, *parts[: rng.randint(0, len(parts))]]),
+            " ".join(rng.choice(good.split()[: rng.randint(3, 60)]) for _ in range(100)),
+            good + " ".join(["buy it now"] * rng.randint(1, 40)),
+            good + " #" * rng.randint(1, 30),
+            "\n".join(rng.choice(("- ", "• ", "")) + part + rng.choice(("...", "…", "")) for part in parts),
+            " ".join(rng.choice(("12", "==", word)) for word in good.split()),
+            " ".join(word * rng.randint(1, 4) for word in good.split()),
+        ]
+    return [*made, "", "  \n ", "a", "a a a a a a", "Don't. It's 3.5 o'clock... (really)!"]
+
+
+def decisions(block, made: list[str]) -> list[tuple[bool, str | None]]:
+    out = []
+    for text in made:
+        result = block.filter(Document(text=text, id="x"))
+        out.append(result if isinstance(result, tuple) else (bool(result), None))
+    return out
+
+
+@pytest.mark.parametrize(
+    "ours, theirs",
+    [
+        (filters.Repetition(), GopherRepetitionFilter(language=words.ENGLISH)),
+        (filters.Quality(), GopherQualityFilter(language=words.ENGLISH)),
+    ],
+)
+def test_gopher_filters_decide_as_datatrove_and_for_the_same_reason(ours, theirs):
+    made = [text for text in texts() if text.strip()]  # datatrove divides by zero on a text without words
+    wanted = decisions(theirs, made)
+    assert decisions(ours, made) == wanted
+    assert len({reason for _, reason in wanted}) >= 6  # each kind of text was seen
+
+
+def test_texts_without_words_are_dropped_and_break_nothing():
+    for block in (filters.Repetition(), filters.Quality()):
+        assert not any(ok for ok, _ in decisions(block, ["", " \n "])[:1])
+
+
+@given(st.text(alphabet=string.printable + "éßñ中。“”’–\u0301", max_size=200))
+@settings(max_examples=200, deadline=None)
+def test_signatures_see_the_text_as_datatrove_does(text):
+    assert dedup.simplified(text).split() == simplify_text(text).split()
+
+
+def test_signatures_of_near_duplicates_share_a_band_and_others_do_not(tmp_path):
+    signature, rng = dedup.Signature(str(tmp_path)), random.Random(1)
+    text = paragraph(rng, 30)
+    changed = text.replace(text.split(". ")[7], paragraph(rng, 1).rstrip("."))
+    bands = lambda text: [tuple(band) for band in signature.get_signature(signature.get_shingles(text))]  # noqa: E731
+    shared = lambda a, b: sum(x == y for x, y in zip(bands(a), bands(b), strict=True))  # noqa: E731
+    assert shared(text, changed) >= 1
+    assert shared(text, paragraph(rng, 30)) == 0
+    assert shared("Too short", "too short!") == 14
+    assert len(bands(text)) == 14 and len(bands(text)[0]) == 8
+
+
+def test_url_lists_decide_as_datatrove(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    urls.mapped.cache_clear()
+    theirs, ours = URLFilter(), urls.Urls(("bad.example",))
+    theirs.tldextractor = __import__("tldextract").TLDExtract(suffix_list_urls=(), cache_dir=None)
+    theirs.download_data()
+    listed = sorted(theirs.block_listed_domains)
+    rng = np.random.default_rng(0)
+    hosts = [listed[i] for i in rng.integers(len(listed), size=300)] + ["example.org", "docs.python.org", "x.test"]
+    cases = [f"http://{host}/{path}" for host in hosts for path in ("", "viagra/1.html", "a?b=c")]
+    docs = [Document(text="", id="x", metadata={"url": url}) for url in cases]
+    wanted = [theirs.filter(doc) for doc in docs]
+    assert [ours.filter(doc) for doc in docs] == wanted
+    assert wanted.count(True) >= 4 and wanted.count(True) < 30
+    blocked = ours.filter(Document(text="", id="x", metadata={"url": "https://a.bad.example/page"}))
+    assert blocked == (False, "blocked_host")
+    assert ours.filter(Document(text="", id="x")) is True
+    urls.mapped.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "text, masked, count",
+    [
+        ("Write to ann.lee+x@mail.example.co.uk, please.", "Write to email@example.com, please.", 1),
+        ("At 8.8.8.8 and 10.0.0.1.", "At 192.0.2.1 and 10.0.0.1.", 1),
+        ("Version 1.2.3.4.5 and 999.1.1.1", "Version 1.2.3.4.5 and 999.1.1.1", 0),
+        ("Ask 2a00:1450:4001::200e now at 12:30:45", "Ask 2001:db8::1 now at 12:30:45", 1),
+        ("Call +49 30 1234 5678 or (212) 555-0173.", "Call 555-0100 or 555-0100.", 2),
+        ("In 1999-2001 we sold 12 345 678 of 555 1234.", "In 1999-2001 we sold 12 345 678 of 555 1234.", 0),
+    ],
+)
+def test_what_names_a_person_is_replaced_and_other_numbers_are_not(text, masked, count):
+    assert pii.masked(text) == (masked, count)
+
+
+def test_the_language_is_known_without_a_download():
+    block = filters.Language("en", 0.65)
+    english = Document(text=paragraph(random.Random(0), 10), id="x")
+    assert block.filter(english)
+    assert english.metadata["language"] == "en" and english.metadata["language_score"] > 0.9
+    german = "Der alte Mann kauft heute auf dem Markt einen großen Hut, weil es draußen regnet."
+    assert block.filter(Document(text=german, id="x")) == (False, "language_de")
