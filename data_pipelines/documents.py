@@ -1,10 +1,12 @@
-"""Reading and writing records: `document` {id, source, text, split} as .jsonl, or a folder of .txt files."""
+"""Reading and writing records: `document` {id, source, text, split} as .jsonl, .jsonl.gz or .txt files."""
 
 import glob
+import gzip
 import hashlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,9 +16,11 @@ VALIDATION_PERCENT = 5
 
 
 def read_text(path: Path) -> str:
-    """The file as UTF-8. Raises UserError naming the file and the first bad byte."""
+    """The file as UTF-8, unpacked if its name ends in .gz. Raises UserError naming the file and the first bad byte."""
     try:
-        return path.read_bytes().decode("utf-8")
+        return (gzip.open if path.suffix == ".gz" else open)(path, "rb").read().decode("utf-8")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path} is no whole gzip file ({error}); leave it out") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not valid UTF-8 (byte {error.start}); convert it, or leave it out") from error
 
@@ -27,19 +31,19 @@ def split_of(text: str) -> str:
 
 
 def read_documents(pattern: str) -> Iterator[dict]:
-    """Documents of the .txt (one each) and .jsonl files that match a glob.
+    """Documents of the .txt (one each) and .jsonl or .jsonl.gz files that match a glob.
 
     Raises UserError when nothing matches, a file is not UTF-8, or a line is no object with a `text`.
     """
     paths = [Path(p) for p in sorted(glob.glob(os.path.expanduser(pattern), recursive=True)) if os.path.isfile(p)]
     if not paths:
-        raise UserError(f"no file matches {pattern!r}; give a glob of .txt or .jsonl files")
+        raise UserError(f"no file matches {pattern!r}; give a glob of .txt, .jsonl or .jsonl.gz files")
     for path in paths:
         text = read_text(path)
-        if path.suffix != ".jsonl":
+        if not path.name.endswith((".jsonl", ".jsonl.gz")):
             yield {"id": path.name, "source": "text", "text": text, "split": split_of(text)}
             continue
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 yield parse_line(path, number, line)
 
@@ -58,7 +62,8 @@ def parse_line(path: Path, number: int, line: str) -> dict:
 
 
 def read_jsonl(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    # Not splitlines(): text in a record may have other ends of lines, such as U+2028, as they are.
+    return [json.loads(line) for line in path.read_text().split("\n") if line]
 
 
 def write_jsonl(path: Path, records: Iterable[dict]) -> None:
