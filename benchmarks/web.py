@@ -3,8 +3,8 @@
     python -m benchmarks.web --input=X.warc.gz [--rounds=3] [--json]
 
 Both sides have the same language model and take turns, each in a process; theirs extracts with trafilatura and cuts
-words with spaCy. The URL lists are loaded by both, and their loading counts for neither. Both end with the signatures of the
-documents: what follows is datatrove's own on both sides.
+words with spaCy. The URL lists are loaded by both, and their loading counts for neither. Both end with the documents'
+signatures: what follows is datatrove's own on both sides.
 """
 
 import json
