@@ -30,15 +30,20 @@ def split_of(text: str) -> str:
     return "val" if percent < VALIDATION_PERCENT else "train"
 
 
+def matching(pattern: str, kinds: str) -> list[Path]:
+    """The files of a glob, in order. Raises UserError, which names the kinds wanted, when there is none."""
+    paths = [Path(p) for p in sorted(glob.glob(os.path.expanduser(pattern), recursive=True)) if os.path.isfile(p)]
+    if not paths:
+        raise UserError(f"no file matches {pattern!r}; give a glob of {kinds} files")
+    return paths
+
+
 def read_documents(pattern: str) -> Iterator[dict]:
     """Documents of the .txt (one each) and .jsonl or .jsonl.gz files that match a glob.
 
     Raises UserError when nothing matches, a file is not UTF-8, or a line is no object with a `text`.
     """
-    paths = [Path(p) for p in sorted(glob.glob(os.path.expanduser(pattern), recursive=True)) if os.path.isfile(p)]
-    if not paths:
-        raise UserError(f"no file matches {pattern!r}; give a glob of .txt, .jsonl or .jsonl.gz files")
-    for path in paths:
+    for path in matching(pattern, ".txt, .jsonl or .jsonl.gz"):
         text = read_text(path)
         if not path.name.endswith((".jsonl", ".jsonl.gz")):
             yield {"id": path.name, "source": "text", "text": text, "split": split_of(text)}

@@ -6,14 +6,13 @@ spread the tasks over a cluster with a shared file system.
 """
 
 import dataclasses
-import glob
 import json
-import os
 import sys
 from pathlib import Path
 
 from absl import flags
 
+from data_pipelines.documents import matching
 from data_pipelines.web import report
 from data_pipelines.web.funnel import merged, write_whole
 from data_pipelines.web.pages import SUFFIXES
@@ -37,12 +36,10 @@ def define_flags() -> None:
 
 def input_files(pattern: str) -> tuple[str, ...]:
     """Raises UserError when nothing matches, or a file is of no kind that can be read."""
-    paths = sorted(p for p in glob.glob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(p))
-    if not paths:
-        raise UserError(f"no file matches {pattern!r}; give a glob of {' '.join(SUFFIXES)} files")
-    if unknown := [path for path in paths if not path.endswith(SUFFIXES)]:
+    paths = matching(pattern, " ".join(SUFFIXES))
+    if unknown := [path for path in paths if not path.name.endswith(SUFFIXES)]:
         raise UserError(f"{unknown[0]} is of no known kind; give files that end in {' '.join(SUFFIXES)}")
-    return tuple(os.path.abspath(path) for path in paths)
+    return tuple(str(path.absolute()) for path in paths)
 
 
 def executor(name: str, pipeline: list, tasks: int, logs: str, depends):

@@ -25,7 +25,8 @@ summary { cursor: pointer; padding: .2rem 0; }
 <p>{{ first }} pages entered, {{ last }} documents are left. A token is a word or a mark.</p>
 <table><tr><th>step<th>in<th>out<th>dropped<th>MB out<th>tokens out<th style="width: 25%">of all pages</tr>
 {% for s in steps %}
-<tr><td>{{ s.name }}<td>{{ "{:,}".format(s.in.documents) }}<td>{{ "{:,}".format(s.out.documents) }}<td>{{ "{:,}".format(s.dropped) }}
+<tr><td>{{ s.name }}
+{% for count in (s.in.documents, s.out.documents, s.dropped) %}<td>{{ "{:,}".format(count) }}{% endfor %}
 <td>{{ "%.2f"|format(s.out.bytes / 1e6) }}<td>{{ "{:,}".format(s.out.tokens) if s.out.tokens else "" }}
 <td><div class="bar" style="width: {{ 100 * s.out.documents / (first or 1) }}%"></div></tr>
 {% endfor %}
