@@ -12,7 +12,7 @@ DATA = [
     "warcio>=1.7,<2",
     "py3langid>=0.4,<0.5",
     "xxhash>=3.5",
-    "tldextract>=5.1",
+    "tldextract>=5.1,<6",
     # What the parts of datatrove in use ask for.
     "pyahocorasick>=2.2",
     "fasteners>=0.19",

@@ -25,7 +25,8 @@ PLANTED = {
     "near_duplicate_of": 0.05,
 }
 EPOCH = 1_700_000_000  # seconds; the first fetch of the crawl
-CHANGED = 0.04  # share of a near-duplicate's sentences that differ
+CHANGED = 0.04  # share of a near-duplicate's sentences that differ, at least one
+LEAST_SENTENCES = 12  # of a page that is nearly repeated: with fewer, one changed sentence makes another page of it
 
 
 @dataclass
@@ -52,6 +53,10 @@ class Written:
     title: str
     paragraphs: tuple[str, ...]
 
+    @property
+    def sentences(self) -> int:
+        return sum(text.count(". ") + 1 for text in self.paragraphs)
+
 
 def crawl(count: int, seed: int) -> Iterator[Crawled]:
     """`count` pages in the order of their fetch; the same arguments give the same bytes."""
@@ -63,7 +68,7 @@ def crawl(count: int, seed: int) -> Iterator[Crawled]:
     rng.shuffle(kinds)
     written: list[Written] = []
     for number, kind in enumerate(kinds):
-        if kind in ("duplicate_of", "near_duplicate_of") and not written:
+        if kind in ("duplicate_of", "near_duplicate_of") and not any(p.sentences >= LEAST_SENTENCES for p in written):
             kind = "clean"  # nothing to repeat yet
         yield MAKERS[kind](Visit(rng, rng.choice(sites), number, facts, written))
 
@@ -195,7 +200,7 @@ def duplicate(visit: Visit) -> Crawled:
 def near_duplicate(visit: Visit) -> Crawled:
     """The same text but for a few sentences."""
     rng = visit.rng
-    source = rng.choice(visit.written)
+    source = rng.choice([page for page in visit.written if page.sentences >= LEAST_SENTENCES])
     paragraphs = [text.split(". ") for text in source.paragraphs]
     places = [(i, j) for i, sentences in enumerate(paragraphs) for j in range(len(sentences))]
     for i, j in rng.sample(places, max(1, round(CHANGED * len(places)))):

@@ -1,5 +1,6 @@
 """Readers: files of a crawl -> one document a page. What cannot be read is counted, and the rest goes on."""
 
+import codecs
 import gzip
 import json
 import zlib
@@ -106,6 +107,8 @@ def page(record, id_: str) -> Document:
         raise Unreadable("truncated_record")
     if not content.strip():
         raise Unreadable("empty_page")
+    if b"\0" in content[:2048] and not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise Unreadable("no_page_but_bytes")
     metadata = {
         "url": headers.get_header("WARC-Target-URI") or "",
         "date": headers.get_header("WARC-Date") or "",
@@ -123,7 +126,8 @@ def decoded(content: bytes, charset: str = "") -> str:
     """UTF-8 if it is that; else what the header says; else what the page's own tags or its bytes look like."""
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
-    for name in ("utf-8", charset):
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for name in ("utf-16" if utf16 else "utf-8", charset):
         try:
             return content.decode(name).removeprefix("\ufeff")
         except (UnicodeDecodeError, LookupError):

@@ -1,5 +1,6 @@
 """The pipeline on the planted crawl, on what is broken, and through kills."""
 
+import dataclasses
 import gzip
 import io
 import itertools
@@ -17,11 +18,12 @@ import pytest
 from datatrove.data import Document
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from data_pipelines.tiny_web.crawl import crawl, write_warc
-from data_pipelines.web import pages, recipe
+from data_pipelines.web import filters, pages, recipe, urls, words
 from data_pipelines.web.extract import Extract
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,6 +86,39 @@ def test_planted_pages_are_found_and_clean_ones_are_kept(planted, finished):
     copied = {b for _, b in pairs}
     alone = [id_ for id_, label in labels.items() if label["planted"] == ["clean"] and id_ not in copied]
     assert sum(id_ not in kept for id_ in alone) <= 0.15 * len(alone)
+
+
+def test_each_kind_is_found_by_its_own_step_alone_and_our_steps_keep_clean_pages(planted):
+    """Spam's own steps are the four that look at the text; broken pages' are the reader and the extraction."""
+    folder, labels = planted
+    english = words.ENGLISH
+    blocks = {
+        "blocked_url": [urls.Urls()],
+        "foreign": [filters.Language("en", 0.65)],
+        "spam": [
+            filters.Repetition(),
+            filters.Quality(),
+            C4QualityFilter(filter_no_terminal_punct=False, language=english),
+            FineWebQualityFilter(language=english),
+        ],
+    }
+    extract, left, read_and_extracted = Extract(), {kind: set() for kind in blocks}, set()
+    for doc in pages.Pages(sorted(map(str, folder.glob("*.warc.gz")))).run():
+        if extract.filter(doc) is not True:
+            continue
+        read_and_extracted.add(doc.id)
+        for kind, steps in blocks.items():
+            if all(step.filter(dataclasses.replace(doc)) is True for step in steps):
+                left[kind].add(doc.id)
+    extract.stop()
+    left["broken"] = read_and_extracted
+    for kind, kept in left.items():
+        with_label = {id_ for id_, label in labels.items() if label["planted"] == [kind]}
+        clean = {id_ for id_, label in labels.items() if label["planted"] == ["clean"]}
+        found = with_label - kept if kind == "broken" else with_label & read_and_extracted - kept
+        of = with_label if kind == "broken" else with_label & read_and_extracted
+        assert len(found) >= 0.95 * len(of) > 0, kind
+        assert len(clean - kept) <= 0.02 * len(clean), kind
 
 
 def test_no_planted_address_is_left(planted, finished):
@@ -225,10 +260,11 @@ def test_other_encodings_are_read(tmp_path):
     latin = "<p>Über die Brücke, señor</p>".encode("latin-1")
     (tmp_path / "a.warc.gz").write_bytes(warc_of([latin], **{"Content-Type": "text/html; charset=iso-8859-1"}))
     (tmp_path / "b.html").write_bytes(b'<meta charset="windows-1252"><p>It\x92s a caf\xe9</p>')
-    (tmp_path / "c.html").write_bytes("\ufeff<p>naïve</p>".encode("utf-8"))
+    (tmp_path / "c.html").write_bytes("\ufeff<p>naïve</p>".encode())
+    (tmp_path / "d.html").write_bytes("<p>naïve</p>".encode("utf-16"))
     assert "Brücke, señor" in read(tmp_path / "a.warc.gz")[0][0].text
     assert "It’s a café" in read(tmp_path / "b.html")[0][0].text
-    assert read(tmp_path / "c.html")[0][0].text == "<p>naïve</p>"
+    assert read(tmp_path / "c.html")[0][0].text == read(tmp_path / "d.html")[0][0].text == "<p>naïve</p>"
 
 
 def test_records_of_text_are_read_and_the_wrong_ones_counted(tmp_path):
