@@ -1,6 +1,8 @@
 """Tokenize and pack into fixed-length rows: documents back to back, cut at row ends; conversations whole, best fit.
 
 python -m data_pipelines.pack --input='texts/*.jsonl' --tokenizer=FILE --output=DIR --sequence_length=256
+
+`--packing=best_fit` keeps documents whole too, as long as they fit a row. Both print what they waste.
 """
 
 import bisect
@@ -84,6 +86,14 @@ def best_fit(segments: Iterable[Segment], length: int) -> list[list[Segment]]:
     return rows
 
 
+def pieces(documents: Iterable[list[int]], length: int) -> Iterator[Segment]:
+    """Documents as segments that fit a row: each as few as can be, begun with the last token of the one before."""
+    for ids in documents:
+        for start in range(0, max(1, len(ids) - 1), length):
+            piece = ids[start : start + length + 1]
+            yield Segment(piece, [0] + [1] * (len(piece) - 1))
+
+
 def to_row(segments: list[Segment], length: int, pad: int) -> Row:
     row = Row(*(np.zeros(length + 1, np.int32) for _ in range(4)))
     row.tokens[:] = pad
@@ -111,17 +121,33 @@ def write(path: Path, rows: list[list[Segment]], length: int, pad: int, facts: d
 
 
 def pack_documents(
-    path: Path, documents: list[dict], tokenizer: Tokenizer, length: int, epochs: dict[str, int], seed: int = 0
+    path: Path,
+    documents: list[dict],
+    tokenizer: Tokenizer,
+    length: int,
+    epochs: dict[str, int],
+    seed: int = 0,
+    packing: str = "back_to_back",
 ) -> dict:
-    """Rows of all documents as bos text end, those of a source repeated `epochs[source]` times, in a seeded order."""
+    """Rows of all documents as bos text end, those of a source repeated `epochs[source]` times, in a seeded order.
+
+    Notes among other things into how many pieces a document was cut on average.
+    """
     all_ids = tokenizer.encode_batch([d["text"] for d in documents], threads=2)
     stream = []
     for document, ids in zip(documents, all_ids, strict=True):
         stream += [[tokenizer.bos, *ids, tokenizer.end]] * epochs.get(document["source"], 1)
-    random.Random(seed).shuffle(stream)
+    order = random.Random(seed)
+    order.shuffle(stream)
+    if packing == "best_fit":
+        rows = best_fit(pieces(stream, length), length)
+        order.shuffle(rows)  # they come sorted by the length of what is in them
+    else:
+        rows = list(back_to_back(stream, length))
+    segments = sum(map(len, rows))
     bytes_ = sum(len(d["text"].encode()) for d in documents)
     facts = {"documents": len(documents), "bytes": bytes_, "bytes_per_token": bytes_ / max(1, sum(map(len, all_ids)))}
-    return write(path, list(back_to_back(stream, length)), length, tokenizer.pad, facts)
+    return write(path, rows, length, tokenizer.pad, {**facts, "pieces_per_document": segments / max(1, len(stream))})
 
 
 def pack_conversations(path: Path, conversations: list[dict], tokenizer: Tokenizer, length: int) -> dict:
@@ -140,18 +166,18 @@ def define_flags() -> None:
     flags.DEFINE_string("input", None, "Glob of .txt or .jsonl documents.", required=True)
     flags.DEFINE_string("tokenizer", None, "SentencePiece model.", required=True)
     flags.DEFINE_string("output", None, "Folder for rows.array_record and rows.json.", required=True)
+    flags.DEFINE_enum("packing", "back_to_back", ["back_to_back", "best_fit"], "How documents fill rows.")
     flags.DEFINE_integer("sequence_length", 256, "Tokens in a row.", lower_bound=8)
 
 
 def main() -> None:
     f = flags.FLAGS
     documents = list(read_documents(f.input))
-    noted = pack_documents(
-        Path(f.output) / "rows.array_record", documents, Tokenizer.load(f.tokenizer), f.sequence_length, {}
-    )
+    path, tokenizer = Path(f.output) / "rows.array_record", Tokenizer.load(f.tokenizer)
+    noted = pack_documents(path, documents, tokenizer, f.sequence_length, {}, packing=f.packing)
     print(
-        f"{noted['documents']} documents, {noted['tokens']} tokens -> "
-        f"{noted['rows']} rows, {noted['padding']:.1%} padding"
+        f"{noted['documents']} documents, {noted['tokens']} tokens -> {noted['rows']} rows, "
+        f"{noted['padding']:.2%} padding, {noted['pieces_per_document']:.2f} pieces a document"
     )
 
 

@@ -86,6 +86,11 @@ class Tokenizer:
         """Text of ids; special tokens are left out. Broken byte sequences become U+FFFD."""
         return self._sp.decode([int(i) for i in ids if int(i) not in self.special_names])
 
+    def piece(self, id_: int) -> str:
+        """One token for people to read: its text, or <0xHH> where it is one byte of a character of several."""
+        text = self._sp.decode([id_])
+        return self._sp.id_to_piece(id_) if "\ufffd" in text else text
+
     def show(self, ids: Iterable[int]) -> str:
         """Text of ids with special tokens spelled out, for people to read."""
         return "".join(self.special_names.get(run[0]) or self.decode(run) for run in self._runs(list(ids)))

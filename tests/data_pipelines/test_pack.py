@@ -55,6 +55,15 @@ def test_back_to_back_segments_are_one_document_each(lengths, length):
         assert (made.tokens[padding] == PAD).all() and not made.loss_mask[padding].any()
 
 
+@given(lengths=st.lists(st.integers(2, 40), min_size=1, max_size=12), length=st.integers(1, 12))
+def test_pieces_of_documents_have_each_target_once_and_cut_only_what_is_too_long(lengths, length):
+    documents = documents_of(lengths)
+    made = list(pack.pieces(documents, length))
+    assert [t for piece in made for t in piece.ids[1:]] == [t for document in documents for t in document[1:]]
+    assert all(2 <= len(piece.ids) <= length + 1 for piece in made)
+    assert len(made) == sum(-(-(len(document) - 1) // length) for document in documents)
+
+
 @given(lengths=st.lists(st.integers(2, 13), max_size=25))
 def test_best_fit_keeps_every_segment_whole_once(lengths):
     length = 12
@@ -109,14 +118,15 @@ def read(path) -> dict[str, np.ndarray]:
     return {name: np.stack([row[name] for row in made]) for name in rows.FIELDS}
 
 
-def test_documents_are_repeated_and_framed(tokenizer, tmp_path):
+@pytest.mark.parametrize("packing", ["back_to_back", "best_fit"])
+def test_documents_are_repeated_and_framed(packing, tokenizer, tmp_path):
     documents = [
         {"text": "the cat sat", "source": "a"},
         {"text": "the dog \u2581", "source": "b"},
         {"text": "", "source": "b"},
     ]
     path = tmp_path / "rows.array_record"
-    noted = pack.pack_documents(path, documents, tokenizer, 8, {"a": 3})
+    noted = pack.pack_documents(path, documents, tokenizer, 8, {"a": 3}, packing=packing)
     framed = [[tokenizer.bos, *tokenizer.encode(d["text"]), tokenizer.end] for d in documents]
     wanted = Counter(t for ids, times in zip(framed, (3, 1, 1), strict=True) for t in ids[1:] * times)
     assert Counter(weighted(read(path), "targets")) == wanted
