@@ -16,6 +16,7 @@ from data_pipelines.documents import matching
 from data_pipelines.web import report
 from data_pipelines.web.funnel import merged, write_whole
 from data_pipelines.web.pages import SUFFIXES
+from data_pipelines.web.quality import Model
 from data_pipelines.web.recipe import BrokenStep, Recipe, cores, run
 from llm_jax.cli import complain, run_cli
 from llm_jax.config import UserError
@@ -27,6 +28,8 @@ def define_flags() -> None:
     flags.DEFINE_string("language", "en", "ISO 639-1 code of the language to keep.")
     flags.DEFINE_float("language_score", 0.65, "Least probability of that language.", 0, 1)
     flags.DEFINE_list("blocked_hosts", [], "Domains to leave out, beside datatrove's own lists.")
+    flags.DEFINE_string("quality_model", "", "A model of data_pipelines.web.quality, whose score is noted.")
+    flags.DEFINE_float("least_quality", 0.0, "Drop documents of a lower score.", 0, 1)
     flags.DEFINE_integer("shards", 0, "Tasks, and files of the output; 0: one for each file of the input.", 0)
     flags.DEFINE_integer("workers", 0, "Tasks at a time; 0: one for each core.", 0)
     flags.DEFINE_enum("executor", "local", ["local", "slurm", "ray"], "Where the tasks run.")
@@ -71,7 +74,13 @@ def check_same(recipe: Recipe, work: Path) -> None:
 
 def main() -> None:
     f, output = flags.FLAGS, Path(flags.FLAGS.output).absolute()
-    recipe = Recipe(input_files(f.input), f.language, f.language_score, tuple(f.blocked_hosts), f.shards)
+    if f.least_quality and not f.quality_model:
+        raise UserError("--least_quality needs a --quality_model that scores")
+    model = f.quality_model and str(Path(f.quality_model).absolute())
+    if model:
+        Model.load(model)  # says what is wrong with it before any work
+    files, hosts = input_files(f.input), tuple(f.blocked_hosts)
+    recipe = Recipe(files, f.language, f.language_score, hosts, model, f.least_quality, f.shards)
     work = output / "work"
     check_same(recipe, work)
     try:

@@ -22,6 +22,7 @@ from data_pipelines.web.extract import Extract
 from data_pipelines.web.funnel import Tally
 from data_pipelines.web.pages import Pages
 from data_pipelines.web.pii import Mask
+from data_pipelines.web.quality import Quality
 from data_pipelines.web.urls import Urls
 from data_pipelines.web.words import ENGLISH
 
@@ -38,6 +39,8 @@ class Recipe:
     language: str = "en"
     language_score: float = 0.65
     blocked_hosts: tuple[str, ...] = ()
+    quality_model: str = ""  # a file of data_pipelines.web.quality; "" for no score
+    least_quality: float = 0.0
     shards: int = 0  # tasks, and files of the output; 0: one for each file of the input
 
     @property
@@ -93,6 +96,7 @@ def tallied(stage: str, work: Path, blocks: list[tuple[str, PipelineStep]]) -> l
 
 def clean(recipe: Recipe, work: Path) -> list[PipelineStep]:
     pages = Pages(list(recipe.files))
+    scored = [("quality", Quality(recipe.quality_model, recipe.least_quality))] if recipe.quality_model else []
     steps = tallied(
         "1_clean",
         work,
@@ -106,6 +110,7 @@ def clean(recipe: Recipe, work: Path) -> list[PipelineStep]:
             # As FineWeb: without the rule that every line ends a sentence, which alone drops a third of the web.
             ("c4", C4QualityFilter(filter_no_terminal_punct=False, language=ENGLISH)),
             ("fineweb", FineWebQualityFilter(language=ENGLISH)),
+            *scored,
         ],
     )
     pages.dropped = steps[0].write
