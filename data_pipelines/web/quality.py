@@ -1,8 +1,8 @@
 """A learned quality score: python -m data_pipelines.web.quality --input=labelled.jsonl --output=FILE.npz
 
 Each line is {"text", "label"} with a label from 0 to 1, such as a large model's grade of a page's educational value.
-The model is logistic regression on hashed words and pairs of words; `data_pipelines.web --quality_model=FILE.npz` notes its
-score and drops what is below `--least_quality`.
+The model is logistic regression on hashed words and pairs of words; `data_pipelines.web --quality_model=FILE.npz` notes
+its score and drops what is below `--least_quality`.
 """
 
 import collections
