@@ -3,6 +3,7 @@
 import codecs
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from datatrove.pipeline.base import PipelineStep
 
 PAGE_BYTES = 8 * 2**20  # a larger page is not read to its end
 LINE_BYTES = 64 * 2**20  # of one record of a jsonl file
+RECORD_TYPES = "warcinfo response resource request metadata revisit conversion continuation".split()  # of WARC 1.1
 SUFFIXES = (".warc", ".warc.gz", ".wet", ".wet.gz", ".html", ".htm", ".txt", ".jsonl", ".jsonl.gz", ".parquet")
 
 
@@ -69,11 +71,12 @@ def warc(path: str) -> Iterator[tuple[str, Document | Unreadable]]:
     from warcio.exceptions import ArchiveLoadFailed
 
     with open(path, "rb") as file:
-        records = ArchiveIterator(file)
+        records, cut = ArchiveIterator(file), False
         try:
             for number, record in enumerate(records):
-                if record.format != "warc":  # warcio takes any line for the header of an ARC record
-                    raise ValueError("no WARC record")
+                # warcio takes any line for the header of an ARC record, and half a header for a whole one.
+                if record.format != "warc" or record.rec_type not in RECORD_TYPES:
+                    raise ValueError("no WARC record, or one that is cut")
                 if record.rec_type not in ("response", "conversion"):
                     continue
                 id_ = record.rec_headers.get_header("WARC-Record-ID") or f"{path}:{number}"
@@ -82,11 +85,13 @@ def warc(path: str) -> Iterator[tuple[str, Document | Unreadable]]:
                     made.metadata["warc_offset"] = records.get_record_offset()  # which reads the record to its end
                     yield id_, made
                 except Unreadable as reason:
+                    cut = str(reason) == "truncated_record"
                     yield id_, reason
-            if file.read(1):
-                raise ValueError("bytes after the last record")
-        except ArchiveLoadFailed as error:
+        except (ArchiveLoadFailed, AttributeError, TypeError) as error:  # warcio trips over headers that are cut
             raise ValueError(str(error)) from error
+        # A file may end so early in a record that warcio sees none.
+        if not cut and records.offset < os.path.getsize(path):
+            raise ValueError("the file ends inside a record")
 
 
 def page(record, id_: str) -> Document:

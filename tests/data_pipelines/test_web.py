@@ -251,6 +251,22 @@ def test_damaged_archives_give_what_they_have_and_a_reason(tmp_path, content, co
     assert len(reasons) == 1 and reasons[0].startswith(reason)
 
 
+@pytest.mark.parametrize("name", ["a.warc.gz", "a.warc"])
+def test_a_file_that_ends_anywhere_in_its_last_record_says_so(name, tmp_path):
+    content, begins = warc_of([PAGE] * 2), b"\x1f\x8b\x08"
+    if name == "a.warc":
+        content, begins = gzip.decompress(content), b"WARC/1.0"
+    path = tmp_path / name
+    for end in range(content.index(begins, 1) + 12, len(content)):
+        path.write_bytes(content[:end])
+        made, reasons = read(path)
+        lost = len(made) == 1 and len(reasons) == 1
+        # Of the last bytes, check sums and blank lines, none belongs to the page.
+        assert lost or (len(made) == 2 and not reasons and end > len(content) - 40), end
+    path.write_bytes(content)
+    assert len(read(path)[0]) == 2 and not read(path)[1]
+
+
 def test_an_empty_archive_is_no_error(tmp_path):
     (tmp_path / "a.warc.gz").touch()
     assert read(tmp_path / "a.warc.gz") == ([], [])
