@@ -236,8 +236,6 @@ PAGE = b"<html><body><p>Some words.</p></body></html>"
 @pytest.mark.parametrize(
     "content, count, reason",
     [
-        (warc_of([PAGE] * 5)[:-200], 4, "truncated_record"),
-        (warc_of([PAGE] * 5)[:-50], 4, "truncated_record"),
         (b"this is no gzip at all", 0, "broken_file"),
         (warc_of([PAGE, b"  ", PAGE]), 2, "empty_page"),
         (warc_of([gzip.compress(b" x" * 20_000_000)], **{"Content-Encoding": "gzip"}), 0, "page_too_large"),
