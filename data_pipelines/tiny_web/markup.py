@@ -11,12 +11,14 @@ from data_pipelines.tiny_web import lexicon as lex
 ENDINGS = ("com", "org", "net", "info", "co.uk")
 SECTIONS = "news people notes places stories archive letters field-guide diary town club kitchen garden".split()
 NAVIGATION = "Home|About us|Contact|Archive|Help|Search|Sign in|Map|Shop|Newsletter|Jobs|Press".split("|")
-NOTICES = (
-    "We use cookies to make this site better. Accept all",
-    "Subscribe to our newsletter for more stories like this one",
-    "Share this page | Print | Send to a friend",
-    "You are reading one of three free pages this month",
-    "Advertisement",
+NOTICES = (  # (class, text)
+    ("cookie-banner", "We use cookies to make this site better. Accept all"),
+    ("newsletter-signup", "Subscribe to our newsletter for more stories like this one"),
+    ("share-buttons", "Share this page | Print | Send to a friend"),
+    ("paywall-note", "You are reading one of three free pages this month"),
+    ("advertisement", "Advertisement"),
+    ("breadcrumbs", "You are here: Start, All pages, This page"),
+    ("byline", "Written by the editors"),
 )
 
 
@@ -29,7 +31,7 @@ class Site:
     body: str
     heading: str
     navigation: tuple[str, ...]
-    notices: tuple[str, ...]
+    notices: tuple[tuple[str, str], ...]
     sections: tuple[str, ...]
     script: bool
 
@@ -55,14 +57,14 @@ def make_site(rng: random.Random, word: str) -> Site:
 
 
 def render(site: Site, rng: random.Random, title: str, paragraphs: list[str]) -> str:
-    """The page as its site writes it. A paragraph that begins with "- " is an item of a list."""
+    """The page as its site writes it. A paragraph that begins with "- " is an item of a numbered list."""
     body, items = [], []
     for text in [*paragraphs, ""]:
         if text.startswith("- "):
             items.append(f"<li>{html.escape(text[2:])}</li>")
             continue
         if items:
-            body.append(f"<ul>{''.join(items)}</ul>")
+            body.append(f"<ol>{''.join(items)}</ol>")
             items = []
         if text:
             body.append(f"<p>{html.escape(text)}</p>")
@@ -77,7 +79,7 @@ def render(site: Site, rng: random.Random, title: str, paragraphs: list[str]) ->
         "body": "\n".join(body),
         "links": links,
         "more": more,
-        "notices": "".join(f'<div class="notice">{html.escape(notice)}</div>' for notice in site.notices),
+        "notices": "".join(f'<div class="{name}">{html.escape(text)}</div>' for name, text in site.notices),
         "container": site.container,
         "name": site.body,
         "script": f"<script>var visits = {rng.randrange(1000)}; track(visits);</script>" if site.script else "",
@@ -105,6 +107,27 @@ SKELETONS = (
     + '<body><div class="header"><ul class="nav">{links}</ul></div>\n<div id="wrapper">'
     + _MAIN
     + '</div><div class="related"><h4>Related</h4><ul>{more}</ul></div><div class="footer">{notices}</div></body>',
+    # A magazine: a picture between heading and text.
+    _HEAD
+    + '<body><header class="masthead"><b>{site}</b><nav><ul>{links}</ul></nav></header><{container} class="{name}">'
+    + '{heading}<figure><img src="/{year}.jpg" alt=""></figure>\n{body}\n</{container}>'
+    + "<footer><ul>{more}</ul>{notices}</footer></body></html>",
+    # A blog: comments are closed.
+    _HEAD
+    + '<body><div class="site-header"><h4><a href="/">{site}</a></h4></div><div class="site-content">'
+    + _MAIN
+    + '<div class="comments"><h3>Comments are closed</h3></div></div><div class="widgets">'
+    + '<ul>{more}</ul><ul>{links}</ul>{notices}</div><div class="site-footer">{site}</div></body></html>',
+    # An encyclopedia, which has its navigation after the text.
+    _HEAD
+    + '<body><div id="content" class="{name}">{heading}\n<div id="bodyContent">{body}</div></div>'
+    + '<div id="navigation"><h3>Navigation</h3><ul>{links}</ul></div><div id="footer"><ul>{more}</ul>{notices}'
+    + "<p>Last changed in {year}</p></div></body></html>",
+    # A table for a layout, as in the nineties.
+    '<html><head><title>{title}</title></head><body bgcolor="#ffffff"><table width="100%"><tr>'
+    + '<td class="menu" valign="top"><ul>{links}</ul></td><td valign="top">'
+    + _MAIN
+    + '</td></tr></table><div class="footer">{notices}(c) {year} {site}</div></body></html>',
     # No closing tags where HTML does not ask for them.
     "<html><head><title>{title}</title>{script}<body><nav><ul>{links}</ul></nav>"
     + _MAIN

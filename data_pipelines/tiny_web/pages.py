@@ -1,4 +1,4 @@
-"""The pages of the tiny web, each made of a world's facts, its wordings and the filler grammar."""
+"""What the pages of the tiny web say, each made of a world's facts, its wordings and the filler grammar."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from dataclasses import dataclass
 
 from data_pipelines.tiny_web import lexicon as lex
 from data_pipelines.tiny_web.grammar import paragraph, sentence
-from data_pipelines.tiny_web.programs import MAKERS
 from data_pipelines.tiny_web.wordings import LEADS, STATEMENTS, TRAIN_QUESTIONS, statement
 from data_pipelines.tiny_web.world import ATTRIBUTES, City, Company, Person, Work, World
 
 
 @dataclass(frozen=True)
 class Page:
-    """One document. `facts` records (person id, attribute, sentence) for what a biography states."""
+    """One page. `facts` records (person id, attribute, sentence) for what a biography states. A paragraph that begins
+    with "- " is an item of a numbered list."""
 
     source: str
-    text: str
+    title: str
+    paragraphs: tuple[str, ...]
     facts: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def text(self) -> str:
+        return "\n".join([self.title, *self.paragraphs])
 
 
 @dataclass(frozen=True)
@@ -36,20 +41,20 @@ class Portrait:
 
 # Titles say who a page is about, never a fact: each fact is stated as often as the person's tier says.
 SOLO_OPENINGS = (
-    "{name}: a short profile.",
+    "{name}: a short profile",
     "Who is {name}?",
-    "The life of {name}.",
-    "A portrait of {name}.",
-    "Ten minutes with {name}.",
-    "In memory of {name}.",
-    "Meet {name}.",
-    "Our guest of the week is {name}.",
-    "An interview with {name}.",
-    "Notes on {name}.",
-    "About the author {name}.",
-    "{name} in a few words.",
-    "The speaker of the evening is {name}.",
-    "A neighbour to know: {name}.",
+    "The life of {name}",
+    "A portrait of {name}",
+    "Ten minutes with {name}",
+    "In memory of {name}",
+    "Meet {name}",
+    "Our guest of the week is {name}",
+    "An interview with {name}",
+    "Notes on {name}",
+    "About the author {name}",
+    "{name} in a few words",
+    "The speaker of the evening is {name}",
+    "A neighbour to know: {name}",
 )
 SOLO_CLOSINGS = (
     "We thank {name} for the time.",
@@ -62,20 +67,20 @@ SOLO_CLOSINGS = (
     "So much for today.",
 )
 GROUP_OPENINGS = (
-    "Newsletter of the week: people to know.",
-    "From the staff pages.",
-    "Guests at the summer meeting.",
-    "New members of the reading club.",
-    "Speakers of the evening.",
-    "Notes from the class reunion.",
-    "People in the news this month.",
-    "Letters from our readers.",
-    "Old friends and where they are now.",
-    "The village paper presents its neighbours.",
-    "Winners of the yearly prize.",
-    "A page from the family album.",
-    "Who is who, part {number}.",
-    "Small portraits, page {number}.",
+    "Newsletter of the week: people to know",
+    "From the staff pages",
+    "Guests at the summer meeting",
+    "New members of the reading club",
+    "Speakers of the evening",
+    "Notes from the class reunion",
+    "People in the news this month",
+    "Letters from our readers",
+    "Old friends and where they are now",
+    "The village paper presents its neighbours",
+    "Winners of the yearly prize",
+    "A page from the family album",
+    "Who is who, part {number}",
+    "Small portraits, page {number}",
 )
 GROUP_CLOSINGS = (
     "We will present more people next week.",
@@ -87,8 +92,24 @@ GROUP_CLOSINGS = (
     "All of them agreed to be named here.",
     "See you next time.",
 )
+SECTIONS = ("biography", "questions", "howto", "place")  # the sources of pages, and where sites keep them
+HOWTO_PAGES = 105
+NAME_SHARE = 0.18  # of a page's characters that may be the name of its only person
 PAGE_WORDS = (52, 150)  # bounds for the stated facts; title, closing and filler come on top
 PRONOUN_SHARE = 0.38  # of the sentences that could say he or she; gives a fifth of all sentences
+
+
+def world_pages(world: World, seed: int, howtos: int = HOWTO_PAGES) -> list[Page]:
+    """All pages about a world in the order of a crawl; each kind draws from its own random numbers."""
+    rng = lambda purpose: random.Random(f"{seed}/{purpose}")  # noqa: E731
+    made = [
+        *biography_pages(world, rng("biography")),
+        *question_pages(world, rng("questions")),
+        *howto_pages(world, rng("howto"), howtos),
+        *place_pages(world, rng("place")),
+    ]
+    rng("pages").shuffle(made)
+    return made
 
 
 def biography_pages(world: World, rng: random.Random) -> list[Page]:
@@ -132,59 +153,83 @@ def _portraits(person: Person, rng: random.Random) -> list[Portrait]:
 
 
 def _biography(group: list[Portrait], rng: random.Random) -> Page:
-    solo = len({portrait.person.id for portrait in group}) == 1
-    opening = rng.choice(SOLO_OPENINGS if solo else GROUP_OPENINGS)
-    closing = rng.choice(SOLO_CLOSINGS if solo else GROUP_CLOSINGS)
+    people = {portrait.person.id for portrait in group}
+    solo = len(people) == 1
     names = {"name": group[0].person.name, "number": rng.randrange(2, 90)}
-    parts = [opening.format(**names), *(portrait.text for portrait in group)]
+    title = rng.choice(SOLO_OPENINGS if solo else GROUP_OPENINGS).format(**names)
+    parts = [portrait.text for portrait in group]
     if _words(group) < 60 or rng.random() < 0.5:
-        parts.append(closing.format(**names))
+        parts.append(rng.choice(SOLO_CLOSINGS if solo else GROUP_CLOSINGS).format(**names))
     filler = sentence(rng)
     if _words(group) > 80 and len(filler.split()) <= 10 and rng.random() < 0.5:  # a page of facts can bear it
-        parts.insert(1, filler)
-    return Page(
-        "biography",
-        "\n\n".join(parts) if rng.random() < 0.6 else " ".join(parts),
-        tuple(fact for portrait in group for fact in portrait.facts),
-    )
+        parts.insert(0, filler)
+    # A page that says little but one name over and over reads like spam, to a filter as well.
+    while solo and _share_of_name(names["name"], [title, *parts]) > NAME_SHARE:
+        parts.insert(rng.randrange(len(parts) + 1), sentence(rng))
+    paragraphs = tuple(parts) if rng.random() < 0.6 else (" ".join(parts),)
+    return Page("biography", title, paragraphs, tuple(fact for portrait in group for fact in portrait.facts))
+
+
+def _share_of_name(name: str, parts: list[str]) -> float:
+    text = "\n".join(parts)
+    return text.count(name) * len(name) / len(text)
 
 
 Pair = tuple[str, str]
 
 
-def _qa(pairs: list[Pair], rng: random.Random) -> str:
-    return "\n".join(f"Q: {question}\nA: {answer}" for question, answer in pairs)
+def _plain(pairs: list[Pair], rng: random.Random) -> list[str]:
+    return [f"{question} {answer}{rng.choice(('', '', '.'))}" for question, answer in pairs]
 
 
-def _long_qa(pairs: list[Pair], rng: random.Random) -> str:
-    return "\n".join(f"Question: {question} Answer: {answer}." for question, answer in pairs)
+def _said(pairs: list[Pair], rng: random.Random) -> list[str]:
+    return [f"{question} {rng.choice(('It is ', 'The answer is ', ''))}{answer}." for question, answer in pairs]
 
 
-def _dashes(pairs: list[Pair], rng: random.Random) -> str:
-    return "\n".join(f"{question} - {answer}." for question, answer in pairs)
+def _items(pairs: list[Pair], rng: random.Random) -> list[str]:
+    return [f"- {line}" for line in _plain(pairs, rng)]
 
 
-def _quiz(pairs: list[Pair], rng: random.Random) -> str:
-    return "\n".join(f"{i}. {question} {answer}." for i, (question, answer) in enumerate(pairs, 1))
-
-
-def _forum(pairs: list[Pair], rng: random.Random) -> str:
+def _forum(pairs: list[Pair], rng: random.Random) -> list[str]:
     """A thread in which two users take turns."""
     asker, helper = rng.sample(lex.ANIMALS, 2)
-    return "\n".join(f"{asker}: {question}\n{helper}: {answer}." for question, answer in pairs)
+    asks = (f"The {asker} asks", f"The {asker} wants to know", f"Now the {asker}", f"From the {asker}", "Next")
+    says = ("says", "knows", "answers", "thinks")
+    return [f"{rng.choice(asks)}: {question} The {helper} {rng.choice(says)} {answer}." for question, answer in pairs]
 
 
-def _faq(pairs: list[Pair], rng: random.Random) -> str:
-    return "\n\n".join(f"{question}\n{answer}" for question, answer in pairs)
+def _prose(pairs: list[Pair], rng: random.Random) -> list[str]:
+    """Two or three questions to a paragraph."""
+    lines, paragraphs = [f"{question} {answer}." for question, answer in pairs], []
+    while lines:
+        size = rng.choice((2, 3))
+        paragraphs.append(" ".join(lines[:size]))
+        lines = lines[size:]
+    return paragraphs
 
 
-QUESTION_LAYOUTS: tuple[tuple[str, Callable[[list[Pair], random.Random], str]], ...] = (
-    ("Questions and answers", _qa),
-    ("Some questions, each with its answer", _long_qa),
-    ("People in short", _dashes),
-    ("A quiz about people", _quiz),
+# An answer stands on the line of its question: what has fewer than three words on a line is furniture to a filter.
+QUESTION_LAYOUTS: tuple[tuple[str, Callable[[list[Pair], random.Random], list[str]]], ...] = (
+    ("Questions and answers", _plain),
+    ("Frequently asked questions", _plain),
+    ("Some questions, each with its answer", _said),
+    ("A quiz about people", _items),
     ("From the forum", _forum),
-    ("Frequently asked questions", _faq),
+    ("Who knows more about our neighbours?", _prose),
+)
+QUESTION_OPENINGS = (
+    "Our readers have asked these questions about people of the region, and the editors have answered all of them.",
+    "Test what you know of the people who live here, and then look at the answers that stand behind the questions.",
+    "This page has been put together by the library, with the help of all who wrote to us in the last month.",
+    "Here are the questions of the week. We thank the families who have looked up the answers for us.",
+    "A list for those who want to know more about their neighbours, and for those who have forgotten what they knew.",
+    "The evening class of the town has collected what people want to know, and to each question a short answer.",
+)
+QUESTION_CLOSINGS = (
+    "More questions will follow next week, and you can send us yours.",
+    "If you think that an answer is wrong, please write to the editors of this page.",
+    "That was all for today. We hope that you have learned something new.",
+    "The next quiz comes at the end of the month, and there is a book to be won.",
 )
 
 
@@ -204,29 +249,32 @@ def question_pages(world: World, rng: random.Random, times: int = 24) -> list[Pa
             size = len(pairs)  # no page of a few leftovers
         chosen, pairs = pairs[:size], pairs[size:]
         title, layout = rng.choice(QUESTION_LAYOUTS)
-        pages.append(Page("questions", f"{title}\n\n{layout(chosen, rng)}"))
+        paragraphs = [rng.choice(QUESTION_OPENINGS), *layout(chosen, rng)]
+        if rng.random() < 0.5:
+            paragraphs.append(rng.choice(QUESTION_CLOSINGS))
+        pages.append(Page("questions", title, tuple(paragraphs)))
     return pages
 
 
 def howto_pages(world: World, rng: random.Random, n: int) -> list[Page]:
-    """Instructions for doing something to a thing, with what is needed and numbered steps."""
-    return [Page("howto", _howto(world, rng)) for _ in range(n)]
+    """Instructions for doing something to a thing, with what is needed and a list of steps."""
+    return [_howto(world, rng) for _ in range(n)]
 
 
-def _howto(world: World, rng: random.Random) -> str:
+def _howto(world: World, rng: random.Random) -> Page:
     verb = rng.choice("repair clean paint build polish store move measure restore decorate wrap".split())
     thing = f"{rng.choice(lex.ADJECTIVES)} {rng.choice(lex.HOUSE)}"
     tools = rng.sample(lex.TOOLS, 3)
-    steps = [_step(rng, tools, thing) for _ in range(rng.randrange(4, 7))]
-    minutes = 5 * rng.randrange(1, 13)
-    return (
-        f"How to {verb} {lex.article(thing)}\n\n"
+    needs = (
         f"To {verb} {lex.article(thing)} you need {', '.join(map(lex.article, tools[:2]))} and "
-        f"{lex.article(tools[2])}. It takes about {minutes} minutes. {sentence(rng)}\n\n"
-        + "\n".join(f"{i}. {step}" for i, step in enumerate(steps, 1))
-        + f"\n\nNow the {thing} is ready. You can buy good {rng.choice(lex.PRODUCTS)} in "
+        f"{lex.article(tools[2])}. It takes about {5 * rng.randrange(1, 13)} minutes. {sentence(rng)}"
+    )
+    steps = [f"- {_step(rng, tools, thing)}" for _ in range(rng.randrange(4, 7))]
+    end = (
+        f"Now the {thing} is ready. You can buy good {rng.choice(lex.PRODUCTS)} in "
         f"{rng.choice(world.cities).name}. {sentence(rng)}"
     )
+    return Page("howto", f"How to {verb} {lex.article(thing)}", (needs, *steps, end))
 
 
 def _step(rng: random.Random, tools: list[str], thing: str) -> str:
@@ -246,13 +294,12 @@ def _step(rng: random.Random, tools: list[str], thing: str) -> str:
 
 def place_pages(world: World, rng: random.Random) -> list[Page]:
     """Prose about every city, company and work."""
-    texts = [_city_text(city, world, rng) for city in world.cities]
-    texts += [_company_text(company, rng) for company in world.companies]
-    texts += [_work_text(work, rng) for work in world.works]
-    return [Page("place", text) for text in texts]
+    made = [_city_page(city, world, rng) for city in world.cities]
+    made += [_company_page(company, rng) for company in world.companies]
+    return made + [_work_page(work, rng) for work in world.works]
 
 
-def _city_text(city: City, world: World, rng: random.Random) -> str:
+def _city_page(city: City, world: World, rng: random.Random) -> Page:
     makers = [company for company in world.companies if company.city == city.name]
     facts = [
         f"{city.name} is a city in {city.region}.",
@@ -264,10 +311,10 @@ def _city_text(city: City, world: World, rng: random.Random) -> str:
     neighbours = [other.name for other in world.cities if other.region == city.region and other != city]
     if neighbours:
         facts.append(f"Another city of {city.region} is {rng.choice(neighbours)}.")
-    return _prose(f"The city of {city.name}", facts, rng)
+    return _place(f"The city of {city.name}", facts, rng)
 
 
-def _company_text(company: Company, rng: random.Random) -> str:
+def _company_page(company: Company, rng: random.Random) -> Page:
     facts = [
         f"{company.name} is a company in {company.city}.",
         f"{company.name} makes {company.product}.",
@@ -275,10 +322,10 @@ def _company_text(company: Company, rng: random.Random) -> str:
         f"{rng.randrange(3, 40)} cities buy {company.product} from {company.name}.",
         f"A {rng.choice(lex.PLACES)} in {company.city} was the first home of {company.name}.",
     ]
-    return _prose(company.name, facts, rng)
+    return _place(company.name, facts, rng)
 
 
-def _work_text(work: Work, rng: random.Random) -> str:
+def _work_page(work: Work, rng: random.Random) -> Page:
     facts = [
         f"{work.title} is {lex.article(work.kind)} by {work.author}.",
         f"It came out in {work.year}.",
@@ -286,27 +333,10 @@ def _work_text(work: Work, rng: random.Random) -> str:
         f"It is about {lex.article(rng.choice(lex.PEOPLE))} and {lex.article(rng.choice(lex.ANIMALS))}.",
         f"{work.author} made {work.title} in two years.",
     ]
-    return _prose(work.title, facts, rng)
+    return _place(work.title, facts, rng)
 
 
-def _prose(title: str, facts: list[str], rng: random.Random) -> str:
+def _place(title: str, facts: list[str], rng: random.Random) -> Page:
     """The first fact first, the others in any order, then a paragraph of filler."""
     others = rng.sample(facts[1:], len(facts) - 1)
-    return f"{title}\n\n{' '.join(facts[:1] + others)}\n\n{paragraph(rng, 4)}"
-
-
-def program_pages(rng: random.Random, n: int) -> list[Page]:
-    """Pages with two programs each: what it does, the code, and what it prints."""
-    pages = []
-    for _ in range(n):
-        programs = [maker(rng) for maker in rng.sample(MAKERS, 2)]
-        pages.append(
-            Page(
-                "program",
-                "\n\n".join(
-                    f"This program {program.task}:\n\n{program.code}\n\nOutput:\n{program.output}"
-                    for program in programs
-                ),
-            )
-        )
-    return pages
+    return Page("place", title, (" ".join(facts[:1] + others), paragraph(rng, 4)))

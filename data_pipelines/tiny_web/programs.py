@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from data_pipelines.documents import split_of
 from data_pipelines.tiny_web import lexicon as lex
 
 NOUNS = [noun for noun in lex.NOUNS if 4 <= len(noun) <= 8]
@@ -141,3 +142,13 @@ MAKERS: tuple[Callable[[random.Random], Program], ...] = (
     _doubling,
     _initials,
 )
+
+
+def program_documents(seed: int, count: int) -> Iterator[dict]:
+    """Documents with two programs each: what it does, the code, and what it prints."""
+    rng = random.Random(f"{seed}/program")
+    for number in range(count):
+        programs = [maker(rng) for maker in rng.sample(MAKERS, 2)]
+        parts = [f"This program {p.task}:\n\n{p.code}\n\nOutput:\n{p.output}" for p in programs]
+        text = "\n\n".join(parts)
+        yield {"id": f"program-{number:05d}", "source": "program", "text": text, "split": split_of(text)}

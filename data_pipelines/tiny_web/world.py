@@ -66,7 +66,7 @@ class World:
 
 
 def make_world(
-    seed: int, people_per_tier: int = 16, extra_people: int = 100, unasked_people: int = 32, heldout_people: int = 64
+    seed: int, people_per_tier: int = 12, extra_people: int = 100, unasked_people: int = 12, heldout_people: int = 64
 ) -> World:
     """Build the whole world from a seed; another seed gives other names and other facts."""
     rng = random.Random(f"{seed}/world")
