@@ -24,7 +24,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks.ours import context_of, job_of  # noqa: E402
 from experiments import speedrun  # noqa: E402
-from llm_jax import rows, sharding, train  # noqa: E402
+from llm_jax import loader, rows, sharding, train  # noqa: E402
 from llm_jax.stages.supervised import RowBatches  # noqa: E402
 
 ROWS = 1024  # on disk; the loader goes round and round
@@ -61,8 +61,8 @@ class BareStep:
 class Rounds(RowBatches):
     """Rows from disk; notes the loop's seconds since the last round and the bare step's for as many steps."""
 
-    def __init__(self, path: Path, batch: int, every: int, bare: BareStep):
-        super().__init__(path, batch, seed=0)
+    def __init__(self, mixture: loader.Mixture, batch: int, every: int, bare: BareStep):
+        super().__init__(mixture, batch, seed=0)
         self.every, self.bare, self.pairs, self._resumed = every, bare, [], clocks()
 
     def next(self, step: int, params):
@@ -75,24 +75,23 @@ class Rounds(RowBatches):
 
 
 def write_random_rows(path: Path, vocab_size: int, length: int) -> None:
-    def all_rows():
-        rng, ones = np.random.default_rng(0), np.ones(length + 1, np.int32)
-        for _ in range(ROWS):
-            yield rows.Row(rng.integers(0, vocab_size, length + 1), ones, np.arange(length + 1), ones)
-
-    rows.write_rows(path, all_rows(), {})
+    fields = np.ones((ROWS, len(rows.FIELDS), length + 1), np.int32)
+    fields[:, 0] = np.random.default_rng(0).integers(0, vocab_size, (ROWS, length + 1))
+    fields[:, 2] = np.arange(length + 1)
+    rows.write_shard(path, fields, {})
 
 
 def measure(workdir: Path, rounds: int, steps: int) -> tuple[list[tuple[np.ndarray, np.ndarray]], float]:
     """(clocks of loop and bare step in each round, share of the loop's time that it waited for input)."""
     config = speedrun.get_config()
     context = context_of(config, workdir)
-    path = workdir / "rows.array_record"
-    write_random_rows(path, context.vocab_size, config.data.sequence_length)
+    write_random_rows(workdir / "rows/random/00000.array_record", context.vocab_size, config.data.sequence_length)
     total = (rounds + 1) * steps + 1  # the first round is for compiling; the last step only closes a round
     config.checkpoint.every = total
     job = job_of(context, total)
-    job.batches = batches = Rounds(path, config.pretrain.batch, steps, BareStep(context, job))
+    job.batches = batches = Rounds(
+        loader.mixture(workdir / "rows"), config.pretrain.batch, steps, BareStep(context, job)
+    )
     train.run(context, job, context.init_params())
     lines = map(json.loads, (workdir / "pretrain/metrics.jsonl").read_text().splitlines())
     # Steps next to a held batch have the bare step's time in theirs.

@@ -104,22 +104,22 @@ def train_torch(config: ConfigDict, data: Path) -> Nats:
 
 
 def row_batches(config: ConfigDict, data: Path) -> RowBatches:
-    return RowBatches(data / "pretrain/rows.array_record", config.pretrain.batch, config.seed)
+    return RowBatches(loader.mixture(data / "pretrain", config.data.epochs), config.pretrain.batch, config.seed)
 
 
 def bits_per_byte(nats: Nats, data: Path, batch: int) -> float:
     """On the pages that `val_bpb` of a report is about: all held-out ones but Python's documentation."""
     total, size = 0.0, 0
-    for path in sorted((data / "validation").glob("*/rows.array_record")):
-        if path.parent.name != "python_docs":
-            total += sum(nats(part) for part in whole_batches(path, batch))
-            size += rows.facts(path)["bytes"]
+    for folder in rows.row_sets(data / "validation"):
+        if folder.name != "python_docs":
+            total += sum(nats(part) for part in whole_batches(folder, batch))
+            size += rows.facts(folder)["bytes"]
     return total / math.log(2) / size
 
 
-def whole_batches(path: Path, batch: int) -> Iterator[dict[str, np.ndarray]]:
-    """Each row of a file once; the last batch is filled up with rows without targets."""
-    source = [rows.from_bytes(r) for r in loader.read_all(path)]
+def whole_batches(folder: Path, batch: int) -> Iterator[dict[str, np.ndarray]]:
+    """Each row of a row set once; the last batch is filled up with rows without targets."""
+    source = loader.read_all(folder)
     source += [{name: np.zeros_like(x) for name, x in source[0].items()}] * (-len(source) % batch)
     for start in range(0, len(source), batch):
         part = source[start : start + batch]

@@ -89,25 +89,33 @@ def main() -> None:
     try:
         import cchardet  # noqa: F401
         import magic  # noqa: F401
+        import orjson  # noqa: F401
         import spacy  # noqa: F401
         import trafilatura  # noqa: F401
     except ImportError as error:
-        needs = "pip install spacy 'trafilatura<1.12' lxml_html_clean faust-cchardet python-magic"
+        needs = "pip install spacy 'trafilatura<1.12' lxml_html_clean faust-cchardet python-magic orjson"
         raise SystemExit(complain(f"the peer is not complete ({error}); try: {needs}", 2)) from error
     from data_pipelines.web.pages import Pages
 
-    path, context, pipes = os.path.abspath(f.input), multiprocessing.get_context("spawn"), {}
+    path, context = os.path.abspath(f.input), multiprocessing.get_context("spawn")
+    pipes, processes = {}, []
     everything = {doc.id for doc in Pages([path]).run()}
     for side in SIDES:
         pipes[side], far = context.Pipe()
-        context.Process(target=worker, args=(side, path, far)).start()  # no daemon: those may have no children
+        processes.append(context.Process(target=worker, args=(side, path, far)))
+        processes[-1].start()  # no daemon: those may have no children
         far.close()  # so that a worker that dies is an end of file here, not a wait for ever
     rates, kept = {side: [] for side in SIDES}, {}
     print("round   ours documents/CPU s  datatrove   ours / datatrove")
     for i in range(f.rounds):
         for side in SIDES:
             pipes[side].send(True)
-            seconds, ids = pipes[side].recv()
+            try:
+                seconds, ids = pipes[side].recv()
+            except EOFError as error:
+                for process in processes:
+                    process.kill()
+                raise SystemExit(complain(f"the process of {side} died; see above", 1)) from error
             rates[side].append(len(everything) / seconds)
             kept[side] = set(ids)
         a, b = (rates[side][-1] for side in SIDES)

@@ -2,20 +2,23 @@
 
 python -m data_pipelines.chats --input='sets/*.jsonl' --output=X.jsonl [--skip_bad]
 
-Knows OpenAI's messages (SmolTalk, Tulu 3, tool calls), ShareGPT's turns, GSM8K's questions, UltraFeedback's and
-HH-RLHF's pairs; the format is told by a record's fields. Writes `conversation` records {id, source, messages}, or
-`pair` records {id, source, prompt, chosen, rejected}. A call of a tool becomes the Python call that it is.
+Knows OpenAI's messages (SmolTalk, Tulu 3, tool calls), ShareGPT's turns, OpenAssistant's trees, GSM8K's questions, and
+the pairs of OpenAI, UltraFeedback and HH-RLHF; the format is told by a record's fields. Writes `conversation` records
+{id, source, messages}, or `pair` records {id, source, prompt, chosen, rejected}. A call of a tool becomes the Python
+call that it is, and the tools of a record are listed in its system message.
 """
 
 import gzip
 import json
+import os
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from absl import flags
 
-from data_pipelines.documents import matching, write_jsonl
+from data_pipelines.documents import matching, read_parquet, write_jsonl
 from llm_jax.cli import run_cli
 from llm_jax.config import UserError
 from llm_jax.tokenizer import SPANS
@@ -27,6 +30,7 @@ ROLES = {
     "human": "user",
     "assistant": "assistant",
     "gpt": "assistant",
+    "prompter": "user",
     "function_call": "assistant",
     "tool": "tool",
     "function": "tool",
@@ -42,6 +46,9 @@ PARTS = {
 THOUGHT = re.compile(r"\A\s*<think>(.*?)</think>\s*", re.DOTALL)
 HH_TURN = re.compile(r"\n\n(Human|Assistant): ?")
 GSM8K_MARK = re.compile(r"<<.*?>>")
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # JSON's, alone it is no Unicode
+TOOLS = "You may call these functions:"
+KINDS = ".jsonl, .json, either .gz, or .parquet"
 
 
 class Invalid(Exception):
@@ -50,32 +57,50 @@ class Invalid(Exception):
 
 def converted(record: dict) -> dict:
     """{messages} or {prompt, chosen, rejected} of a record. Raises Invalid."""
+    try:
+        return recognised(record)
+    except RecursionError:
+        raise Invalid("the record: is nested too deeply") from None
+
+
+def recognised(record: dict) -> dict:
     if not isinstance(record, dict):
         raise Invalid("the record: must be an object")
     has = lambda *names: all(name in record for name in names)  # noqa: E731
     if has("chosen", "rejected"):
         return preference(record)
+    if has("input", "preferred_output", "non_preferred_output"):
+        before = turns(record["input"].get("messages"), "input.messages") if isinstance(record["input"], dict) else []
+        return pair(record, before, "preferred_output", "non_preferred_output")
     if has("messages") or has("conversations"):
         name = "messages" if has("messages") else "conversations"
-        return {"messages": checked(turns(record[name], name), name)}
+        return {"messages": checked(with_tools(turns(record[name], name), record.get("tools")), name)}
+    if has("message_tree_id", "prompt"):
+        return {"messages": checked(best_path(record["prompt"]), "prompt")}
     if has("question", "answer"):
-        return {"messages": gsm8k(record)}
+        return {"messages": checked(gsm8k(record), "answer")}
     if has("prompt", "response") or has("instruction", "output"):
         asked, answered = ("prompt", "response") if has("prompt", "response") else ("instruction", "output")
-        more = f"\n\n{record['input']}" if record.get("input") else ""
+        more = f"\n\n{text(record, 'input')}" if record.get("input") else ""
         said = [{"role": "user", "content": f"{text(record, asked)}{more}"}]
-        return {"messages": [*said, {"role": "assistant", "content": text(record, answered)}]}
+        return {"messages": checked([*said, {"role": "assistant", "content": text(record, answered)}], answered)}
     raise Invalid(f"its fields {', '.join(map(repr, sorted(record)))}: are of no known format")
 
 
-def text(record: dict, field: str) -> str:
+def text(record: dict, field: str, where: str = "") -> str:
     if not isinstance(record.get(field), str):
-        raise Invalid(f"{field}: must be a string")
+        raise Invalid(f"{where}{field}: must be a string")
     return record[field]
 
 
+def one_of(names: dict[str, str], value, where: str) -> str:
+    if not isinstance(value, str) or value not in names:
+        raise Invalid(f"{where}: {value!r} is none of {', '.join(names)}")
+    return names[value]
+
+
 def turns(value, field: str) -> list[dict]:
-    """Messages in our form; those of one role in a row become one message of several parts."""
+    """Messages in our form; those of one role in a row become one message. A system message without text is none."""
     if not isinstance(value, list) or not value:
         raise Invalid(f"{field}: must be a list of at least one message")
     out: list[dict] = []
@@ -84,32 +109,85 @@ def turns(value, field: str) -> list[dict]:
         if not isinstance(message, dict):
             raise Invalid(f"{where}: must be an object")
         key = "role" if "role" in message else "from"
-        role = ROLES.get(message.get(key))
-        if role is None:
-            raise Invalid(f"{where}.{key}: {message.get(key)!r} is none of {', '.join(ROLES)}")
-        parts = parts_of(message, where, is_call=message.get(key) == "function_call")
+        role = one_of(ROLES, message.get(key), f"{where}.{key}")
+        parts = parts_of(message, where, is_call=message[key] == "function_call")
+        if not parts and role in ("user", "assistant"):
+            raise Invalid(f"{where}.content: is empty")
         if out and out[-1]["role"] == role and role != "user":
-            out[-1]["content"] += parts
-        else:
+            said = out[-1]["content"]
+            if role != "tool" and said and parts and said[-1]["type"] == parts[0]["type"] == "text":
+                parts = [{"type": "text", "text": f"{said.pop()['text']}\n\n{parts[0]['text']}"}, *parts[1:]]
+            said += parts
+        elif parts or role != "system":
             out.append({"role": role, "content": parts})
     return [{"role": m["role"], "content": plain(m["content"], m["role"])} for m in out]
 
 
 def parts_of(message: dict, where: str, is_call: bool) -> list[dict]:
     content = message.get("content", message.get("value"))
-    calls = message.get("tool_calls") or []
+    legacy = message.get("function_call")  # OpenAI's own before there were tool_calls
+    calls = message.get("tool_calls") or ([legacy] if legacy else [])
     if isinstance(content, str) or (content is None and calls):
         parts = [call_part(content, where)] if is_call else text_parts(content or "")
     elif isinstance(content, list):
         parts = [part_of(part, f"{where}.content[{i}]") for i, part in enumerate(content)]
+        parts = [part for part in parts if part["text"] or part["type"] != "text"]
     else:
         raise Invalid(f"{where}.content: must be a string or a list of parts")
+    if message.get("reasoning_content"):
+        parts.insert(0, {"type": "think", "text": text(message, "reasoning_content", f"{where}.")})
     if not isinstance(calls, list):
         raise Invalid(f"{where}.tool_calls: must be a list")
     for i, call in enumerate(calls):
         called = call.get("function", call) if isinstance(call, dict) else call
         parts.append(call_part(called, f"{where}.tool_calls[{i}]"))
     return parts
+
+
+def with_tools(messages: list[dict], tools) -> list[dict]:
+    """The tools, a JSON object each, at the end of the system message: a model must know what it may call."""
+    if not tools:
+        return messages
+    try:
+        tools = json.loads(tools) if isinstance(tools, str) else tools
+        listed = [json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise Invalid("tools: must be a list of objects") from error
+    if not listed:
+        return messages
+    has_system = messages[0]["role"] == "system"
+    said = messages[0]["content"] if has_system else ""
+    if not isinstance(said, str):
+        raise Invalid("tools: the system message must be text")
+    first = {"role": "system", "content": "\n".join([*([said, ""] if said else []), TOOLS, *listed])}
+    return [first, *messages[has_system:]]
+
+
+def best_path(node) -> list[dict]:
+    """Of a tree of messages, from the prompt down: each time the reply ranked best, or else one that was answered.
+
+    One conversation a tree: every path from root to leaf would train the first answers over and over.
+    """
+    out, where = [], "prompt"
+    while True:
+        if not isinstance(node, dict) or not isinstance(node.get("replies") or [], list):
+            raise Invalid(f"{where}: must be a message with a list of replies")
+        role = one_of(ROLES, node.get("role"), f"{where}.role")
+        out.append({"role": role, "content": text(node, "text", f"{where}.")})
+        replies = [reply for reply in node.get("replies") or [] if is_kept(reply)]
+        if not replies:
+            break
+        node = min(replies, key=lambda reply: (rank_of(reply), not reply.get("replies")))
+        where = f"prompt: reply {node.get('message_id')}"
+    return out[:-1] if out[-1]["role"] == "user" else out  # a question at the end teaches nothing
+
+
+def is_kept(reply) -> bool:
+    return isinstance(reply, dict) and not reply.get("deleted") and reply.get("review_result") is not False
+
+
+def rank_of(reply: dict) -> float:
+    return reply["rank"] if isinstance(reply.get("rank"), int) else float("inf")
 
 
 def text_parts(content: str) -> list[dict]:
@@ -127,11 +205,10 @@ def part_of(part, where: str) -> dict:
     said = part.get("text", part.get("value"))
     if part.get("type") == "tool_call":
         return call_part(said, where)
-    if part.get("type") not in PARTS:
-        raise Invalid(f"{where}.type: {part.get('type')!r} is none of tool_call, {', '.join(PARTS)}")
+    kind = one_of(PARTS, part.get("type"), f"{where}.type")
     if not isinstance(said, str):
         raise Invalid(f"{where}.text: must be a string")
-    return {"type": PARTS[part["type"]], "text": said}
+    return {"type": kind, "text": said}
 
 
 def call_part(call, where: str) -> dict:
@@ -141,19 +218,23 @@ def call_part(call, where: str) -> dict:
         name, arguments = call["name"], call.get("arguments") or {}
         arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
         items = list(arguments.items())
+        if not isinstance(name, str) or not name:
+            raise TypeError
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Invalid(f"{where}: must be a call with a name and JSON arguments") from error
     if name in ("search", "web_search") and isinstance(arguments.get("query"), str):
         return {"type": "search", "text": arguments["query"]}
     if name in ("python", "code_interpreter") and isinstance(arguments.get("code"), str):
         return {"type": "python", "text": arguments["code"]}
+    if not all(key.isidentifier() for key in arguments):
+        return {"type": "python", "text": f"{name}(**{arguments!r})"}
     return {"type": "python", "text": f"{name}({', '.join(f'{key}={value!r}' for key, value in items)})"}
 
 
 def plain(parts: list[dict], role: str) -> str | list[dict]:
     """One text as a string; what a tool says as outputs."""
     if role == "tool":
-        return [{"type": "output", "text": part["text"]} for part in parts]
+        return [{"type": "output", "text": part["text"]} for part in parts or [{"text": ""}]]
     return parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
 
 
@@ -162,6 +243,8 @@ def checked(messages: list[dict], field: str) -> list[dict]:
     roles = [message["role"] for message in messages]
     for i, role in enumerate(roles):
         before = roles[i - 1] if i else None
+        if role != "tool" and not messages[i]["content"]:
+            raise Invalid(f"{field}: message {i} is empty")
         if role == "system" and i:
             raise Invalid(f"{field}: a system message that is not the first")
         if role == "tool" and before not in ("assistant", "tool"):
@@ -176,20 +259,26 @@ def checked(messages: list[dict], field: str) -> list[dict]:
 def preference(record: dict) -> dict:
     """UltraFeedback's lists, ShareGPT's two last turns, or HH-RLHF's two transcripts."""
     if isinstance(record["chosen"], str) and HH_TURN.match(record["chosen"]):
-        both = [checked(transcript(record, side), side) for side in ("chosen", "rejected")]
-    else:
-        before = turns(record["conversations"], "conversations") if record.get("conversations") else []
-        if not before and isinstance(record.get("prompt"), str) and isinstance(record["chosen"], str):
-            before = [{"role": "user", "content": record["prompt"]}]
-        both = []
-        for side in ("chosen", "rejected"):
-            said = record[side]
-            said = [{"role": "assistant", "content": said}] if isinstance(said, str) else said
-            said = said if isinstance(said, list) else [said]
-            both.append(checked([*before, *turns(said, side)], side))
-    chosen, rejected = both
+        return parted(*(checked(transcript(record, side), side) for side in ("chosen", "rejected")), "rejected")
+    before = turns(record["conversations"], "conversations") if record.get("conversations") else []
+    if not before and isinstance(record.get("prompt"), str) and isinstance(record["chosen"], str):
+        before = [{"role": "user", "content": record["prompt"]}]
+    return pair(record, before, "chosen", "rejected")
+
+
+def pair(record: dict, before: list[dict], better: str, worse: str) -> dict:
+    both = []
+    for side in (better, worse):
+        said = record[side]
+        said = [{"role": "assistant", "content": said}] if isinstance(said, str) else said
+        said = said if isinstance(said, list) else [said]
+        both.append(checked([*before, *turns(said, side)], side))
+    return parted(*both, worse)
+
+
+def parted(chosen: list[dict], rejected: list[dict], field: str) -> dict:
     if chosen[:-1] != rejected[:-1] or chosen[-1]["role"] != "assistant" or rejected[-1]["role"] != "assistant":
-        raise Invalid("rejected: must differ from chosen in the last answer only")
+        raise Invalid(f"{field}: must differ from the better one in the last answer only")
     return {"prompt": chosen[:-1], "chosen": chosen[-1]["content"], "rejected": rejected[-1]["content"]}
 
 
@@ -210,44 +299,97 @@ def gsm8k(record: dict) -> list[dict]:
     return [{"role": "user", "content": text(record, "question")}, {"role": "assistant", "content": said}]
 
 
-def read_records(path: Path) -> Iterator[tuple[str, object]]:
-    """(where, record) of a .jsonl, a .json with one list, or either of them packed. Raises UserError."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as file:
-        if path.name.removesuffix(".gz").endswith(".json"):
-            try:
-                records = json.load(file)
-            except ValueError as error:
-                raise UserError(f"{path}: no JSON ({error})") from error
-            if not isinstance(records, list):
-                raise UserError(f"{path}: must hold one list of records")
-            yield from ((f"{path} record {number}", record) for number, record in enumerate(records, 1))
-            return
-        for number, line in enumerate(file, 1):
+def refuse(what: str) -> None:
+    raise UserError(what)
+
+
+def read_records(path: Path, bad: Callable[[str], None] = refuse) -> Iterator[tuple[str, object]]:
+    """(where, record) of a .jsonl, a .json with one list, either of them packed, or a .parquet.
+
+    `bad` is told of a line that is no JSON. Raises UserError when the file as a whole cannot be read.
+    """
+    if path.suffix == ".parquet":
+        yield from ((f"{path} row {number}", record) for number, record in enumerate(read_parquet(path), 1))
+    elif path.name.removesuffix(".gz").endswith(".json"):
+        try:
+            records = parsed(b"".join(lines_of(path)))
+        except Invalid as error:
+            raise UserError(f"{path}: {error}") from error
+        if not isinstance(records, list):
+            raise UserError(f"{path}: must hold one list of records; lines of JSON belong in a .jsonl")
+        yield from ((f"{path} record {number}", record) for number, record in enumerate(records, 1))
+    else:
+        for number, line in enumerate(lines_of(path), 1):
             if line.strip():
                 try:
-                    yield f"{path} line {number}", json.loads(line)
-                except ValueError as error:
-                    raise UserError(f"{path} line {number}: no JSON ({error})") from error
+                    record = parsed(line)
+                except Invalid as error:
+                    bad(f"{path} line {number}: {error}")
+                    continue
+                yield f"{path} line {number}", record
+
+
+def lines_of(path: Path) -> Iterator[bytes]:
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            yield from file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path} is no whole gzip file ({error}); leave it out") from error
+
+
+def parsed(line: bytes) -> object:
+    """Lone surrogates, which are no Unicode, become U+FFFD. Raises Invalid."""
+    try:
+        said = line.decode("utf-8")
+        record = json.loads(said)
+        if SURROGATE.search(said):
+            said = json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+            record = json.loads(said)
+        return record
+    except UnicodeDecodeError as error:
+        raise Invalid(f"not valid UTF-8 (byte {error.start})") from error
+    except RecursionError:
+        raise Invalid("the record: is nested too deeply") from None
+    except ValueError as error:
+        raise Invalid(f"no JSON ({error})") from error
+
+
+def short_names(paths: list[Path]) -> dict[Path, str]:
+    """What tells files apart: their names from the folder on that they share."""
+    shared = os.path.commonpath([path.parent for path in paths])
+    return {path: path.relative_to(shared).as_posix() for path in paths}
 
 
 def convert(pattern: str, bad: Callable[[str], None]) -> Iterator[dict]:
     """Our records of all files; `bad` is told what is wrong with the others."""
-    for path in matching(pattern, ".jsonl, .json, or either .gz"):
-        for number, (where, record) in enumerate(read_records(path)):
+    names, seen = short_names(matching(pattern, KINDS)), set()
+    for path, name in names.items():
+        for where, record in read_records(path, bad):
             try:
                 made = converted(record)
+                id_ = id_of(record) or f"{name}:{where.rpartition(' ')[2]}"
+                source = text(record, "source") if record.get("source") else path.name.partition(".")[0]
+                if id_ in seen:
+                    raise Invalid(f"id: {id_!r} was there before")
             except Invalid as error:
                 bad(f"{where}: {error}")
                 continue
-            source = str(record.get("source") or path.name.partition(".")[0])
-            yield {"id": str(record.get("id") or f"{path.name}:{number}"), "source": source, **made}
+            seen.add(id_)
+            yield {"id": id_, "source": source, **made}
+
+
+def id_of(record: dict) -> str:
+    """Empty where the record has none. Raises Invalid."""
+    id_ = record.get("id", record.get("message_tree_id"))
+    if not isinstance(id_, str | int | None):
+        raise Invalid("id: must be a string or a number")
+    return "" if id_ is None else str(id_)
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("input", None, "Glob of .jsonl or .json files, or either .gz.", required=True)
+    flags.DEFINE_string("input", None, f"Glob of {KINDS} files.", required=True)
     flags.DEFINE_string("output", None, "The .jsonl to write.", required=True)
-    flags.DEFINE_bool("skip_bad", False, "Count records of no known format, and go on.")
+    flags.DEFINE_bool("skip_bad", False, "Count records that are wrong, and go on.")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Reading and writing records: `document` {id, source, text, split} as .jsonl, .jsonl.gz or .txt files."""
+"""Reading and writing records: `document` {id, source, text, split} as .jsonl, .jsonl.gz, .parquet or .txt files."""
 
 import glob
 import gzip
@@ -12,6 +12,8 @@ from pathlib import Path
 
 from llm_jax.config import UserError
 
+KINDS = ".txt, .jsonl, .jsonl.gz or .parquet"
+SHARD_NUMBER = re.compile(r"([-_]?(of[-_])?\d+)+$")
 VALIDATION_PERCENT = 5
 
 
@@ -39,31 +41,72 @@ def matching(pattern: str, kinds: str) -> list[Path]:
 
 
 def read_documents(pattern: str) -> Iterator[dict]:
-    """Documents of the .txt (one each) and .jsonl or .jsonl.gz files that match a glob.
+    """Documents of the .txt (one each), .jsonl, .jsonl.gz and .parquet files that match a glob, one file after another.
 
     Raises UserError when nothing matches, a file is not UTF-8, or a line is no object with a `text`.
     """
-    for path in matching(pattern, ".txt, .jsonl or .jsonl.gz"):
-        text = read_text(path)
-        if not path.name.endswith((".jsonl", ".jsonl.gz")):
-            yield {"id": path.name, "source": "text", "text": text, "split": split_of(text)}
-            continue
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                yield parse_line(path, number, line)
+    for path in matching(pattern, KINDS):
+        for number, record in read_records(path):
+            yield document_of(path, number, record)
 
 
-def parse_line(path: Path, number: int, line: str) -> dict:
+def read_records(path: Path) -> Iterator[tuple[int, object]]:
+    """(line or row, what it holds) of a file, without holding the file in memory; a .txt is one record."""
+    if path.suffix == ".parquet":
+        yield from enumerate(read_parquet(path), 1)
+    elif path.name.endswith((".jsonl", ".jsonl.gz")):
+        for number, line in read_lines(path):
+            try:
+                yield number, json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{path} line {number}: not a JSON object with a string `text`") from error
+    else:
+        yield 1, {"id": path.name, "source": "text", "text": read_text(path)}
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number, line) of those that are not blank. Raises UserError as `read_text` does."""
+    at = 0
     try:
-        record = json.loads(line)
-        text = record["text"]
-        if not isinstance(text, str):
-            raise TypeError
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} line {number}: not a JSON object with a string `text`") from error
-    source = re.sub(r"[^\w-]", "_", str(record.get("source", path.stem)))  # it names a folder
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                text = line.decode("utf-8")
+                at += len(line)
+                if text.strip():
+                    yield number, text
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path} is no whole gzip file ({error}); leave it out") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid UTF-8 (byte {at + error.start}); convert it, or leave it out") from error
+
+
+def read_parquet(path: Path) -> Iterator[dict]:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(f"{path} needs pyarrow; try: pip install -e '.[data]'") from error
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1000):
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} is no whole parquet file ({error}); leave it out") from error
+
+
+def document_of(path: Path, number: int, record: object) -> dict:
+    """Lone surrogates, which are no Unicode, become U+FFFD."""
+    if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+        raise UserError(f"{path} line {number}: not a JSON object with a string `text`")
+    text = record["text"].encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     split = record["split"] if record.get("split") in ("train", "val") else split_of(text)
-    return {"id": str(record.get("id", f"{path.name}:{number}")), "source": source, "text": text, "split": split}
+    id_ = str(record.get("id", f"{path.name}:{number}"))
+    return {"id": id_, "source": source_of(path, record), "text": text, "split": split}
+
+
+def source_of(path: Path, record: dict) -> str:
+    """What the record says, or its file's name without the number that files of one set have. It names a folder."""
+    name = SHARD_NUMBER.sub("", path.name.partition(".")[0]) or "text"
+    return re.sub(r"[^\w-]", "_", str(record.get("source") or name))
 
 
 def read_jsonl(path: Path) -> list[dict]:

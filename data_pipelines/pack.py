@@ -1,184 +1,226 @@
-"""Tokenize and pack into fixed-length rows: documents back to back, cut at row ends; conversations whole, best fit.
+"""Tokenize and pack documents and conversations into fixed-length rows, in parallel and restartable.
 
-python -m data_pipelines.pack --input='texts/*.jsonl' --tokenizer=FILE --output=DIR --sequence_length=256
+python -m data_pipelines.pack --input='texts/*.jsonl' --tokenizer=FILE --output=DIR --sequence_length=256 [--workers=N]
 
-`--packing=best_fit` keeps documents whole too, as long as they fit a row. Both print what they waste.
+Documents go to DIR/pretrain/SOURCE, one in twenty by its hash to DIR/validation/SOURCE, records with `messages` to
+DIR/sft/SOURCE and DIR/sft_validation/SOURCE. A task is a file, or several small ones, and makes one shard of each of
+these. All of it lies in DIR/unfinished until every task is done and what is in the rows was compared with what was
+read: the same command goes on where a killed one was, and makes the same bytes.
 """
 
-import bisect
-import dataclasses
-import random
-from collections.abc import Iterable, Iterator
+import functools
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import threading
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
-from data_pipelines.documents import read_documents
-from llm_jax.cli import run_cli
-from llm_jax.rows import Row, write_rows
-from llm_jax.tokenizer import Rendered, Tokenizer
+from data_pipelines.chats import Invalid, converted
+from data_pipelines.documents import KINDS, document_of, matching, read_records, source_of, split_of
+from data_pipelines.packing import PACKINGS, content_of, pack_records
+from llm_jax import rows
+from llm_jax.cli import complain, run_cli
+from llm_jax.config import UserError, differences
+from llm_jax.tokenizer import Tokenizer
 
-
-@dataclasses.dataclass(frozen=True)
-class Segment:
-    """A run of tokens that is never cut."""
-
-    ids: list[int]
-    loss_mask: list[int]
-
-
-def back_to_back(documents: Iterable[list[int]], length: int) -> Iterator[list[Segment]]:
-    """Fills rows with documents in order. One that does not fit goes on in the next row, where it starts again with
-    the last token of its first piece: so each token but the first is a target exactly once."""
-    row: list[Segment] = []
-    room = length + 1
-    for ids in documents:
-        start = 0
-        while start < len(ids) - 1:
-            if room < 2:
-                yield row
-                row, room = [], length + 1
-            piece = ids[start : start + room]
-            row.append(Segment(piece, [0] + [1] * (len(piece) - 1)))
-            room -= len(piece)
-            start += len(piece) - 1
-    if row:
-        yield row
-
-
-def conversation_segment(messages: list[dict], tokenizer: Tokenizer, length: int) -> tuple[Segment | None, bool]:
-    """(segment, whether it was truncated). Too long a conversation is cut after the last turn that fits.
-
-    None when not even the first exchange fits: a row without targets would train nothing.
-    """
-    kept = list(messages)
-    while kept:
-        rendered: Rendered = tokenizer.render(kept)
-        if len(rendered.ids) <= length + 1 and any(rendered.loss_mask):
-            return Segment(rendered.ids, rendered.loss_mask), len(kept) < len(messages)
-        kept.pop()
-    return None, True
-
-
-def best_fit(segments: Iterable[Segment], length: int) -> list[list[Segment]]:
-    """Best-fit decreasing: each segment, longest first, goes to the row with the least room that still holds it."""
-    room: dict[int, list[list[Segment]]] = {}  # free tokens -> rows
-    sizes: list[int] = []  # the keys of `room`, sorted
-    rows: list[list[Segment]] = []
-    for segment in sorted(segments, key=lambda s: -len(s.ids)):
-        need = len(segment.ids)
-        at = bisect.bisect_left(sizes, need)
-        if at == len(sizes):
-            row, free = [], length + 1
-            rows.append(row)
-        else:
-            free = sizes[at]
-            row = room[free].pop()
-            if not room[free]:
-                del room[free], sizes[at]
-        row.append(segment)
-        if free > need:
-            if free - need not in room:
-                bisect.insort(sizes, free - need)
-                room[free - need] = []
-            room[free - need].append(row)
-    return rows
-
-
-def pieces(documents: Iterable[list[int]], length: int) -> Iterator[Segment]:
-    """Documents as segments that fit a row: each as few as can be, begun with the last token of the one before."""
-    for ids in documents:
-        for start in range(0, max(1, len(ids) - 1), length):
-            piece = ids[start : start + length + 1]
-            yield Segment(piece, [0] + [1] * (len(piece) - 1))
-
-
-def to_row(segments: list[Segment], length: int, pad: int) -> Row:
-    row = Row(*(np.zeros(length + 1, np.int32) for _ in range(4)))
-    row.tokens[:] = pad
-    at = 0
-    for number, segment in enumerate(segments, 1):
-        here = slice(at, at + len(segment.ids))
-        row.tokens[here], row.loss_mask[here] = segment.ids, segment.loss_mask
-        row.segment_ids[here] = number
-        row.positions[here] = np.arange(len(segment.ids))
-        at += len(segment.ids)
-    return row
-
-
-def write(path: Path, rows: list[list[Segment]], length: int, pad: int, facts: dict) -> dict:
-    """Writes the rows -> what was noted: tokens, targets, rows, padding share, and `facts`."""
-    tokens = sum(len(segment.ids) for row in rows for segment in row)
-    noted = {
-        **facts,
-        "tokens": tokens,
-        "targets": sum(sum(segment.loss_mask) for row in rows for segment in row),
-        "padding": 1 - tokens / max(1, len(rows) * (length + 1)),
-    }
-    write_rows(path, (to_row(row, length, pad) for row in rows), noted)
-    return {**noted, "rows": len(rows)}
-
-
-def pack_documents(
-    path: Path,
-    documents: list[dict],
-    tokenizer: Tokenizer,
-    length: int,
-    epochs: dict[str, int],
-    seed: int = 0,
-    packing: str = "back_to_back",
-) -> dict:
-    """Rows of all documents as bos text end, those of a source repeated `epochs[source]` times, in a seeded order.
-
-    Notes among other things into how many pieces a document was cut on average.
-    """
-    all_ids = tokenizer.encode_batch([d["text"] for d in documents], threads=2)
-    stream = []
-    for document, ids in zip(documents, all_ids, strict=True):
-        stream += [[tokenizer.bos, *ids, tokenizer.end]] * epochs.get(document["source"], 1)
-    order = random.Random(seed)
-    order.shuffle(stream)
-    if packing == "best_fit":
-        rows = best_fit(pieces(stream, length), length)
-        order.shuffle(rows)  # they come sorted by the length of what is in them
-    else:
-        rows = list(back_to_back(stream, length))
-    segments = sum(map(len, rows))
-    bytes_ = sum(len(d["text"].encode()) for d in documents)
-    facts = {"documents": len(documents), "bytes": bytes_, "bytes_per_token": bytes_ / max(1, sum(map(len, all_ids)))}
-    return write(path, rows, length, tokenizer.pad, {**facts, "pieces_per_document": segments / max(1, len(stream))})
-
-
-def pack_conversations(path: Path, conversations: list[dict], tokenizer: Tokenizer, length: int) -> dict:
-    """Rows of all conversations; counts the truncated and the dropped ones."""
-    made = [conversation_segment(c["messages"], tokenizer, length) for c in conversations]
-    counts = {
-        "conversations": len(conversations),
-        "truncated": sum(cut and segment is not None for segment, cut in made),
-        "dropped": sum(segment is None for segment, _ in made),
-    }
-    rows = best_fit([segment for segment, _ in made if segment], length)
-    return write(path, rows, length, tokenizer.pad, counts)
+SETS = ("pretrain", "validation", "sft", "sft_validation")
+TASK_BYTES = 4_000_000  # small files share a task up to this size
+DONE = "packed.json"
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("input", None, "Glob of .txt or .jsonl documents.", required=True)
+    flags.DEFINE_string("input", None, f"Glob of {KINDS} files.", required=True)
     flags.DEFINE_string("tokenizer", None, "SentencePiece model.", required=True)
-    flags.DEFINE_string("output", None, "Folder for rows.array_record and rows.json.", required=True)
-    flags.DEFINE_enum("packing", "back_to_back", ["back_to_back", "best_fit"], "How documents fill rows.")
+    flags.DEFINE_string("output", None, "Folder to hold pretrain/, validation/ and so on.", required=True)
+    flags.DEFINE_enum("packing", "back_to_back", PACKINGS, "How documents fill rows.")
     flags.DEFINE_integer("sequence_length", 256, "Tokens in a row.", lower_bound=8)
+    flags.DEFINE_integer("workers", 1, "Processes.", lower_bound=1)
 
 
 def main() -> None:
-    f = flags.FLAGS
-    documents = list(read_documents(f.input))
-    path, tokenizer = Path(f.output) / "rows.array_record", Tokenizer.load(f.tokenizer)
-    noted = pack_documents(path, documents, tokenizer, f.sequence_length, {}, packing=f.packing)
-    print(
-        f"{noted['documents']} documents, {noted['tokens']} tokens -> {noted['rows']} rows, "
-        f"{noted['padding']:.2%} padding, {noted['pieces_per_document']:.2f} pieces a document"
-    )
+    f, output = flags.FLAGS, Path(flags.FLAGS.output)
+    paths = matching(f.input, KINDS)
+    tokenizer = Tokenizer.load(f.tokenizer)
+    wanted = what_rows_depend_on(f, tokenizer, paths)
+    work = claim(output, wanted)
+    if not (output / DONE).exists():
+        if not (work / DONE).exists():
+            tasks = in_tasks(paths)
+            run_tasks(tasks, work, f)
+            write(work / DONE, {"of": wanted, **compared(work, len(tasks))})
+        publish(work, output)
+    shutil.rmtree(work, ignore_errors=True)
+    for name in SETS:
+        for folder in rows.row_sets(output / name):
+            print(f"{name}/{folder.name}: {described(rows.facts(folder))}")
+    noted = json.loads((output / DONE).read_text())
+    print(f"{noted['documents']:,} documents read, {noted['duplicates']:,} of them again; each is in the rows")
+
+
+def what_rows_depend_on(f, tokenizer: Tokenizer, paths: list[Path]) -> dict:
+    files = {f"input {path}": f"{path.stat().st_size} bytes" for path in paths}
+    return {
+        "tokenizer": tokenizer.sha256[:12],
+        "sequence_length": f.sequence_length,
+        "packing": f.packing,
+        **files,
+    }
+
+
+def claim(output: Path, wanted: dict) -> Path:
+    """The folder to work in. Raises UserError when the output holds other rows."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output={output} is a file; name a folder")
+    work = output / "unfinished"
+    for path in (output / DONE, work / "of.json"):
+        if path.exists():
+            noted = json.loads(path.read_text())
+            if changed := differences(noted.get("of", noted), wanted):
+                more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+                raise UserError(
+                    f"{output} holds rows made otherwise: {'; '.join(changed[:3])}{more}. "
+                    "Use another --output, or the old values"
+                )
+            return work
+    if found := [name for name in SETS if (output / name).exists()]:
+        raise UserError(f"{output}/{found[0]} is there already, and not by this command; use another --output")
+    work.mkdir(parents=True, exist_ok=True)
+    write(work / "of.json", wanted)
+    return work
+
+
+def write(path: Path, content: dict) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1))
+    partial.replace(path)
+
+
+def in_tasks(paths: list[Path]) -> list[list[Path]]:
+    """Files in order; small ones share a task."""
+    tasks, size = [], TASK_BYTES
+    for path in paths:
+        if size + path.stat().st_size > TASK_BYTES:
+            tasks.append([])
+            size = 0
+        tasks[-1].append(path)
+        size += path.stat().st_size
+    return tasks
+
+
+def run_tasks(tasks: list[list[Path]], work: Path, f) -> None:
+    """Each unfinished task in a process of its own, `workers` at a time. Exits when one fails."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["data_pipelines.packing"])
+    left = [number for number in range(len(tasks)) if not marker(work, number).exists()]
+    if len(left) < len(tasks):
+        print(f"{len(tasks) - len(left)} of {len(tasks)} tasks were done before", flush=True)
+    running = {}
+    try:
+        while left or running:
+            while left and len(running) < f.workers:
+                number = left.pop(0)
+                args = (tasks[number], number, work, f.tokenizer, f.sequence_length, f.packing)
+                process = context.Process(target=run_task, args=args)
+                process.start()
+                running[process.sentinel] = process, number
+            for sentinel in wait(list(running)):
+                process, number = running.pop(sentinel)
+                process.join()
+                if process.exitcode:
+                    stop(process.exitcode, tasks[number])
+                print(f"task {number + 1} of {len(tasks)} done: {tasks[number][-1]}", flush=True)
+    finally:
+        for process, _ in running.values():
+            process.kill()
+            process.join()
+
+
+def stop(exitcode: int, paths: list[Path]) -> None:
+    """Exits as a worker did, which has said why; if it was killed, says so."""
+    if exitcode in (1, 2):
+        sys.exit(exitcode)
+    sys.exit(complain(f"the worker on {paths[0]} was killed ({exitcode}); the same command goes on from there", 1))
+
+
+def run_task(*args) -> None:
+    """In a process of its own, which ends with the one that started it."""
+    threading.Thread(target=die_with_parent, daemon=True).start()
+    run_cli(functools.partial(pack_task, *args), define_flags)
+
+
+def die_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def pack_task(paths: list[Path], number: int, work: Path, tokenizer: str, length: int, packing: str) -> None:
+    records = (record_of(path, at, record) for path in paths for at, record in read_records(path))
+    keys = pack_records(work, records, Tokenizer.load(tokenizer), length, packing, number)
+    path, partial = marker(work, number), work / f"{number:05d}.partial"
+    with partial.open("wb") as file:
+        np.save(file, np.array(keys, np.uint64))
+    partial.replace(path)
+
+
+def marker(work: Path, number: int) -> Path:
+    """A task is done when this is there; it has the hashes of the documents that the task has read."""
+    return work / f"{number:05d}.npy"
+
+
+def record_of(path: Path, number: int, record: object) -> dict:
+    """A document, or a conversation in our form. Raises UserError naming file, line and field."""
+    if not isinstance(record, dict) or "messages" not in record or "text" in record:
+        return document_of(path, number, record)
+    try:
+        made = {"messages": converted(record)["messages"], "source": source_of(path, record)}
+    except Invalid as error:
+        raise UserError(f"{path} line {number}: {error}") from error
+    split = record["split"] if record.get("split") in ("train", "val") else split_of(content_of(made))
+    return {**made, "split": split}
+
+
+def compared(work: Path, tasks: int) -> dict[str, int]:
+    """Counts of what was read. Exits when it is not what is in the rows."""
+    keys = np.concatenate([np.load(marker(work, number)) for number in range(tasks)])
+    if not len(keys):
+        shutil.rmtree(work)
+        raise UserError("the files hold no document; give it some text")
+    folders = [folder for name in SETS for folder in rows.row_sets(work / name)]
+    try:
+        for folder in folders:
+            for shard in folder.glob("*.array_record"):
+                rows.check(shard)
+    except RuntimeError as error:
+        sys.exit(complain(f"{error}; remove {work}", 1))
+    packed, total = rows.facts(*folders), int(np.sum(keys, dtype=np.uint64))
+    if (packed["documents"], packed["hash"]) != (len(keys), total):
+        what = f"{len(keys):,} documents were read, but {packed['documents']:,} packed"
+        sys.exit(complain(f"{what}, or others (hashes {total:x} and {packed['hash']:x}); remove {work}", 1))
+    keys.sort()
+    return {"documents": len(keys), "duplicates": int(np.count_nonzero(keys[1:] == keys[:-1])), "hash": total}
+
+
+def publish(work: Path, output: Path) -> None:
+    """Moves the whole row sets to their place."""
+    for name in SETS:
+        if (work / name).exists():
+            (work / name).rename(output / name)
+    (work / DONE).rename(output / DONE)
+
+
+def described(facts: dict) -> str:
+    out = f"{facts['documents']:,} documents, {facts['tokens']:,} tokens -> {facts['rows']:,} rows, "
+    out += f"{facts['padding']:.2%} padding, {facts['pieces_per_document']:.2f} pieces a document"
+    for name in ("empty", "truncated", "dropped"):
+        if facts[name]:
+            out += f", {facts[name]:,} {name}"
+    return out
 
 
 if __name__ == "__main__":

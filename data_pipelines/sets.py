@@ -1,13 +1,17 @@
 """Public datasets by name -> our records.
 
-python -m data_pipelines.sets --name=gsm8k --output=X.jsonl [--local='files/*.parquet'] [--limit=N] [--offline]
+python -m data_pipelines.sets --name=gsm8k --output=X.jsonl [--split=test] [--limit=N] [--offline] [--revision=COMMIT]
+python -m data_pipelines.sets --name=smoltalk --files='hf://datasets/OWNER/NAME/data/*.parquet' --output=X.jsonl
 
-Without `--name`, prints the sets it knows with their licences. Files come from the Hugging Face Hub one at a time and
-are kept in its cache; `--offline` reads only what is there, `--local` reads files of your own with the same columns.
-Writes documents, conversations, pairs or prompts, and X.jsonl.json: which files with which SHA-256, and the licence.
+Without `--name`, prints the sets it knows with their splits and licences. Files come from the Hugging Face Hub one at a
+time, as far as `--limit` needs them, and are kept in its cache; `--offline` reads only what is there. `--files` are
+others with the columns of that set, on the Hub or of your own. Writes documents, conversations, pairs or prompts, and
+X.jsonl.json: the commit, which files with which SHA-256, and the licence.
 """
 
+import contextlib
 import dataclasses
+import errno
 import fnmatch
 import hashlib
 import json
@@ -15,14 +19,17 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from urllib.parse import unquote
 
 from absl import flags
 
 from data_pipelines import chats
 from data_pipelines.documents import matching, split_of, write_jsonl
-from llm_jax.cli import run_cli
+from llm_jax.cli import complain, run_cli
 from llm_jax.config import UserError
 
+HF_PATH = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<pattern>.+)")
+ANOTHER_SET = 20  # records at a file's begin that are all wrong
 LETTERS = "ABCDEFGHIJ"
 
 
@@ -61,6 +68,8 @@ def boxed(solution: str) -> str:
 
 
 def choice(question: str, choices: list[str], right: int, task: str) -> dict:
+    if not all(isinstance(text, str) for text in choices):
+        raise chats.Invalid("choices: must be strings")
     lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False)]
     asked = "\n".join([question, *lines, "Answer with the letter."])
     return prompt(asked, LETTERS[right], task=task, choices=choices)
@@ -86,7 +95,7 @@ def humaneval(record: dict) -> dict:
 
 
 def mbpp(record: dict) -> dict:
-    asked = record["text"] if "text" in record else chats.text(record, "prompt")
+    asked = chats.text(record, "text" if "text" in record else "prompt")
     tests = [*(record.get("test_imports") or []), record.get("test_setup_code") or "", *record["test_list"]]
     checker = "\n".join(line for line in tests if line) + "\n"
     asked = f"{asked}\nIt must pass:\n" + "\n".join(record["test_list"])
@@ -96,129 +105,236 @@ def mbpp(record: dict) -> dict:
 @dataclasses.dataclass(frozen=True)
 class Set:
     repo: str  # on the Hugging Face Hub
-    files: str  # of it, a pattern as in a shell
+    files: str  # of it, a pattern as in a shell; * goes into folders too
+    splits: tuple[str, ...]  # for {split} in the pattern; the first is taken if none is asked for
     licence: str  # as its card says
     convert: Callable[[dict], dict]  # raises chats.Invalid
 
 
+LEARNED, ASKED = ("train", "test"), ("test", "validation", "train")
 SETS = {
-    "fineweb": Set("HuggingFaceFW/fineweb", "sample/10BT/*.parquet", "ODC-By 1.0", document),
-    "fineweb-edu": Set("HuggingFaceFW/fineweb-edu", "sample/10BT/*.parquet", "ODC-By 1.0", document),
-    "dclm": Set("mlfoundations/dclm-baseline-1.0-parquet", "*.parquet", "CC BY 4.0", document),
-    "smoltalk": Set("HuggingFaceTB/smoltalk", "data/all/train-*.parquet", "Apache-2.0", chats.converted),
-    "smol-smoltalk": Set("HuggingFaceTB/smol-smoltalk", "data/train-*.parquet", "Apache-2.0", chats.converted),
-    "tulu-3-sft": Set(
-        "allenai/tulu-3-sft-mixture", "data/train-*.parquet", "ODC-By 1.0, parts non-commercial", chats.converted
+    "fineweb": Set("HuggingFaceFW/fineweb", "sample/10BT/*.parquet", ("train",), "ODC-By 1.0", document),
+    "fineweb-edu": Set("HuggingFaceFW/fineweb-edu", "sample/10BT/*.parquet", ("train",), "ODC-By 1.0", document),
+    "dclm": Set("mlfoundations/dclm-baseline-1.0-parquet", "filtered/*.parquet", ("train",), "CC BY 4.0", document),
+    "smoltalk": Set("HuggingFaceTB/smoltalk", "data/all/{split}-*.parquet", LEARNED, "Apache-2.0", chats.converted),
+    "smol-smoltalk": Set(
+        "HuggingFaceTB/smol-smoltalk", "data/{split}-*.parquet", LEARNED, "Apache-2.0", chats.converted
     ),
-    "ultrafeedback": Set("HuggingFaceH4/ultrafeedback_binarized", "data/train_prefs-*.parquet", "MIT", chats.converted),
-    "hh-rlhf": Set("Anthropic/hh-rlhf", "*/train.jsonl.gz", "MIT", chats.converted),
-    "gsm8k": Set("openai/gsm8k", "main/train-*.parquet", "MIT", gsm8k),
-    "math": Set("DigitalLearningGmbH/MATH-lighteval", "data/train-*.parquet", "MIT", math),
-    "arc-easy": Set("allenai/ai2_arc", "ARC-Easy/test-*.parquet", "CC BY-SA 4.0", arc),
-    "arc-challenge": Set("allenai/ai2_arc", "ARC-Challenge/test-*.parquet", "CC BY-SA 4.0", arc),
-    "mmlu": Set("cais/mmlu", "all/test-*.parquet", "MIT", mmlu),
-    "humaneval": Set("openai/openai_humaneval", "openai_humaneval/test-*.parquet", "MIT", humaneval),
-    "mbpp": Set("google-research-datasets/mbpp", "full/test-*.parquet", "CC BY 4.0", mbpp),
+    "tulu-3-sft": Set(
+        "allenai/tulu-3-sft-mixture",
+        "data/train-*.parquet",
+        ("train",),
+        "ODC-By 1.0, parts non-commercial",
+        chats.converted,
+    ),
+    "ultrafeedback": Set(
+        "HuggingFaceH4/ultrafeedback_binarized", "data/{split}_prefs-*.parquet", LEARNED, "MIT", chats.converted
+    ),
+    "hh-rlhf": Set("Anthropic/hh-rlhf", "*/{split}.jsonl.gz", LEARNED, "MIT", chats.converted),
+    "gsm8k": Set("openai/gsm8k", "main/{split}-*.parquet", LEARNED, "MIT", gsm8k),
+    "math": Set("DigitalLearningGmbH/MATH-lighteval", "data/{split}-*.parquet", LEARNED, "MIT", math),
+    "arc-easy": Set("allenai/ai2_arc", "ARC-Easy/{split}-*.parquet", ASKED, "CC BY-SA 4.0", arc),
+    "arc-challenge": Set("allenai/ai2_arc", "ARC-Challenge/{split}-*.parquet", ASKED, "CC BY-SA 4.0", arc),
+    "mmlu": Set("cais/mmlu", "all/{split}-*.parquet", ("test", "validation", "dev", "auxiliary_train"), "MIT", mmlu),
+    "humaneval": Set("openai/openai_humaneval", "openai_humaneval/test-*.parquet", ("test",), "MIT", humaneval),
+    "mbpp": Set("google-research-datasets/mbpp", "full/{split}-*.parquet", (*ASKED, "prompt"), "CC BY 4.0", mbpp),
 }
 
 
-def fetched(known: Set, offline: bool) -> Iterator[Path]:
-    """The files of a set, each downloaded when its turn comes. Raises UserError when the Hub cannot be asked."""
-    import huggingface_hub as hub
+class Broken(Exception):
+    """The Hub did not give what it has; the same command may do better later."""
 
-    hub.logging.set_verbosity_error()
-    try:
-        if offline:
-            folder = Path(hub.snapshot_download(known.repo, repo_type="dataset", local_files_only=True))
-            names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-        else:
-            names = sorted(hub.HfApi().list_repo_files(known.repo, repo_type="dataset"))
-        names = fnmatch.filter(names, known.files)
+
+@dataclasses.dataclass(frozen=True)
+class OnHub:
+    """Files of a dataset at one commit. Raises UserError, or Broken where another try may help."""
+
+    repo: str
+    pattern: str
+    revision: str | None
+    offline: bool
+
+    def listed(self) -> tuple[str, str, list[str]]:
+        """(commit, licence as the card has it, names of the files). All of it is in the cache from then on."""
+        import huggingface_hub as hub
+
+        where = {"repo_type": "dataset", "revision": self.revision}
+        with self.clear_errors():
+            # Fetches the card only, but notes the names of all files, which `--offline` then knows.
+            folder = Path(
+                hub.snapshot_download(
+                    self.repo, **where, allow_patterns=["README.md"], local_files_only=self.offline, max_workers=1
+                )
+            )
+            tree = hub.get_cached_repo_tree(self.repo, repo_type="dataset", revision=folder.name)
+            card = folder / "README.md"
+            licence = hub.DatasetCard.load(card).data.get("license") if card.is_file() else None
+        names = sorted(fnmatch.filter((file.path for file in tree), self.pattern))
         if not names:
-            raise UserError(f"{known.repo} has no file {known.files}{' in the cache' if offline else ''}")
+            raise UserError(f"{self.repo} has no file {self.pattern}; name others with --files")
+        return folder.name, str(licence or "not stated on its card"), names
+
+    def fetched(self, commit: str, names: list[str]) -> Iterator[tuple[str, Path]]:
+        """Each file is downloaded when its turn comes."""
+        import huggingface_hub as hub
+
+        where = {"repo_type": "dataset", "revision": commit, "local_files_only": self.offline}
         for name in names:
-            yield Path(hub.hf_hub_download(known.repo, name, repo_type="dataset", local_files_only=offline))
-    except UserError:
-        raise
-    except Exception as error:  # the Hub's own, and those of whichever HTTP library it uses
-        reason = " ".join(str(error).split())[:150]
-        mend = "give the files with --local" if offline else "give the files with --local, or use --offline"
-        raise UserError(f"{known.repo} cannot be read ({reason}); {mend}") from error
+            with self.clear_errors(name):
+                path = Path(hub.hf_hub_download(self.repo, name, **where))
+            yield name, path
+
+    @contextlib.contextmanager
+    def clear_errors(self, name: str = ""):
+        from huggingface_hub import errors
+
+        what = f"{self.repo} {name}".strip()
+        page = f"https://huggingface.co/datasets/{self.repo}"
+        try:
+            yield
+        except errors.GatedRepoError as error:
+            mend = f"accept its terms on {page}, then log in with `hf auth login` or set HF_TOKEN"
+            raise UserError(f"{what} is gated: {mend}") from error
+        except errors.RevisionNotFoundError as error:
+            raise UserError(f"{what} has no revision {self.revision!r}") from error
+        except errors.RepositoryNotFoundError as error:
+            mend = "check the name; if it is private, log in with `hf auth login` or set HF_TOKEN"
+            raise UserError(f"{what} is not on the Hub, or not for you: {mend}") from error
+        except (errors.LocalEntryNotFoundError, errors.CachedRepoTreeNotFoundError) as error:
+            if self.offline:
+                mend = "run this once without --offline, or give files of your own with --files"
+                raise UserError(f"{what} is not in the Hub's cache; {mend}") from error
+            raise Broken(f"{what} cannot be fetched ({reason(error)}); {RETRY}") from error
+        except Exception as error:  # the Hub's own, and those of whichever HTTP library it uses
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
+            raise Broken(f"{what} cannot be fetched ({reason(error)}); {RETRY}") from error
 
 
-def records_of(path: Path) -> Iterator[tuple[str, dict]]:
-    """(where, record) of a parquet, jsonl or json file."""
-    if path.suffix != ".parquet":
-        yield from chats.read_records(path)
-        return
-    import pyarrow.parquet as pq
-
-    number = 0
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
-        for record in batch.to_pylist():
-            number += 1
-            yield f"{path} row {number}", record
+RETRY = "files that are whole stay in the cache: run the same command again"
 
 
-def converted(name: str, paths: Iterator[Path], used: list[dict], wrong: list[str]) -> Iterator[dict]:
-    """Our records of the files; `used` gets each file with its SHA-256, `wrong` what is wrong with which record.
+def reason(error: BaseException) -> str:
+    while error.__cause__:
+        error = error.__cause__
+    return " ".join(str(error).split())[:150] or type(error).__name__
 
-    Raises UserError when the first record of a file is wrong: then it is another set's.
+
+def converted(
+    name: str, files: Iterator[tuple[str, Path]], used: list[dict], wrong: list[str], split: str = ""
+) -> Iterator[dict]:
+    """Our records of (name, path) of files; `used` gets each file with its SHA-256, `wrong` what is wrong with which
+    record.
+
+    Raises UserError when all records at the begin of a file are wrong: then it is another set's.
     """
     known = SETS[name]
-    for path in paths:
-        with path.open("rb") as file:
-            used.append({"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()})
-        for number, (where, record) in enumerate(records_of(path)):
+    for file_name, path in files:
+        used.append({"file": file_name, "sha256": checksum(path)})
+        made, first = 0, ""
+        for where, record in chats.read_records(path, wrong.append):
+            number = where.rpartition(" ")[2]
             try:
-                made = known.convert(record)
-            except (chats.Invalid, KeyError, TypeError) as error:
+                if not isinstance(record, dict):
+                    raise chats.Invalid("the record: must be an object")
+                ours = known.convert(record)
+            except (chats.Invalid, KeyError, TypeError, ValueError) as error:
                 what = f"{where}: {f'{error.args[0]}: is missing' if isinstance(error, KeyError) else error}"
-                if not number:
-                    raise UserError(f"{what}; it does not look like {known.repo}") from error
                 wrong.append(what)
+                first = first or what
+                if not made and int(number) >= ANOTHER_SET:
+                    break
                 continue
-            id_ = (
-                record.get("id") or record.get("task_id") or re.sub(r"\W+", "-", where.removeprefix(f"{path.parent}/"))
-            )
-            yield {"id": f"{name}-{id_}", "source": name, **made}
+            made += 1
+            id_ = record.get("id") or record.get("task_id") or re.sub(r"\W+", "-", f"{file_name}-{number}")
+            yield {"id": f"{name}-{id_}", "source": name, **({"split": split} if "answer" in ours else {}), **ours}
+        if first and not made:
+            raise UserError(f"{first}; it does not look like {known.repo}")
+
+
+def checksum(path: Path) -> str:
+    """SHA-256. The Hub's cache calls a large file by its checksum; raises UserError where that is another one."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    blob = path.resolve()
+    if blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name) and blob.name != found:
+        raise UserError(f"{path.name} is damaged in the Hub's cache: delete {blob} and run the same command again")
+    return found
 
 
 def define_flags() -> None:
     flags.DEFINE_enum("name", None, sorted(SETS), "Which set; all are listed without it.")
     flags.DEFINE_string("output", "", "The .jsonl to write.")
-    flags.DEFINE_string("local", "", "Glob of files of your own with the columns of that set.")
+    flags.DEFINE_string(
+        "files", "", "Other files with the columns of that set: hf://datasets/OWNER/NAME/GLOB, or a glob."
+    )
+    flags.DEFINE_string("split", "", "Which split of the set; without it, the first that is listed.")
+    flags.DEFINE_string("revision", None, "Commit, tag or branch on the Hub; without it, the newest.")
     flags.DEFINE_integer("limit", 0, "Records to write; 0: all.", 0)
     flags.DEFINE_bool("offline", False, "Read only what the Hub's cache has.")
+
+
+def chosen_files() -> tuple[dict, Iterator[tuple[str, Path]]]:
+    """What is noted of the source, and the (name, path) of its files."""
+    f, known = flags.FLAGS, SETS[flags.FLAGS.name]
+    if f.files and f.split:
+        raise UserError("--split is for the files that a set is known to have; leave it out, or --files")
+    path = HF_PATH.fullmatch(f.files)
+    if f.files.startswith("hf://") and not path:
+        raise UserError(
+            f"--files={f.files}: must be hf://datasets/OWNER/NAME/GLOB or hf://datasets/OWNER/NAME@REVISION/GLOB"
+        )
+    if f.files and not path:
+        if f.revision or f.offline:
+            raise UserError("--revision and --offline are for the Hub; leave them out with files of your own")
+        names = chats.short_names(matching(f.files, chats.KINDS))
+        return {"licence": known.licence}, ((name, file) for file, name in names.items())
+    split = f.split or known.splits[0]
+    if split not in known.splits:
+        raise UserError(f"{f.name} has no split {split!r}; choose from {', '.join(known.splits)}")
+    hub = OnHub(known.repo, known.files.format(split=split), f.revision, f.offline)
+    if path:
+        revision = f.revision or (unquote(path["revision"]) if path["revision"] else None)
+        hub = OnHub(path["repo"], path["pattern"], revision, f.offline)
+    commit, licence, names = hub.listed()
+    noted = {"repository": hub.repo, "commit": commit, "split": "" if path else split}
+    noted["licence"] = known.licence if hub.repo == known.repo else licence
+    return noted, hub.fetched(commit, names)
 
 
 def main() -> None:
     f = flags.FLAGS
     if not f.name:
         for name, known in sorted(SETS.items()):
-            print(f"{name:16}{known.repo:44}{known.licence}")
+            print(f"{name:16}{known.repo:42}{' '.join(known.splits):38}{known.licence}")
         return
     if not f.output:
         raise UserError("--output is missing; say where to write the records")
-    known, used, wrong = SETS[f.name], [], []
-    paths = iter(matching(f.local, ".parquet, .jsonl or .json")) if f.local else fetched(known, f.offline)
-    output = Path(f.output)
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    count = 0
+    try:
+        write(f.name, Path(f.output), *chosen_files())
+    except Broken as error:
+        raise SystemExit(complain(str(error), 1)) from error
+
+
+def write(name: str, output: Path, noted: dict, files: Iterator[tuple[str, Path]]) -> None:
+    used, wrong, count = [], [], 0
 
     def counted() -> Iterator[dict]:
         nonlocal count
-        for record in islice(converted(f.name, paths, used, wrong), f.limit or None):
+        made = converted(name, files, used, wrong, noted.get("split", ""))
+        for record in islice(made, flags.FLAGS.limit or None):
             count += 1
             yield record
 
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
     write_jsonl(output, counted())
-    noted = {"name": f.name, "repository": known.repo, "licence": known.licence, "records": count}
-    noted |= {"left_out": len(wrong), "files": used}
+    noted = {"name": name, **noted, "records": count, "left_out": len(wrong), "files": used}
     output.with_name(output.name + ".json").write_text(json.dumps(noted, indent=1))
     for what in wrong[:3]:
         print(f"left out: {what}")
-    print(f"{output}: {count} records of {f.name}, {len(wrong)} left out, licence {known.licence}")
+    for file in used:
+        print(f"{file['file']} SHA-256 {file['sha256']}")
+    print(f"{output}: {count} records of {name}, {len(wrong)} left out, licence {noted['licence']}")
 
 
 if __name__ == "__main__":

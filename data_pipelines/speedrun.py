@@ -1,28 +1,46 @@
-"""Stage `data` of the speedrun: the tiny web, lessons and this Python's own docs -> tokenizer, rows, prompts.
+"""Stage `data` of the speedrun: a crawl of the tiny web, lessons, programs and this Python's own docs -> tokenizer,
+rows, prompts.
 
-Writes into WORKDIR/data: documents.jsonl, world.jsonl, questions_*.jsonl, conversations.jsonl, prompts_*.jsonl,
-tokenizer.model, pretrain/, validation/SOURCE/, sft/ and sft_validation/ rows, and prepared.json with counts and times.
+Writes into WORKDIR/data: crawl/ and web/ (the crawl, and what is left of it), crawl.json, documents.jsonl, world.jsonl,
+questions_*.jsonl, conversations.jsonl, prompts_*.jsonl, tokenizer.model, pretrain/SOURCE/, validation/SOURCE/, sft/ and
+sft_validation/ rows, and prepared.json with counts and times.
 """
 
+import dataclasses
+import itertools
 import json
 import random
+import shutil
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ml_collections import ConfigDict
 
+from data_pipelines import chats
 from data_pipelines import conversations as talk
-from data_pipelines.documents import read_documents, read_jsonl, write_jsonl
+from data_pipelines.documents import read_documents, read_text, split_of, write_jsonl
 from data_pipelines.lessons import lesson_documents
-from data_pipelines.pack import pack_conversations, pack_documents
+from data_pipelines.packing import pack_records
 from data_pipelines.python_docs import python_documents
 from data_pipelines.tiny_web import lexicon
-from data_pipelines.tiny_web.generate import write_world
+from data_pipelines.tiny_web.crawl import crawl, pages_for, write_warc
+from data_pipelines.tiny_web.pages import HOWTO_PAGES, SECTIONS, world_pages
+from data_pipelines.tiny_web.programs import program_documents
+from data_pipelines.tiny_web.questions import count_statements, person_record, question_sets
+from data_pipelines.tiny_web.score import score
+from data_pipelines.tiny_web.world import make_world
 from llm_jax.config import UserError
+from llm_jax.rows import facts, row_sets
 from llm_jax.tokenizer import Tokenizer, train_tokenizer
 
 TOKENIZER_SAMPLE_BYTES = 1_500_000
 VALIDATION_CONVERSATIONS = 300
+PROGRAM_PAGES = 195
+CRAWL_FILES = 2
 
 
 def prepare(config: ConfigDict, workdir: Path) -> None:
@@ -43,7 +61,7 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
     documents, questions = make_documents(config, folder, lists)
     write_jsonl(folder / "documents.jsonl", documents)
     lap("documents")
-    spoken = list(talk.conversations(config.seed, config.data.scale, lists, questions["train"]))
+    spoken = make_conversations(config, lists, questions["train"])
     write_jsonl(folder / "conversations.jsonl", spoken)
     for split in ("train", "dev", "test"):
         amount = min(1.0, config.data.scale)
@@ -81,15 +99,84 @@ def make_documents(config: ConfigDict, folder: Path, lists: dict) -> tuple[list[
         if all(d["split"] == "val" for d in documents):
             documents[0]["split"] = "train"
         return documents, {"train": [], "dev": [], "test": []}
-    write_world(folder, config.seed, config.data.scale)
-    documents = read_jsonl(folder / "documents.jsonl")
+    documents, questions = tiny_web(config, folder)
+    documents += program_documents(config.seed, scaled(PROGRAM_PAGES, config.data.scale))
     documents += lesson_documents(config.seed, config.data.lessons * config.data.scale, lists)
     documents += python_documents(config.data.python_docs_bytes)
-    return documents, {split: read_jsonl(folder / f"questions_{split}.jsonl") for split in ("train", "dev", "test")}
+    return documents, questions
+
+
+def make_conversations(config: ConfigDict, lists: dict, questions: list[dict]) -> list[dict]:
+    """The embedded ones, or those of the user's own files, in whichever of the formats that `chats` knows."""
+    if not config.data.conversations:
+        return list(talk.conversations(config.seed, config.data.scale, lists, questions))
+
+    def bad(what: str) -> None:
+        raise UserError(f"{what}; mend it, or leave such records out with data_pipelines.chats --skip_bad")
+
+    spoken = [record for record in chats.convert(config.data.conversations, bad) if "messages" in record]
+    if not spoken:
+        raise UserError(f"the files of {config.data.conversations!r} hold no conversation; give it some")
+    return spoken
+
+
+def tiny_web(config: ConfigDict, folder: Path) -> tuple[list[dict], dict[str, list[dict]]]:
+    """A world, its crawl, and what `data_pipelines.web` leaves of it -> (documents, questions by split)."""
+    seed, people = config.seed, (12, 100, 12, 64)  # of each tier, extra, unasked, held out
+    world = make_world(seed, *(scaled(count, config.data.scale) for count in people))
+    pages = world_pages(world, seed, scaled(HOWTO_PAGES, config.data.scale))
+    crawled = list(crawl(pages_for(len(pages)), seed, pages))
+    (folder / "crawl").mkdir(exist_ok=True)
+    labels = []
+    for part in range(CRAWL_FILES):
+        labels += write_warc(f"{folder}/crawl/{part}.warc.gz", crawled[part::CRAWL_FILES])
+    write_jsonl(folder / "crawl/labels.jsonl", labels)
+    shutil.rmtree(folder / "web", ignore_errors=True)  # of a crawl before, when this stage was stopped and begins again
+    files = f"--input={folder}/crawl/*.warc.gz", f"--output={folder}/web"
+    command = [sys.executable, "-m", "data_pipelines.web", *files]
+    if subprocess.run(command, check=False).returncode:
+        raise RuntimeError(f"the crawl did not become documents: {' '.join(command)}")
+    documents = list(web_documents(folder / "web/documents"))
+    found = score(labels, {d["id"]: d["text"] for d in documents})
+    funnel = json.loads((folder / "web/funnel.json").read_text())["steps"]
+    left = {"crawled": funnel[0]["in"]["documents"], **{step["name"]: step["out"]["documents"] for step in funnel}}
+    summary = {"left": left, "found": {kind: dataclasses.asdict(figures) for kind, figures in found.items()}}
+    (folder / "crawl.json").write_text(json.dumps(summary, indent=1))
+    page_of = {record.id: record.page for record in crawled if record.page}
+    learned = [d for d in documents if d["split"] == "train" and d["id"] in page_of]
+    stated = count_statements((page_of[d["id"]], d["text"]) for d in learned)
+    write_jsonl(folder / "world.jsonl", (person_record(person, stated) for person in world.people))
+    questions = question_sets(world, seed, stated)
+    for split, records in questions.items():
+        write_jsonl(folder / f"questions_{split}.jsonl", records)
+    return documents, questions
+
+
+def web_documents(folder: Path) -> Iterator[dict]:
+    """What is left of the crawl, in its order, with its provenance."""
+    for path in sorted(folder.glob("*.jsonl.gz")):
+        for line in filter(None, read_text(path).split("\n")):
+            record = json.loads(line)
+            yield {**record, "source": source_of(record["url"]), "split": split_of(record["text"])}
+
+
+def scaled(count: int, scale: float) -> int:
+    return max(2, round(count * scale))
+
+
+def source_of(url: str) -> str:
+    """The section of a site that the address names, where it is one of the world's; else the web."""
+    section = urlsplit(url).path.split("/")[1]
+    return section if section in SECTIONS else "web"
 
 
 def make_tokenizer(config: ConfigDict, folder: Path, documents: list[dict], spoken: list[dict]) -> Tokenizer:
-    """Trained on a sample of the training documents and of what the conversations say."""
+    """Trained on a sample of the training documents and of what the conversations say; with `init_from` that of the
+    other run, whose parameters know no other."""
+    if config.init_from:
+        tokenizer = Tokenizer.load(Path(config.init_from.rpartition(":")[0]) / "data/tokenizer.model")
+        tokenizer.save(folder / "tokenizer.model")
+        return tokenizer
     rng = random.Random(f"{config.seed}/tokenizer")
     texts = [d["text"] for d in documents if d["split"] == "train"]
     texts += [text for c in spoken for m in c["messages"] for text in texts_of(m["content"])]
@@ -110,24 +197,19 @@ def texts_of(content: str | list[dict]) -> list[str]:
 
 
 def pack_all(config: ConfigDict, folder: Path, documents: list[dict], spoken: list[dict], tokenizer: Tokenizer) -> dict:
-    length = config.data.sequence_length
-    by_split = {split: [d for d in documents if d["split"] == split] for split in ("train", "val")}
-    epochs = dict(config.data.epochs)
-    path = folder / "pretrain/rows.array_record"
-    counts = {"pretrain": pack_documents(path, by_split["train"], tokenizer, length, epochs, config.seed)}
-    for source in sorted({d["source"] for d in by_split["val"]}):
-        chosen = [d for d in by_split["val"] if d["source"] == source]
-        path = folder / "validation" / source / "rows.array_record"
-        counts[f"validation/{source}"] = pack_documents(path, chosen, tokenizer, length, {})
+    """Rows of everything -> counts: of all `pretrain` and `sft` rows and so on, and of each of their sources."""
     held = min(VALIDATION_CONVERSATIONS, len(spoken) // 20)
-    counts["sft"] = pack_conversations(folder / "sft/rows.array_record", spoken[held:], tokenizer, length)
-    counts["sft_validation"] = pack_conversations(
-        folder / "sft_validation/rows.array_record", spoken[:held], tokenizer, length
-    )
-    for name, noted in counts.items():
-        if noted.get("truncated") or noted.get("dropped"):
+    talks = ({**record, "split": "val" if n < held else "train"} for n, record in enumerate(spoken))
+    records = itertools.chain(documents, talks)
+    pack_records(folder, records, tokenizer, config.data.sequence_length, seed=config.seed, threads=2)
+    counts = {}
+    for name in ("pretrain", "validation", "sft", "sft_validation"):
+        folders = row_sets(folder / name)
+        counts[name] = facts(*folders)
+        counts |= {f"{name}/{path.name}": facts(path) for path in folders}
+        if counts[name].get("truncated") or counts[name].get("dropped"):
             print(
-                f"data      {name}: {noted['truncated']} conversations truncated at a turn, "
-                f"{noted['dropped']} too long, left out"
+                f"data      {name}: {counts[name]['truncated']} conversations truncated at a turn, "
+                f"{counts[name]['dropped']} too long, left out"
             )
     return counts

@@ -64,7 +64,7 @@ def sizes(tokenizer: Tokenizer, documents: list[dict]) -> list[dict]:
         source["bytes"] += len(document["text"].encode("utf-8", "replace"))
         source["tokens"] += len(tokens)
         if len(source["shown"]) < EXAMPLES:
-            source["shown"].append(marked(tokenizer, tokens[:EXAMPLE_TOKENS]))
+            source["shown"].append(marked(tokenizer, tokens[:EXAMPLE_TOKENS].tolist()))
     return [{"name": name, **source} for name, source in sorted(sources.items())]
 
 

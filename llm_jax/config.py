@@ -49,10 +49,12 @@ def default() -> ConfigDict:
     c.data = ConfigDict()
     c.data.prepare = "data_pipelines.speedrun:prepare"  # module:function that stage `data` calls with (config, workdir)
     c.data.documents = ""  # glob of .txt/.jsonl of your own to pre-train on instead of the tiny web
+    c.data.conversations = ""  # glob of .jsonl of your own to fine-tune on instead of the embedded conversations
     c.data.scale = 1.0  # size of the embedded world and of everything made from it
     c.data.sequence_length = 256  # T, tokens in a row
     c.data.python_docs_bytes = 400_000  # how much prose and code to read from this Python's own documentation
-    c.data.epochs = ConfigDict()  # how often each source is repeated; others once
+    c.data.epochs = ConfigDict()  # how often one pass reads each source's rows; others once
+    c.data.weights = ConfigDict()  # in place of epochs: share of the rows from each source; then all must be named
     c.data.lessons = 1.0  # amount of worked lessons
 
     c.mesh = ConfigDict()
@@ -126,6 +128,7 @@ IDENTITY = {
     "sft": ("seed", "init_from", "model", "tokenizer", "data", "optimizer", "pretrain", "sft"),
     "rl": ("seed", "init_from", "model", "tokenizer", "data", "optimizer", "pretrain", "sft", "rl"),
 }
+MIXTURE = ("data.epochs.", "data.weights.")  # what the loader does with the rows; stage `data` makes the same ones
 NOT_IDENTITY = ("model.remat", "model.attention", "pretrain.steps", "sft.steps", "sft.epochs", "rl.steps", "rl.slots")
 
 
@@ -145,7 +148,9 @@ def identity(config: ConfigDict, stage: str) -> dict[str, Any]:
     return {
         key: value
         for key, value in flatten(config).items()
-        if key.split(".")[0] in sections and key not in NOT_IDENTITY
+        if key.split(".")[0] in sections
+        and key not in NOT_IDENTITY
+        and not (stage == "data" and key.startswith(MIXTURE))
     }
 
 
@@ -158,7 +163,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 def check_keys(config: ConfigDict) -> None:
     """Raises UserError, naming the nearest known key, for a key that `default()` does not have."""
     known = set(flatten(default()))
-    free = ("data.epochs.", "rl.tasks.")  # open sections: any name is a key
+    free = (*MIXTURE, "rl.tasks.")  # open sections: any name is a key
     for key in flatten(config):
         if key not in known and not key.startswith(free):
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
@@ -197,6 +202,11 @@ def validate(config: ConfigDict) -> None:
     for key in positive:
         if flat[key] < 1:
             raise UserError(f"{key} is {flat[key]}; it must be at least 1")
+    for key in flat:
+        if key.startswith(MIXTURE) and not 0 <= flat[key] < float("inf"):
+            raise UserError(f"{key} is {flat[key]}; it must be a number from 0 on")
+    if config.data.weights and not sum(config.data.weights.values()):
+        raise UserError("data.weights are all 0; give one source a share")
     for spec in m.layer_pattern:
         kind, _, window = spec.removesuffix("-experts").removesuffix("-norope").partition(":")
         if kind not in ("full", "window") or (kind == "window") != (window.isdigit() and int(window) > 0):

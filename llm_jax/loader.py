@@ -1,10 +1,17 @@
 """Grain: rows on disk -> this host's part of the batch of a step. The loader's whole state is the step.
 
 The global order of rows is a pure function of the seed: `batch(step)` is rows [step*B, (step+1)*B) of an endless
-stream that is shuffled anew each epoch, and host h of H reads the h-th of its H equal blocks.
+stream, and host h of H reads the h-th of its H equal blocks. Each source is shuffled anew each time it is read through;
+the sources take turns so that after any n rows each has given its share of n, to within one row.
 """
 
-from collections.abc import Iterator
+import dataclasses
+import functools
+import heapq
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 
 import grain
@@ -16,25 +23,123 @@ from llm_jax.config import UserError
 EPOCHS = 10**6  # endless for us; Grain cannot slice its own endless stream
 
 
-def dataset(path: Path, batch: int, seed: int, host: int = 0, hosts: int = 1) -> grain.MapDataset:
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Row sets, and how many rows of each are read in one pass."""
+
+    folders: tuple[Path, ...]
+    sizes: tuple[int, ...]  # rows that are there
+    quotas: tuple[int, ...]  # rows in a pass
+
+    @property
+    def rows(self) -> int:
+        return sum(self.quotas)
+
+    def lines(self, count: int) -> list[str]:
+        """One on each source: its rows, its share, and how often a run of `count` rows reads them."""
+        out = []
+        for folder, size, quota in zip(self.folders, self.sizes, self.quotas, strict=True):
+            share = quota / self.rows
+            out.append(f"{folder.name}: {size:,} rows, {share:.1%} of a batch, read {count * share / size:.2f} times")
+        return out
+
+
+def mixture(folder: Path, epochs: Mapping[str, float] | None = None, weights: Mapping[str, float] | None = None):
+    """The Mixture of the row sets in `folder`: each row is read once a pass, or `epochs[source]` times.
+
+    With `weights`, shares of the rows by source, a pass is as many rows as there are, and `epochs` does not count.
+    Raises UserError when there are no rows, or the weights do not name just the sources that are there.
+    """
+    sets = [path for path in rows.row_sets(folder) if rows.shards(path)]
+    names, sizes = [path.name for path in sets], [rows.facts(path)["rows"] for path in sets]
+    if not sets:
+        raise UserError(f"no rows in {folder}; run stage `data` first, and give it text")
+    if weights:
+        if missing := sorted(set(names) - set(weights)):
+            raise UserError(f"data.weights has no {missing[0]!r}, a source in {folder}; give it a share, 0 for none")
+        if unknown := sorted(set(weights) - set(names)):
+            raise UserError(f"data.weights names {unknown[0]!r}; the sources in {folder} are {', '.join(names)}")
+        quotas = apportion(sum(sizes), [weights[name] for name in names])
+    else:
+        quotas = [round(size * (epochs or {}).get(name, 1)) for name, size in zip(names, sizes, strict=True)]
+    chosen = [(path, size, quota) for path, size, quota in zip(sets, sizes, quotas, strict=True) if quota]
+    if not chosen:
+        raise UserError(f"data.epochs leaves no row of {folder} to read; give one of {', '.join(names)} more")
+    return Mixture(*zip(*chosen, strict=True))
+
+
+def apportion(total: int, weights: list[float]) -> list[int]:
+    """Whole numbers in proportion to the weights that add up to `total`: the largest remainders are rounded up."""
+    exact = [total * Fraction(w) / sum(map(Fraction, weights)) for w in weights]
+    parts = [math.floor(x) for x in exact]
+    by_remainder = sorted(range(len(parts)), key=lambda i: (parts[i] - exact[i], i))
+    for i in by_remainder[: total - sum(parts)]:
+        parts[i] += 1
+    return parts
+
+
+@functools.lru_cache(maxsize=4)
+def turns(quotas: tuple[int, ...]) -> np.ndarray:
+    """Which source each row of a pass is from, uint16 [sum of quotas]: after any n, less than 1 off n times its share.
+
+    The j-th row of a source (from 0) with share r has to come at a place from floor(j / r) to ceil((j + 1) / r) - 1 to
+    keep that distance. Such an order exists for any shares (R. Tijdeman, The chairman assignment problem, 1980), and
+    the earliest deadline first finds one whenever there is one. About a second for a million rows.
+    """
+    total = sum(quotas)
+    order = np.empty(total, np.uint16)
+    taken = [0] * len(quotas)
+    waiting = [(0, source) for source, quota in enumerate(quotas) if quota]  # (first place, source)
+    ready: list[tuple[int, int]] = []  # (last place, source)
+    for place in range(total):
+        while waiting and waiting[0][0] <= place:
+            source = heapq.heappop(waiting)[1]
+            heapq.heappush(ready, (-(-(taken[source] + 1) * total // quotas[source]) - 1, source))
+        source = order[place] = heapq.heappop(ready)[1]
+        taken[source] += 1
+        if taken[source] < quotas[source]:
+            heapq.heappush(waiting, (taken[source] * total // quotas[source], source))
+    return order
+
+
+class Turns(grain.transforms.DatasetSelectionMap):
+    """Row of the mixture -> (source, row of the source's stream). Grain's own `mix` rounds the shares."""
+
+    def __init__(self, quotas: tuple[int, ...]):
+        self.quotas, self.source = quotas, turns(quotas)
+        self.rank = np.empty(len(self.source), np.uint32)  # among the rows of its source in a pass
+        for source, quota in enumerate(quotas):
+            self.rank[self.source == source] = np.arange(quota)
+
+    def __len__(self) -> int:
+        return EPOCHS * len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        passes, place = divmod(index, len(self.source))
+        source = int(self.source[place])
+        return source, passes * self.quotas[source] + int(self.rank[place])
+
+
+def dataset(mixed: Mixture, batch: int, seed: int, host: int = 0, hosts: int = 1) -> grain.MapDataset:
     """An endless MapDataset: element `step` is host's {field: int32 [batch/hosts, T+1]} of that step.
 
-    Raises UserError when the rows are missing or empty, or the batch does not divide over the hosts.
+    Raises UserError when the batch does not divide over the hosts.
     """
-    if not path.is_file():
-        raise UserError(f"no rows at {path}; run stage `data` first")
     if batch % hosts:
         raise UserError(f"a batch of {batch} rows does not divide over {hosts} hosts")
-    source = grain.sources.ArrayRecordDataSource(str(path))
-    if len(source) == 0:
-        raise UserError(f"{path} holds no rows; the corpus is empty")
-    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat(EPOCHS).map(rows.from_bytes)
-    return stream.batch(batch // hosts)[host::hosts]
+    streams = []
+    for folder in mixed.folders:
+        source = grain.sources.ArrayRecordDataSource([str(path) for path in rows.shards(folder)])
+        own_seed = zlib.crc32(f"{seed}/{folder.name}".encode())
+        streams.append(grain.MapDataset.source(source).seed(own_seed).shuffle().repeat(EPOCHS))
+    mix = grain.MapDataset.select_from_datasets
+    stream = mix(streams, Turns(mixed.quotas)) if len(streams) > 1 else streams[0]
+    return stream.map(rows.from_bytes).batch(batch // hosts)[host::hosts]
 
 
-def batches(path: Path, batch: int, seed: int, start: int, host: int = 0, hosts: int = 1) -> Iterator[dict]:
+def batches(mixed: Mixture, batch: int, seed: int, start: int, host: int = 0, hosts: int = 1) -> Iterator[dict]:
     """The batches from step `start` on, read ahead by Grain's threads."""
-    stream = dataset(path, batch, seed, host, hosts)[start:]
+    stream = dataset(mixed, batch, seed, host, hosts)[start:]
     return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))
 
 
@@ -51,7 +156,7 @@ def targets(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def read_all(path: Path) -> list[bytes]:
-    """Every row of a (small) file, in order."""
-    source = grain.sources.ArrayRecordDataSource(str(path))
-    return [source[i] for i in range(len(source))]
+def read_all(folder: Path) -> list[dict[str, np.ndarray]]:
+    """{field: int32 [T+1]} of every row of a (small) row set, in order."""
+    source = grain.sources.ArrayRecordDataSource([str(path) for path in rows.shards(folder)])
+    return [rows.from_bytes(source[i]) for i in range(len(source))]

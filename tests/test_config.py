@@ -8,6 +8,7 @@ import pytest
 
 from llm_jax import config
 from llm_jax.config import UserError
+from llm_jax.main import claim
 
 STAGES = ("pretrain", "sft", "rl")
 
@@ -72,8 +73,34 @@ def test_an_unknown_key_gets_the_nearest_one():
 
 def test_open_sections_take_any_name():
     c = config.default()
-    c.rl.tasks, c.data.epochs.whatever = {"arithmetic/3 numbers": 1.0}, 3
+    c.rl.tasks, c.data.epochs.whatever, c.data.weights.x = {"arithmetic/3 numbers": 1.0}, 3, 0.5
     config.validate(c)
+
+
+@pytest.mark.parametrize("name", ["epochs", "weights"])
+def test_a_mixture_changes_training_but_not_the_rows(name, tmp_path):
+    base, other = config.default(), config.default()
+    other.data[name].web = 2.5
+    config.validate(other)
+    assert config.identity(base, "data") == config.identity(other, "data")
+    assert all(config.identity(base, stage) != config.identity(other, stage) for stage in STAGES)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/prepared.json").touch()
+    claim(tmp_path, base)
+    claim(tmp_path, other)
+    (tmp_path / "pretrain/checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"data\.{name}\.web: 2\.5 -> absent"):
+        claim(tmp_path, base)
+
+
+@pytest.mark.parametrize("name, shares", [
+    ("epochs", {"web": -1}), ("weights", {"web": -0.5}), ("weights", {"web": 0}), ("epochs", {"web": float("nan")})
+])  # fmt: skip
+def test_shares_that_are_none_are_refused(name, shares):
+    c = config.default()
+    c.data[name] = shares
+    with pytest.raises(UserError, match=f"data.{name}"):
+        config.validate(c)
 
 
 @pytest.mark.parametrize("key, value, changes", [

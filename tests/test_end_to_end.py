@@ -149,6 +149,24 @@ def test_a_folder_of_the_users_own_text(tmp_path):
     assert len(losses(tmp_path / "run", "pretrain")) == 12
 
 
+def test_conversations_of_the_users_own(finished, tmp_path):
+    """In two of the formats that people have; a record of none is refused by its line and field."""
+    talk = [{"from": "human", "value": "Who sat on the mat?"}, {"from": "gpt", "value": "The cat."}]
+    lines = [{"conversations": talk}] * 20 + [
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
+    ] * 20
+    path = tmp_path / "talk.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    flags = (f"--config.data.conversations={path}", f"--config.init_from={finished}:pretrain")
+    result = tiny(tmp_path / "run", *flags, "--stages=data,sft")
+    assert result.returncode == 0, result.stderr[-2000:]
+    noted = json.loads((tmp_path / "run/data/prepared.json").read_text())["counts"]
+    assert noted["sft"]["documents"] + noted["sft_validation"]["documents"] == 40
+    assert losses(tmp_path / "run", "sft")[8] < losses(tmp_path / "run", "sft")[1]
+    path.write_text(path.read_text() + '\n{"messages": [{"role": "king", "content": "x"}]}')
+    refused(tiny(tmp_path / "bad", *flags, "--stages=data"), "talk.jsonl line 41", "messages[0].role")
+
+
 def test_a_stage_starts_from_another_run(finished, tmp_path):
     workdir = tmp_path / "branch"
     assert tiny(workdir, "--stages=data").returncode == 0

@@ -1,86 +1,199 @@
-"""The loader: rows are a pure function of (seed, step), on any number of hosts."""
+"""The loader: rows are a pure function of (seed, step), on any number of hosts, and each source gives its share."""
 
 import itertools
+import random
+from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llm_jax import loader, rows
 from llm_jax.config import UserError
 from llm_jax.stages.supervised import RowBatches
 
 ROWS, BATCH, STEPS = 13, 8, 5
+SIZES = {"books": 13, "code": 7, "web": 29}  # rows of each source
+
+
+def write_sources(folder, sizes: dict[str, int], shards: int = 2) -> None:
+    """Row sets of several shards whose first tokens count up through all rows."""
+    start = 0
+    for name, size in sizes.items():
+        fields = np.arange(start, start + size)[:, None, None] + 100 * np.arange(4)[None, :, None]
+        for shard, part in enumerate(np.array_split(np.tile(fields, (1, 1, 5)), shards)):
+            rows.write_shard(folder / name / f"{shard:05d}.array_record", part, {})
+        start += size
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    """Rows whose first token is their number."""
-    file = tmp_path_factory.mktemp("rows") / "rows.array_record"
-    fields = [np.full(5, n, np.int32) for n in range(ROWS)]
-    rows.write_rows(file, (rows.Row(f, f + 100, f + 200, f + 300) for f in fields), {})
-    return file
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rows")
+    write_sources(path, SIZES)
+    return path
 
 
-def numbers(path, batch: int, seed: int, steps, host: int = 0, hosts: int = 1) -> list[list[int]]:
-    stream = loader.dataset(path, batch, seed, host, hosts)
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The mixture of a single source."""
+    path = tmp_path_factory.mktemp("one")
+    write_sources(path, {"web": ROWS}, shards=3)
+    return loader.mixture(path)
+
+
+@pytest.fixture(params=["one", "sources", "epochs", "weights"])
+def mixed(request, folder, one):
+    return {
+        "one": lambda: one,
+        "sources": lambda: loader.mixture(folder),
+        "epochs": lambda: loader.mixture(folder, {"code": 2.5, "web": 0.4, "absent": 3}),
+        "weights": lambda: loader.mixture(folder, {"code": 9}, {"books": 0.123, "code": 1 / 3, "web": 0.54}),
+    }[request.param]()
+
+
+def numbers(mixed, batch: int, seed: int, steps, host: int = 0, hosts: int = 1) -> list[list[int]]:
+    stream = loader.dataset(mixed, batch, seed, host, hosts)
     return [stream[step]["tokens"][:, 0].tolist() for step in steps]
 
 
-def test_same_seed_and_step_same_batch(path):
+def test_same_seed_and_step_same_batch(mixed):
     steps = range(STEPS)
-    assert numbers(path, BATCH, 3, steps) == numbers(path, BATCH, 3, steps) != numbers(path, BATCH, 4, steps)
+    assert numbers(mixed, BATCH, 3, steps) == numbers(mixed, BATCH, 3, steps) != numbers(mixed, BATCH, 4, steps)
 
 
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_together_read_the_batch_of_one_host(path, hosts):
-    whole = loader.dataset(path, BATCH, 3)
-    parts = [loader.dataset(path, BATCH, 3, host, hosts) for host in range(hosts)]
-    for step in (0, 1, 2, 7, 31):
+@pytest.mark.parametrize("hosts", [2, 4, 8])
+def test_hosts_together_read_the_batch_of_one_host(mixed, hosts):
+    whole = loader.dataset(mixed, BATCH, 3)
+    parts = [loader.dataset(mixed, BATCH, 3, host, hosts) for host in range(hosts)]
+    for step in (0, 1, 2, 7, 31, 1000):
         for name in rows.FIELDS:
             joined = np.concatenate([part[step][name] for part in parts])
             np.testing.assert_array_equal(joined, whole[step][name])
 
 
-def test_a_stream_from_a_later_step_is_the_rest_of_the_stream(path):
-    all_steps = list(itertools.islice(loader.batches(path, BATCH, 3, 0), STEPS + 4))
-    for start in (1, STEPS):
-        later = list(itertools.islice(loader.batches(path, BATCH, 3, start), 3))
-        for a, b in zip(later, all_steps[start:], strict=False):
+def test_a_run_goes_on_at_any_step_on_any_number_of_hosts(mixed):
+    """Bit for bit what the uninterrupted stream of one host has there, two steps long."""
+    rng, whole = random.Random(0), loader.dataset(mixed, BATCH, 3)
+    for step in rng.sample(range(300), 20):
+        hosts = rng.choice((1, 2, 4, 8))
+        streams = [loader.batches(mixed, BATCH, 3, step, host, hosts) for host in range(hosts)]
+        for later in range(2):
+            parts = [next(stream) for stream in streams]
             for name in rows.FIELDS:
-                np.testing.assert_array_equal(a[name], b[name])
+                joined = np.concatenate([part[name] for part in parts])
+                np.testing.assert_array_equal(joined, whole[step + later][name])
 
 
-def test_each_epoch_has_each_row_once_in_an_order_of_its_own(path):
-    epochs = [tuple(epoch) for epoch in numbers(path, ROWS, 3, range(3))]
+def test_each_epoch_has_each_row_once_in_an_order_of_its_own(one):
+    epochs = [tuple(epoch) for epoch in numbers(one, ROWS, 3, range(3))]
     assert all(sorted(epoch) == list(range(ROWS)) for epoch in epochs)
     assert len(set(epochs)) == 3
 
 
 @pytest.mark.parametrize("batch, hosts", [(1, 1), (4, 4)])
-def test_one_row_a_host_is_enough(path, batch, hosts):
-    assert len(numbers(path, batch, 3, range(2), 0, hosts)) == 2
+def test_one_row_a_host_is_enough(mixed, batch, hosts):
+    assert len(numbers(mixed, batch, 3, range(2), 0, hosts)) == 2
 
 
-def test_batches_run_over_the_end_of_an_epoch(path):
-    flat = [n for batch in numbers(path, BATCH, 3, range(ROWS)) for n in batch]
+def test_batches_run_over_the_end_of_an_epoch(one):
+    flat = [n for batch in numbers(one, BATCH, 3, range(ROWS)) for n in batch]
     assert all(sorted(flat[i * ROWS : (i + 1) * ROWS]) == list(range(ROWS)) for i in range(BATCH))
 
 
-def test_fields_stay_together(path):
-    batch = loader.dataset(path, BATCH, 3)[1]
+def test_fields_stay_together(mixed):
+    batch = loader.dataset(mixed, BATCH, 3)[1]
     for shift, name in enumerate(rows.FIELDS):
         np.testing.assert_array_equal(batch[name], batch["tokens"] + 100 * shift)
 
 
-def test_mistakes_are_named(path, tmp_path):
-    with pytest.raises(UserError, match="no rows at"):
-        loader.dataset(tmp_path / "missing.array_record", BATCH, 0)
+@pytest.mark.parametrize("epochs", [{}, {"code": 3}, {"books": 2.5, "code": 0.5, "web": 1 / 3}, {"web": 0}])
+def test_a_pass_reads_each_source_its_number_of_times(folder, epochs):
+    mixed, passes = loader.mixture(folder, epochs), 4
+    read = Counter(n for batch in numbers(mixed, mixed.rows, 3, range(passes)) for n in batch)
+    start = 0
+    for name, size in SIZES.items():
+        quota = round(size * epochs.get(name, 1))
+        assert quota == 0 or quota == mixed.quotas[[path.name for path in mixed.folders].index(name)]
+        counts = [read[n] for n in range(start, start + size)]
+        # Each row as often as the others: nothing is read again before all the rest is.
+        assert sum(counts) == passes * quota and max(counts) - min(counts) <= 1
+        start += size
+
+
+def test_weights_are_shares_of_as_many_rows_as_there_are(folder):
+    weights = {"books": 0.123, "code": 1 / 3, "web": 1 - 0.123 - 1 / 3}
+    mixed = loader.mixture(folder, {}, weights)
+    assert mixed.rows == sum(SIZES.values()) and mixed.quotas == (6, 16, 27)
+    lines = mixed.lines(2 * mixed.rows)
+    assert len(lines) == 3 and lines[1] == f"code: 7 rows, {16 / 49:.1%} of a batch, read {32 / 7:.2f} times"
+    assert loader.mixture(folder, {}, {"books": 0, "code": 5, "web": 0}).quotas == (49,)
+
+
+AWKWARD = [
+    (123, 877),
+    (1, 1, 1),
+    (3333, 3333, 3334),
+    (9164 * 2, 777, 1, 13, 5000),
+    (1, 10_000),
+    (499, 499, 2),
+    tuple(range(1, 41)),
+    (7, 0, 5),
+]
+
+
+def furthest(quotas: tuple[int, ...]) -> float:
+    """How far a source is from its share, at most, after any number of rows of a pass."""
+    order = loader.turns(quotas)
+    assert np.bincount(order, minlength=len(quotas)).tolist() == list(quotas)
+    count = np.cumsum(order[:, None] == np.arange(len(quotas)), axis=0)
+    total, after = sum(quotas), np.arange(1, len(order) + 1)
+    return np.abs(count * total - after[:, None] * np.array(quotas)).max() / total  # whole numbers but for this
+
+
+@pytest.mark.parametrize("quotas", AWKWARD)
+def test_after_any_rows_each_source_is_less_than_one_off_its_share(quotas):
+    assert furthest(quotas) < 1
+
+
+@given(quotas=st.lists(st.integers(0, 60), min_size=1, max_size=8).filter(any))
+def test_any_shares_are_kept(quotas):
+    assert furthest(tuple(quotas)) < 1
+
+
+WEIGHT = st.floats(1e-6, 1) | st.just(0.0)
+
+
+@given(weights=st.lists(WEIGHT, min_size=1, max_size=6).filter(any), total=st.integers(1, 10**9))
+def test_parts_in_proportion(weights, total):
+    parts = loader.apportion(total, weights)
+    assert sum(parts) == total
+    scale = total / sum(weights)
+    assert all(abs(part - weight * scale) < 1 + 1e-6 for part, weight in zip(parts, weights, strict=True))
+
+
+def test_grain_reads_what_the_turns_say(folder):
+    mixed = loader.mixture(folder, {"code": 2.5})
+    order = loader.turns(mixed.quotas)
+    source_of = np.repeat(np.arange(3), list(SIZES.values()))
+    for passes, batch in enumerate(numbers(mixed, mixed.rows, 3, range(3))):
+        assert source_of[batch].tolist() == order.tolist(), passes
+
+
+def test_mistakes_are_named(folder, one, tmp_path):
+    with pytest.raises(UserError, match="no rows in"):
+        loader.mixture(tmp_path / "missing")
     with pytest.raises(UserError, match="does not divide over 3 hosts"):
-        loader.dataset(path, BATCH, 0, 0, 3)
-    empty = tmp_path / "empty.array_record"
-    rows.write_rows(empty, [], {})
-    with pytest.raises(UserError, match="no rows"):
-        loader.dataset(empty, BATCH, 0)
+        loader.dataset(one, BATCH, 0, 0, 3)
+    write_sources(tmp_path, {"empty": 0}, shards=1)
+    with pytest.raises(UserError, match="no rows in"):
+        loader.mixture(tmp_path)
+    with pytest.raises(UserError, match="has no 'code'"):
+        loader.mixture(folder, {}, {"books": 1, "web": 1})
+    with pytest.raises(UserError, match=r"names 'wbe'; the sources in .* are books, code, web"):
+        loader.mixture(folder, {}, {**SIZES, "wbe": 1})
+    with pytest.raises(UserError, match="leaves no row"):
+        loader.mixture(folder, dict.fromkeys(SIZES, 0))
 
 
 def test_targets_stay_within_segments():
@@ -95,8 +208,17 @@ def test_targets_stay_within_segments():
     assert made["tokens"].shape == made["targets"].shape == (1, 5)
 
 
-def test_a_stage_may_jump_to_any_step(path):
-    one, jumping = RowBatches(path, 4, 3), RowBatches(path, 4, 3)
-    straight = [one.next(step, None)[0]["tokens"].tolist() for step in range(6)]
+def test_a_stage_may_jump_to_any_step(mixed):
+    straight, jumping = RowBatches(mixed, 4, 3), RowBatches(mixed, 4, 3)
+    batches = [straight.next(step, None)[0]["tokens"].tolist() for step in range(6)]
     for step in (4, 5, 2, 3):
-        assert jumping.next(step, None)[0]["tokens"].tolist() == straight[step]
+        assert jumping.next(step, None)[0]["tokens"].tolist() == batches[step]
+
+
+def test_a_stream_from_a_later_step_is_the_rest_of_the_stream(mixed):
+    all_steps = list(itertools.islice(loader.batches(mixed, BATCH, 3, 0), STEPS + 4))
+    for start in (1, STEPS):
+        later = list(itertools.islice(loader.batches(mixed, BATCH, 3, start), 3))
+        for a, b in zip(later, all_steps[start:], strict=False):
+            for name in rows.FIELDS:
+                np.testing.assert_array_equal(a[name], b[name])

@@ -59,7 +59,27 @@ def test_encode_is_lossless_and_yields_no_special(tokenizer, text):
 
 @given(batch=st.lists(texts, max_size=4))
 def test_a_batch_encodes_as_each_text_does(tokenizer, batch):
-    assert tokenizer.encode_batch(batch, threads=2) == [tokenizer.encode(text) for text in batch]
+    made = tokenizer.encode_batch(batch, threads=2)
+    assert [ids.tolist() for ids in made] == [tokenizer.encode(text) for text in batch]
+
+
+@pytest.mark.parametrize("alphabet", ["the cat \u2581", "日本 é\n"])
+def test_a_long_text_in_parts_is_the_same_text(tokenizer, alphabet, monkeypatch):
+    monkeypatch.setattr("llm_jax.tokenizer.PART_CHARACTERS", 5)
+    rng = random.Random(0)
+    words = ["the", " the", "  ", "cat", *alphabet]
+    text = "".join(rng.choice(words) for _ in range(3000)) + "a" * 100
+    assert len(tokenizer._parts(text)) > 100
+    assert tokenizer.encode_batch([text], threads=1)[0].tolist() == tokenizer.encode(text)
+
+
+def test_a_file_that_is_no_tokenizer_is_named(tokenizer, tmp_path):
+    (tmp_path / "a.model").write_bytes(b"no model")
+    with pytest.raises(UserError, match=r"a\.model is no SentencePiece model"):
+        Tokenizer.load(tmp_path / "a.model")
+    (tmp_path / "b.model").write_bytes(tokenizer.model_bytes.replace(b"<|spare_3|>", b"<|spare_x|>"))
+    with pytest.raises(UserError, match=r"b\.model has not our special tokens"):
+        Tokenizer.load(tmp_path / "b.model")
 
 
 def test_lone_surrogates_become_the_replacement_character(tokenizer):

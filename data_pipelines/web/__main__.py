@@ -1,8 +1,8 @@
 """Crawl -> clean documents: python -m data_pipelines.web --input='crawl/*.warc.gz' --output=DIR
 
-Reads WARC, WET, HTML, text, jsonl and parquet files. DIR gets documents/*.jsonl.gz, and funnel.html and funnel.json:
-what entered and left each step, with examples. The same command continues after a crash. `--executor=slurm` and `ray`
-spread the tasks over a cluster with a shared file system.
+Reads WARC, WET, HTML, text, jsonl and parquet files. DIR gets documents/*.jsonl.gz (or .parquet), and funnel.html and
+funnel.json: what entered and left each step, with examples. The same command continues after a crash.
+`--executor=slurm` and `ray` spread the tasks over a cluster with a shared file system.
 """
 
 import dataclasses
@@ -13,11 +13,12 @@ from pathlib import Path
 from absl import flags
 
 from data_pipelines.documents import matching
-from data_pipelines.web import report
+from data_pipelines.web import executors, report
 from data_pipelines.web.funnel import merged, write_whole
 from data_pipelines.web.pages import SUFFIXES
 from data_pipelines.web.quality import Model
-from data_pipelines.web.recipe import BrokenStep, Recipe, cores, run
+from data_pipelines.web.recipe import BrokenStep, Recipe
+from data_pipelines.web.shards import FORMATS
 from llm_jax.cli import complain, run_cli
 from llm_jax.config import UserError
 
@@ -31,10 +32,12 @@ def define_flags() -> None:
     flags.DEFINE_string("quality_model", "", "A model of data_pipelines.web.quality, whose score is noted.")
     flags.DEFINE_float("least_quality", 0.0, "Drop documents of a lower score.", 0, 1)
     flags.DEFINE_integer("shards", 0, "Tasks, and files of the output; 0: one for each file of the input.", 0)
+    flags.DEFINE_enum("format", "jsonl", list(FORMATS), "Of the documents: jsonl.gz, or parquet.")
     flags.DEFINE_integer("workers", 0, "Tasks at a time; 0: one for each core.", 0)
     flags.DEFINE_enum("executor", "local", ["local", "slurm", "ray"], "Where the tasks run.")
     flags.DEFINE_string("slurm_partition", "", "Partition of --executor=slurm.")
     flags.DEFINE_string("slurm_time", "08:00:00", "Time limit of a Slurm task.")
+    flags.DEFINE_integer("slurm_memory", 4, "GB of memory of a Slurm task.", 1)
 
 
 def input_files(pattern: str) -> tuple[str, ...]:
@@ -43,22 +46,6 @@ def input_files(pattern: str) -> tuple[str, ...]:
     if unknown := [path for path in paths if not path.name.endswith(SUFFIXES)]:
         raise UserError(f"{unknown[0]} is of no known kind; give files that end in {' '.join(SUFFIXES)}")
     return tuple(str(path.absolute()) for path in paths)
-
-
-def executor(name: str, pipeline: list, tasks: int, logs: str, depends):
-    f, workers = flags.FLAGS, min(flags.FLAGS.workers or cores(), tasks)
-    if f.executor == "slurm":
-        from datatrove.executor.slurm import SlurmPipelineExecutor
-
-        options = {"time": f.slurm_time, "partition": f.slurm_partition, "job_name": f"web_{name}"}
-        return SlurmPipelineExecutor(pipeline, tasks, logging_dir=logs, depends=depends, workers=workers, **options)
-    if f.executor == "ray":
-        from datatrove.executor.ray import RayPipelineExecutor
-
-        return RayPipelineExecutor(pipeline, tasks, workers, logging_dir=logs, depends=depends)
-    from datatrove.executor import LocalPipelineExecutor
-
-    return LocalPipelineExecutor(pipeline, tasks, workers, logging_dir=logs, depends=depends)
 
 
 def check_same(recipe: Recipe, work: Path) -> None:
@@ -80,18 +67,26 @@ def main() -> None:
     if model:
         Model.load(model)  # says what is wrong with it before any work
     files, hosts = input_files(f.input), tuple(f.blocked_hosts)
-    recipe = Recipe(files, f.language, f.language_score, hosts, model, f.least_quality, f.shards)
+    recipe = Recipe(files, f.language, f.language_score, hosts, model, f.least_quality, f.shards, f.format)
     work = output / "work"
     check_same(recipe, work)
+    run = executors.Run(recipe, work, output)
     try:
-        run(recipe, work, output, executor)
+        if f.executor == "slurm":
+            executors.slurm(run, f.workers, f.slurm_partition, f.slurm_time, f.slurm_memory)
+        elif f.executor == "ray":
+            executors.ray(run, f.workers)
+        else:
+            executors.local(run, f.workers or executors.cores())
     except BrokenStep as error:
         sys.exit(complain(f"{error}; what was done is kept, the same command goes on from there", 1))
-    if f.executor == "slurm":
+    if any(run.missing(name, tasks) for name, _, tasks in run.jobs):
         print("submitted; run the same command again when the jobs have ended, for the funnel")
         return
     steps = merged(work / "funnel")
     report.write(output, steps)
+    for broken in steps[0]["examples"].get("broken_file", []):
+        print(f"broken file, read as far as it goes: {broken['where']}: {broken['text']}")
     print(report.table(steps))
     print(f"documents: {output}/documents; what was dropped and why: {output}/funnel.html")
 

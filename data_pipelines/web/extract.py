@@ -4,12 +4,12 @@ A page may be built to exhaust its parser, which no exception or signal stops in
 """
 
 import os
-import resource
 import select
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
@@ -53,7 +53,8 @@ class Extract(BaseFilter):
 
     def text_of(self, html: str) -> str:
         if self.worker is None:
-            command = [sys.executable, "-m", "data_pipelines.web.extract", str(self.memory_bytes)]
+            child = Path(__file__).with_name("page_text.py")
+            command = [sys.executable, "-P", str(child), str(self.memory_bytes)]  # -P: not with this folder as a path
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
             self.worker = subprocess.Popen(command, **pipes)
         payload = html.encode("utf-8", "replace")
@@ -82,21 +83,3 @@ class Extract(BaseFilter):
             self.worker.kill()
             self.worker.communicate()
             self.worker = None
-
-
-def serve(memory_bytes: int) -> None:
-    """The child: pages in, texts out, each with its size before it."""
-    from resiliparse.extract.html2text import extract_plain_text
-
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    pages, texts = sys.stdin.buffer, sys.stdout.buffer
-    while header := pages.read(4):
-        html = pages.read(struct.unpack("<I", header)[0]).decode()
-        text = extract_plain_text(html, main_content=True, alt_texts=False, comments=False, list_bullets=False)
-        payload = text.encode("utf-8", "replace")
-        texts.write(struct.pack("<I", len(payload)) + payload)
-        texts.flush()
-
-
-if __name__ == "__main__":
-    serve(int(sys.argv[1]))

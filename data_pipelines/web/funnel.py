@@ -7,8 +7,11 @@ from pathlib import Path
 
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.filters.base_filter import BaseFilter
+from datatrove.utils.text import split_into_words
 
-from data_pipelines.web.words import WORD
+from data_pipelines.web.extract import Extract
+from data_pipelines.web.words import ENGLISH
 
 EXAMPLES = 3  # kept of each reason, in each task
 EXAMPLE_CHARACTERS = 300
@@ -43,32 +46,55 @@ class Tally(PipelineStep):
         reason = doc.metadata.get("filter_reason", self.name).partition(":")[0]
         self.reasons[reason] += 1
         if len(self.examples[reason]) < EXAMPLES:
-            where = doc.metadata.get("url") or doc.metadata.get("file_path", "")
+            where = doc.metadata.get("url") or " ".join(dict.fromkeys((doc.metadata.get("file_path", ""), doc.id)))
             self.examples[reason].append({"id": doc.id, "where": where, "text": doc.text[:EXAMPLE_CHARACTERS]})
 
     def add(self, side: str, doc: Document) -> None:
-        known = doc.metadata.get("_words")
-        if known is None or known[0] != len(doc.text):
-            markup = doc.metadata.get("markup") == "html"
-            known = doc.metadata["_words"] = (len(doc.text), 0 if markup else sum(1 for _ in WORD.finditer(doc.text)))
-        sizes = (1, len(doc.text.encode("utf-8", "replace")), known[1])
-        self.counts[side].update(dict(zip(SIZES, sizes, strict=True)))
+        known = doc.metadata.get("_size")
+        if known is None or known[0] is not doc.text:
+            tokens = 0 if doc.metadata.get("markup") == "html" else len(split_into_words(doc.text, ENGLISH))
+            size = len(doc.text) if doc.text.isascii() else len(doc.text.encode("utf-8", "replace"))
+            known = doc.metadata["_size"] = (doc.text, size, tokens)
+        counts = self.counts[side]
+        counts["documents"] += 1
+        counts["bytes"] += known[1]
+        counts["tokens"] += known[2]
 
     def run(self, data, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        def entering():
-            for doc in data or ():
-                self.add("in", doc)
+        run = self.filtered(data, rank) if isinstance(self.block, BaseFilter) else self.other(data, rank, world_size)
+        try:
+            for doc in run:
+                self.add("out", doc)
                 yield doc
-
-        self.block.exclusion_writer = self
-        for doc in self.block.run(entering() if data is not None else None, rank, world_size):
-            self.add("out", doc)
-            yield doc
-        self.block.exclusion_writer = None  # datatrove writes its pipelines down as JSON, which knows no circles
+        finally:
+            if isinstance(self.block, Extract):
+                self.block.stop()
         if data is None:  # a reader: what it could not read entered too
             self.counts["in"] = self.counts["out"] + collections.Counter(documents=self.reasons.total())
         noted = {"name": self.name, **self.counts, "reasons": self.reasons, "examples": self.examples}
         write_whole(Path(self.path.format(rank=rank)), json.dumps(noted))
+
+    def filtered(self, data, rank: int) -> Iterator[Document]:
+        """As datatrove's filters run, without its statistics: the funnel has them."""
+        for doc in data:
+            self.add("in", doc)
+            result = self.block.filter(doc)
+            kept, reason = result if isinstance(result, tuple) else (result, self.name)
+            if kept:
+                yield doc
+            else:
+                doc.metadata["filter_reason"] = reason
+                self.write(doc, rank)
+
+    def other(self, data, rank: int, world_size: int) -> Iterator[Document]:
+        def entering():
+            for doc in data:
+                self.add("in", doc)
+                yield doc
+
+        self.block.exclusion_writer = self
+        yield from self.block.run(entering() if data is not None else None, rank, world_size)
+        self.block.exclusion_writer = None  # datatrove writes its pipelines down as JSON, which knows no circles
 
 
 def write_whole(path: Path, text: str) -> None:

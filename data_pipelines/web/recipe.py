@@ -5,26 +5,24 @@ WORK/ keeps what the jobs hand on, and datatrove's record of finished tasks: the
 
 import collections
 import dataclasses
-import gzip
-import json
-import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupFilter
-from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter
+from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
+from datatrove.pipeline.filters import FineWebQualityFilter
 
 from data_pipelines.web import filters
-from data_pipelines.web.dedup import CONFIG, Signature
+from data_pipelines.web.dedup import CONFIG, Signature, Unique
 from data_pipelines.web.extract import Extract
 from data_pipelines.web.funnel import Tally
 from data_pipelines.web.pages import Pages
 from data_pipelines.web.pii import Mask
 from data_pipelines.web.quality import Quality
+from data_pipelines.web.shards import Documents, Shard
 from data_pipelines.web.urls import Urls
 from data_pipelines.web.words import ENGLISH
+
+SIGNATURES = 1000  # of a task that are read at a time
 
 
 class BrokenStep(Exception):
@@ -42,33 +40,16 @@ class Recipe:
     quality_model: str = ""  # a file of data_pipelines.web.quality; "" for no score
     least_quality: float = 0.0
     shards: int = 0  # tasks, and files of the output; 0: one for each file of the input
+    format: str = "jsonl"
 
     @property
     def tasks(self) -> int:
-        return min(self.shards or len(self.files), len(self.files))
+        return self.shards or len(self.files)
 
-
-class Shard(PipelineStep):
-    """Passes documents on and writes them to FOLDER/RANK.jsonl.gz, which appears when it is whole."""
-
-    name, type = "write", "writer"
-
-    def __init__(self, folder: str, flat: bool = False):
-        super().__init__()
-        self.folder, self.flat = folder, flat
-
-    def run(self, data, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        path = Path(self.folder) / f"{rank:05}.jsonl.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        # No time and no name in the header: the same documents give the same bytes.
-        with partial.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
-            for doc in data:
-                metadata = {key: value for key, value in doc.metadata.items() if key not in ("_words", "markup")}
-                record = {"id": doc.id, "text": doc.text, **({"source": "web"} if self.flat else {}), **metadata}
-                file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-                yield doc
-        partial.replace(path)
+    @property
+    def parts(self) -> int:
+        """Tasks that share a file of the input."""
+        return -(-self.tasks // len(self.files))
 
 
 class Named(PipelineStep):
@@ -95,7 +76,7 @@ def tallied(stage: str, work: Path, blocks: list[tuple[str, PipelineStep]]) -> l
 
 
 def clean(recipe: Recipe, work: Path) -> list[PipelineStep]:
-    pages = Pages(list(recipe.files))
+    pages = Pages(list(recipe.files), parts=recipe.parts)
     scored = [("quality", Quality(recipe.quality_model, recipe.least_quality))] if recipe.quality_model else []
     steps = tallied(
         "1_clean",
@@ -107,8 +88,7 @@ def clean(recipe: Recipe, work: Path) -> list[PipelineStep]:
             ("language", filters.Language(recipe.language, recipe.language_score)),
             ("gopher_repetition", filters.Repetition()),
             ("gopher_quality", filters.Quality()),
-            # As FineWeb: without the rule that every line ends a sentence, which alone drops a third of the web.
-            ("c4", C4QualityFilter(filter_no_terminal_punct=False, language=ENGLISH)),
+            ("c4", filters.C4()),
             ("fineweb", FineWebQualityFilter(language=ENGLISH)),
             *scored,
         ],
@@ -123,29 +103,22 @@ def finish(recipe: Recipe, work: Path, output: Path) -> list[PipelineStep]:
     steps = tallied(
         "4_finish",
         work,
-        [("near_duplicate", MinhashDedupFilter(f"{work}/remove")), ("pii", Mask())],
+        [("near_duplicate", Unique(f"{work}/remove", f"{work}/pairs")), ("pii", Mask())],
     )
-    return [pages, *steps, Named(Shard(f"{output}/documents", flat=True), pages)]
+    return [pages, *steps, Named(Documents(f"{output}/documents", recipe.format), pages)]
 
 
 def jobs(recipe: Recipe, work: Path, output: Path) -> list[tuple[str, list[PipelineStep], int]]:
     """(name, pipeline, tasks), each to begin when the one before has ended."""
     signatures, pairs, remove = (f"{work}/{name}" for name in ("signatures", "pairs", "remove"))
+    buckets = MinhashDedupBuckets(signatures, pairs, config=CONFIG, lines_to_buffer=SIGNATURES)
     return [
         ("1_clean", clean(recipe, work), recipe.tasks),
-        ("2_pairs", [MinhashDedupBuckets(signatures, pairs, config=CONFIG)], CONFIG.num_buckets),
+        (
+            "2_pairs",
+            [buckets],
+            CONFIG.num_buckets,
+        ),
         ("3_clusters", [MinhashDedupCluster(pairs, remove, config=CONFIG)], 1),
         ("4_finish", finish(recipe, work, output), recipe.tasks),
     ]
-
-
-def run(recipe: Recipe, work: Path, output: Path, executor: Callable) -> None:
-    """`executor(name, pipeline, tasks, logs, depends)` makes one of datatrove's; the last one runs them all."""
-    last = None
-    for name, pipeline, tasks in jobs(recipe, work, output):
-        last = executor(name, pipeline, tasks, f"{work}/jobs/{name}", last)
-    last.run()
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0))

@@ -13,30 +13,43 @@ PAGE = jinja2.Environment(autoescape=True, trim_blocks=True).from_string("""<!do
 <style>
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #8884; }
-th:first-child, td:first-child { text-align: left; }
-.bar { background: #3b82f6; height: .5rem; min-width: 1px; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; }
+tr:nth-child(2) th { text-align: right; position: static; }
+.share { min-width: 9rem; font-size: .85em; text-align: left; }
+.bar { background: #3b82f6; height: .4rem; min-width: 1px; border-radius: 2px; }
+.where { margin: .6rem 0 0; font-size: .85em; overflow-wrap: anywhere; }
+h3 { margin: 1rem 0 .2rem; }
 blockquote { margin: .4rem 0 .8rem; padding-left: .8rem; border-left: 3px solid #8886; white-space: pre-wrap;
   overflow-wrap: anywhere; font-size: .9em; }
 summary { cursor: pointer; padding: .2rem 0; }
 </style>
 <h1>From crawl to documents</h1>
-<p>{{ first }} pages entered, {{ last }} documents are left. A token is a word or a mark.</p>
-<table><tr><th>step<th>in<th>out<th>dropped<th>MB out<th>tokens out<th style="width: 25%">of all pages</tr>
+<p>{{ "{:,}".format(first) }} pages entered, {{ "{:,}".format(last) }} documents are left. A token is a word or a mark;
+HTML has none yet.</p>
+<div class="wide"><table>
+<tr><th rowspan="2">step<th colspan="3">documents<th colspan="2">MB<th colspan="2">tokens
+<th rowspan="2">of all pages</tr>
+<tr><th>in<th>out<th>dropped<th>in<th>out<th>in<th>out</tr>
 {% for s in steps %}
 <tr><td>{{ s.name }}
 {% for count in (s.in.documents, s.out.documents, s.dropped) %}<td>{{ "{:,}".format(count) }}{% endfor %}
-<td>{{ "%.2f"|format(s.out.bytes / 1e6) }}<td>{{ "{:,}".format(s.out.tokens) if s.out.tokens else "" }}
-<td><div class="bar" style="width: {{ 100 * s.out.documents / (first or 1) }}%"></div></tr>
+{% for side in (s.in, s.out) %}<td>{{ "%.2f"|format(side.bytes / 1e6) }}{% endfor %}
+{% for side in (s.in, s.out) %}<td>{{ "{:,}".format(side.tokens) if side.tokens else "–" }}{% endfor %}
+{% set share = 100 * s.out.documents / (first or 1) %}
+<td class="share"><div class="bar" style="width: {{ share }}%"></div>{{ "%.1f"|format(share) }} %</tr>
 {% endfor %}
-</table>
+</table></div>
 <h2>What was dropped, and why</h2>
 {% for s in steps if s.reasons %}
 <h3>{{ s.name }}</h3>
 {% for reason, count in s.reasons|dictsort(by="value", reverse=true) %}
-<details><summary>{{ reason }}: {{ count }}</summary>
-{% for e in s.examples[reason] %}<p>{{ e.where or e.id }}</p><blockquote>{{ e.text }}</blockquote>{% endfor %}
+<details><summary>{{ reason }}: {{ "{:,}".format(count) }}</summary>
+{% for e in s.examples[reason] %}
+<p class="where">{{ e.where }}</p>{% if e.text %}<blockquote>{{ e.text }}</blockquote>{% endif %}
+{% endfor %}
 </details>
 {% endfor %}
 {% endfor %}

@@ -3,8 +3,8 @@
 As Python sets the lists take half a gigabyte and two seconds in every worker, and are written down with every job.
 """
 
+import fcntl
 import functools
-import io
 import os
 import tarfile
 from pathlib import Path
@@ -19,6 +19,7 @@ from datatrove.pipeline.filters.url_filter import get_list
 from datatrove.utils._import_utils import ASSETS_PATH
 
 ARCHIVE = Path(ASSETS_PATH) / "url_filterblacklistsv0_3_0.tar.gz"
+LISTS = ("domains", "urls")
 
 
 class Hashed:
@@ -40,18 +41,29 @@ def hash_of(text: str) -> int:
 
 @functools.cache
 def mapped(name: str) -> np.ndarray:
-    """Makes the file when it is not there, once for a machine."""
+    """Makes the files when they are not there, once for a machine: other processes wait for them."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llm_jax"
-    path = cache / f"{ARCHIVE.name.partition('.')[0]}_{name}.npy"
+    stem = ARCHIVE.name.partition(".")[0]
+    path = cache / f"{stem}_{name}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}")
-        with tarfile.open(ARCHIVE) as archive, io.TextIOWrapper(archive.extractfile(name), "utf-8", "replace") as lines:
-            hashes = np.fromiter((hash_of(line.strip()) for line in lines if line[0] != "#"), np.uint64)
-        with partial.open("wb") as file:
-            np.save(file, np.unique(hashes))
-        partial.replace(path)
+        with (cache / f"{stem}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                make(cache, stem)
     return np.load(path, mmap_mode="r")
+
+
+def make(cache: Path, stem: str) -> None:
+    with tarfile.open(ARCHIVE, "r|gz") as archive:
+        for member in archive:
+            if member.name in LISTS:
+                lines = archive.extractfile(member).read().split(b"\n")
+                hashes = [xxhash.xxh64_intdigest(line.strip()) for line in lines if line[:1] not in (b"#", b"")]
+                partial = cache / f"{stem}_{member.name}.partial"
+                with partial.open("wb") as file:
+                    np.save(file, np.unique(np.array(hashes, np.uint64)))
+                partial.replace(cache / f"{stem}_{member.name}.npy")
 
 
 class Urls(URLFilter):

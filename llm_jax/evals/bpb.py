@@ -12,9 +12,9 @@ from llm_jax.stages.supervised import jitted_nats, total_nats
 def bits_per_byte(context: train.Context, params) -> dict[str, dict]:
     """`val_bpb` on the held-out pages of the tiny web (or of the user's own), and `val_bpb_SOURCE` for each source."""
     out, total_nats_, total_bytes, jitted = {}, 0.0, 0, jitted_nats(context)
-    for path in sorted((context.workdir / "data" / "validation").glob("*/rows.array_record")):
-        source, size = path.parent.name, rows.facts(path)["bytes"]
-        nats, _ = total_nats(context, jitted, path, context.config.pretrain.batch)(params)
+    for folder in rows.row_sets(context.workdir / "data" / "validation"):
+        source, size = folder.name, rows.facts(folder)["bytes"]
+        nats, _ = total_nats(context, jitted, folder, context.config.pretrain.batch)(params)
         out[f"val_bpb_{source}"] = {"value": round(nats / math.log(2) / size, 4), "bytes": size}
         if source != "python_docs":
             total_nats_, total_bytes = total_nats_ + nats, total_bytes + size

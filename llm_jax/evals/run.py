@@ -13,6 +13,7 @@ import jax
 from llm_jax import train
 from llm_jax.evals import measure, samples
 from llm_jax.evals.bpb import bits_per_byte, xz_bits_per_byte
+from llm_jax.evals.statistics import rate
 from llm_jax.prompts import load_prompts
 from llm_jax.sampling.engine import Engine
 from llm_jax.tokenizer import Tokenizer
@@ -37,7 +38,7 @@ def make_examiner(context: train.Context, tokenizer: Tokenizer, tool: PythonTool
 
 def run(context: train.Context, stages: list[str], tokenizer: Tokenizer) -> None:
     """Measures the stages that have a checkpoint; writes the report's data."""
-    report: dict = {"data": data_counts(context.workdir)}
+    report: dict = {"data": data_counts(context.workdir), "crawl": crawl_counts(context.workdir)}
     params = {stage: context.load_params(stage) for stage in stages}
     if "pretrain" in stages:
         report["pretrain"] = measure_pretrain(context, params["pretrain"])
@@ -81,6 +82,19 @@ def data_counts(workdir: Path) -> dict:
     return {
         name: {"value": counts[name]} for name in ("documents", "bytes", "bytes_per_token", "tokens", "rows", "padding")
     }
+
+
+def crawl_counts(workdir: Path) -> dict:
+    """Pages left after each step, and the share of each kind of planted page that was treated as it should be."""
+    path = workdir / "data" / "crawl.json"
+    if not path.exists():  # documents of the user's own
+        return {}
+    noted = json.loads(path.read_text())
+    found = {}
+    for kind, count in noted["found"].items():
+        values = [1.0] * count["right"] + [0.0] * (count["planted"] - count["right"])
+        found[kind] = rate(values, range(len(values)))
+    return {"left": {step: {"value": count} for step, count in noted["left"].items()}, "found": found}
 
 
 def measure_pretrain(context: train.Context, params) -> dict:

@@ -8,7 +8,7 @@ from typing import Any
 
 Metric = dict[str, Any]  # {"value": number, optional "n": int, optional "ci95": [low, high]}
 
-SHARE_GROUPS = ("sft", "rl", "think", "tools", "passk", "grid")
+SHARE_GROUPS = ("sft", "rl", "think", "tools", "passk", "grid", "found")
 PERCENT = "\u00a0%"  # a no-break space: number and sign stay on one line
 COUNTS = ("documents", "tokens", "rows", "parameters", "tokens_per_second", "steps", "problems")
 
@@ -82,7 +82,7 @@ def kind_of(path: tuple[str, ...]) -> str:
         return "seconds"
     if "bpb" in name:
         return "bits"
-    if name in COUNTS:
+    if name in COUNTS or path[:2] == ("crawl", "left"):
         return "count"
     if name == "bytes":
         return "bytes"

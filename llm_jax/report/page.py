@@ -36,6 +36,29 @@ TOOLS = {
     "call_correct": "calls that\nare right",
     "format_without": "well-formed\nwithout tools",
 }
+CRAWL_STEPS = {
+    "crawled": "was crawled",
+    "read": "can be read",
+    "url": "has an address that nobody blocks",
+    "extract": "has text",
+    "language": "is in English",
+    "gopher_repetition": "does not repeat itself (Gopher)",
+    "gopher_quality": "reads like text (Gopher)",
+    "c4": "has sentences (C4)",
+    "fineweb": "has whole lines (FineWeb)",
+    "near_duplicate": "is no copy of another",
+    "pii": "with addresses and numbers masked",
+}
+FOUND = {
+    "clean": "a page worth keeping is kept",
+    "blocked_url": "blocked addresses are dropped",
+    "foreign": "other languages are dropped",
+    "spam": "spam is dropped",
+    "broken": "pages without text are dropped",
+    "duplicate_of": "of two equal pages one is left",
+    "near_duplicate_of": "of two nearly equal ones, too",
+    "pii": "e-mail, IP and phone numbers are masked",
+}
 CLEAR = {"up": "clearly up", "down": "clearly down", "unclear": "no clear change"}
 
 Curves = dict[str, list[dict[str, Any]]]
@@ -161,6 +184,8 @@ def write_page(workdir: Path) -> Path:
         plots=draw(report, curves),
         headlines=headlines(report),
         stages=timeline(report),
+        crawl_steps=CRAWL_STEPS,
+        found=FOUND.items(),
         grid=grid_rows(report.get("grid", {})),
         kept=kept_abilities(report),
         table=table(report),

@@ -17,14 +17,14 @@ from llm_jax.roofline import train_flops
 class RowBatches(train.Batches):
     """Rows as a function of (seed, step): nothing to save but the step."""
 
-    def __init__(self, path: Path, batch: int, seed: int):
-        self.path, self.batch, self.seed = path, batch, seed
+    def __init__(self, mixture: loader.Mixture, batch: int, seed: int):
+        self.mixture, self.batch, self.seed = mixture, batch, seed
         self._stream, self._at = None, -1
 
     def next(self, step: int, params):
         if self._stream is None or step != self._at:
             self._stream = loader.batches(
-                self.path, self.batch, self.seed, step, jax.process_index(), jax.process_count()
+                self.mixture, self.batch, self.seed, step, jax.process_index(), jax.process_count()
             )
         self._at = step + 1
         return loader.targets(next(self._stream)), {}
@@ -60,7 +60,7 @@ def cross_entropy_loss(context: train.Context):
 
 
 def jitted_nats(context: train.Context):
-    """(params, batch of one microbatch) -> (nats, targets); compiled once for all files that share it."""
+    """(params, batch of one microbatch) -> (nats, targets); compiled once for all row sets that share it."""
     forward = nats_and_auxiliary(context)
 
     def nats(params, batch):
@@ -70,12 +70,11 @@ def jitted_nats(context: train.Context):
     return jax.jit(nats)
 
 
-def total_nats(context: train.Context, nats: Callable, path: Path, batch: int):
-    """A function params -> (nats, targets) over all rows of a file, each once; `nats` is from `jitted_nats`."""
-    count = rows.facts(path)["rows"]
-    source = [rows.from_bytes(r) for r in loader.read_all(path)]
+def total_nats(context: train.Context, nats: Callable, folder: Path, batch: int):
+    """A function params -> (nats, targets) over all rows of a row set, each once; `nats` is from `jitted_nats`."""
+    source = loader.read_all(folder)
     pad = {name: np.zeros_like(value) for name, value in source[0].items()}
-    source += [pad] * (-count % batch)  # whole batches: padding rows have no targets
+    source += [pad] * (-len(source) % batch)  # whole batches: padding rows have no targets
     batches = []
     for start in range(0, len(source), batch):
         stacked = {name: np.stack([row[name] for row in source[start : start + batch]]) for name in rows.FIELDS}
@@ -94,15 +93,23 @@ def host_part(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {k: np.array_split(v, hosts)[host] for k, v in batch.items()}
 
 
-def supervised_job(context: train.Context, stage: str, data: Path, validation: list[Path], epochs: int) -> train.Job:
-    """The Job of a stage that trains on rows; `steps` of its section, or `epochs` passes."""
+def supervised_job(
+    context: train.Context, stage: str, mixture: loader.Mixture, validation: Path, passes: int = 1
+) -> train.Job:
+    """The Job of a stage that trains on rows; `steps` of its section, or so many passes over the mixture.
+
+    `validation` is a folder of row sets, or of nothing.
+    """
     config, section = context.config, context.config[stage]
-    noted = rows.facts(data) if data.is_file() else {"rows": 0, "targets": 0}
-    if not noted["targets"]:
-        raise UserError(f"{data} has no rows with targets; give stage `data` more text")
-    steps = section.steps or math.ceil(noted["rows"] * epochs / section.batch)
+    if not rows.facts(*mixture.folders)["targets"]:
+        raise UserError(f"{mixture.folders[0].parent} has no rows with targets; give stage `data` more text")
+    steps = section.steps or math.ceil(mixture.rows * passes / section.batch)
+    if jax.process_index() == 0:
+        for line in mixture.lines(steps * section.batch):
+            print(f"{stage:9} {line}", flush=True)
     nats = jitted_nats(context)
-    measures = [total_nats(context, nats, path, section.batch) for path in validation]
+    held_out = [folder for folder in rows.row_sets(validation) if rows.shards(folder)]
+    measures = [total_nats(context, nats, folder, section.batch) for folder in held_out]
 
     def validate(params) -> dict[str, float]:
         sums = np.sum([measure(params) for measure in measures], axis=0)
@@ -114,8 +121,8 @@ def supervised_job(context: train.Context, stage: str, data: Path, validation: l
         steps=steps,
         optimizer=make_optimizer(config.optimizer, steps, section.learning_rate_scale, axes),
         loss=cross_entropy_loss(context),
-        batches=RowBatches(data, section.batch, config.seed),
-        validate=validate if validation else None,
+        batches=RowBatches(mixture, section.batch, config.seed),
+        validate=validate if measures else None,
         tokens_per_step=section.batch * config.data.sequence_length,
         flops_per_step=train_flops(context.model, context.vocab_size, section.batch, config.data.sequence_length),
     )

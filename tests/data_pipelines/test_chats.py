@@ -93,7 +93,7 @@ def test_every_form_of_a_preference_is_the_same_pair(record):
         ({"messages": [{"role": "robot", "content": "x"}]}, r"messages\[0\]\.role: 'robot'"),
         ({"messages": [USER, {"role": "assistant", "content": 4}]}, r"messages\[1\]\.content"),
         ({"messages": [USER, {"role": "assistant", "content": [{"type": "image"}]}]}, r"content\[0\]\.type: 'image'"),
-        ({"messages": [USER, {"role": "assistant", "tool_calls": [{"name": 5}, {}]}]}, r"tool_calls\[1\]"),
+        ({"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "f"}, {}]}]}, r"tool_calls\[1\]"),
         ({"messages": [USER]}, "no message of an assistant"),
         ({"messages": [ANSWER]}, "nobody asked"),
         ({"messages": [USER, {"role": "tool", "content": "x"}, ANSWER]}, "no call before"),
@@ -122,7 +122,7 @@ def test_the_command_names_file_and_line_and_writes_nothing(tmp_path):
     done = run(*flags, "--skip_bad")
     assert done.returncode == 0 and "1 conversations, 0 pairs, 1 records left out" in done.stdout
     (record,) = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
-    assert record == {"id": "a.jsonl.gz:0", "source": "a", "messages": [USER, ANSWER]}
+    assert record == {"id": "a.jsonl.gz:1", "source": "a", "messages": [USER, ANSWER]}
     assert run("--input=none*", f"--output={tmp_path}/x").returncode == 2
 
 

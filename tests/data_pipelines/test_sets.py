@@ -1,10 +1,14 @@
 """Public sets by name: the columns of each, from files in the same form, become our records."""
 
+import gzip
 import hashlib
+import io
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +17,7 @@ import pytest
 
 from data_pipelines import sets
 from llm_jax.config import UserError
+from tests.data_pipelines.hub_server import COMMIT, OLD_COMMIT, Hub, running_hub
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = ROOT.parent / "shared/data"
@@ -84,7 +89,8 @@ RECORDS = {  # a record of each set -> what must be in ours
 
 def all_of(name: str, *paths: Path) -> tuple[list[dict], list[dict], list[str]]:
     used, wrong = [], []
-    return list(sets.converted(name, iter(paths), used, wrong)), used, wrong
+    files = ((path.name, path) for path in paths)
+    return list(sets.converted(name, files, used, wrong)), used, wrong
 
 
 @pytest.mark.parametrize("name", sorted(sets.SETS))
@@ -117,34 +123,267 @@ def test_another_schema_is_refused_and_a_bad_record_among_good_ones_counted(tmp_
     assert len(made) == 1 and wrong == [f"{path} line 2: answer: has no ####"]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "data_pipelines.sets", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+def test_a_bad_first_record_does_not_hide_a_set(tmp_path):
+    path, good = tmp_path / "a.jsonl", RECORDS["gsm8k"][0]
+    path.write_text("\n".join(map(json.dumps, [[1], {**good, "answer": 5}, good])))
+    made, _, wrong = all_of("gsm8k", path)
+    assert len(made) == 1 and wrong[0] == f"{path} line 1: the record: must be an object" and len(wrong) == 2
 
 
-def test_the_command_lists_the_sets_and_notes_files_and_licence(tmp_path):
-    listed = run()
-    assert listed.returncode == 0 and all(known.licence in listed.stdout for known in sets.SETS.values())
-    (tmp_path / "a.jsonl").write_text("\n".join([json.dumps(RECORDS["mmlu"][0])] * 5))
-    done = run("--name=mmlu", f"--local={tmp_path}/a.jsonl", f"--output={tmp_path}/out.jsonl", "--limit=3")
-    assert done.returncode == 0 and "3 records of mmlu, 0 left out, licence MIT" in done.stdout
-    noted = json.loads((tmp_path / "out.jsonl.json").read_text())
-    assert noted["records"] == 3 and noted["files"][0]["file"] == "a.jsonl" and noted["licence"] == "MIT"
+@pytest.mark.parametrize(
+    "name, field, value, message",
+    [
+        ("mmlu", "answer", "1", "answer: '1' is no index"),
+        ("mmlu", "choices", [1, 2], "choices: must be strings"),
+        ("arc-easy", "answerKey", "9", "answerKey: '9' is none of"),
+        ("math", "solution", r"\boxed{1", "solution: has no"),
+        ("mbpp", "test_list", None, "NoneType"),
+        ("humaneval", "test", None, "test: must be a string"),
+        ("fineweb", "text", 5, "text: must be a string"),
+    ],
+)
+def test_a_wrong_field_is_named(name, field, value, message, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({**RECORDS[name][0], field: value}))
+    with pytest.raises(UserError, match=f"line 1: .*{re.escape(message)}"):
+        all_of(name, path)
+
+
+@pytest.fixture
+def hub():
+    with running_hub() as server:
+        for known in sets.SETS.values():
+            server.repos.setdefault(known.repo, {COMMIT: {"README.md": CARD}})
+        for name, known in sets.SETS.items():
+            files = server.repos[known.repo][COMMIT]
+            for split in known.splits:
+                for number in range(2):
+                    path = known.files.format(split=split).replace("*", f"{number:05d}-of-00002")
+                    record = {key: mark(value, split, number) for key, value in RECORDS[name][0].items()}
+                    files[path] = packed([record] * 3, path)
+        yield server
+
+
+def mark(value, split: str, number: int):
+    """The same record, told apart by its split and file where it has a place for that."""
+    return f"{value} {split} {number}" if value in ("How many?", "Some page.") else value
+
+
+def packed(records: list[dict], path: str) -> bytes:
+    if path.endswith(".gz"):
+        return gzip.compress("\n".join(map(json.dumps, records)).encode())
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(records), out)
+    return out.getvalue()
+
+
+CARD = b"---\nlicense: cc0-1.0\n---\n# A set\n"
+
+
+class Command:
+    """`python -m data_pipelines.sets` with a cache and, if there is one, a Hub of its own."""
+
+    def __init__(self, folder: Path, hub: Hub | None = None):
+        self.output = folder / "out.jsonl"
+        endpoint = hub.url if hub else "http://127.0.0.1:9"  # nobody listens there
+        self.environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "cache")}
+        for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGING_FACE_HUB_TOKEN"):
+            self.environment.pop(name, None)
+
+    def start(self, *flags: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "data_pipelines.sets", f"--output={self.output}", *flags]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=ROOT, env=self.environment, **pipes)
+
+    def __call__(self, *flags: str) -> tuple[int, str]:
+        process = self.start(*flags)
+        out, errors = process.communicate(timeout=120)
+        assert "Traceback" not in errors
+        return process.returncode, out + errors
+
+    def refused(self, code: int, *flags: str) -> str:
+        """What it says, in one line."""
+        returned, said = self(*flags)
+        assert returned == code, said
+        (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+        return line
+
+    def records(self) -> list[dict]:
+        return [json.loads(line) for line in self.output.read_text().splitlines()]
+
+    def noted(self) -> dict:
+        return json.loads(Path(f"{self.output}.json").read_text())
+
+
+@pytest.fixture
+def command(hub, tmp_path):
+    return Command(tmp_path, hub)
+
+
+def test_every_set_comes_from_the_hub(hub, tmp_path):
+    """All in one process, by the same calls as the command makes: a process each would take a minute."""
+    script = (
+        "import sys; from pathlib import Path; from data_pipelines import sets\n"
+        "for name, known in sets.SETS.items():\n"
+        "    for split in known.splits:\n"
+        "        files = sets.OnHub(known.repo, known.files.format(split=split), None, False)\n"
+        "        commit, licence, names = files.listed()\n"
+        "        made = list(sets.converted(name, files.fetched(commit, names), [], [], split))\n"
+        "        print(name, split, len(made), len({record['id'] for record in made}))\n"
+    )
+    environment = Command(tmp_path, hub).environment
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name, known in sets.SETS.items():
+        ids = 1 if {"id", "task_id"} & set(RECORDS[name][0]) else 6  # the sample records are one record
+        assert all(f"{name} {split} 6 {ids}\n" in done.stdout for split in known.splits), name
+
+
+def test_a_set_is_downloaded_once_and_noted_with_checksums_and_licence(hub, command):
+    code, said = command("--name=gsm8k", "--split=test")
+    assert code == 0 and "6 records of gsm8k, 0 left out, licence MIT" in said
+    files = hub.repos["openai/gsm8k"][COMMIT]
+    names = [f"main/test-0000{number}-of-00002.parquet" for number in range(2)]
+    assert [record["messages"][0]["content"] for record in command.records()] == ["How many? test 0"] * 3 + [
+        "How many? test 1"
+    ] * 3
+    sums = [{"file": name, "sha256": hashlib.sha256(files[name]).hexdigest()} for name in names]
+    assert all(f"{file['file']} SHA-256 {file['sha256']}" in said for file in sums)
+    noted = {"name": "gsm8k", "repository": "openai/gsm8k", "commit": COMMIT, "split": "test", "licence": "MIT"}
+    assert command.noted() == {**noted, "records": 6, "left_out": 0, "files": sums}
+    assert [name.split("/", 3)[3] for name in hub.downloads()] == names
+    before, first = hub.downloads(), command.output.read_bytes()
+    hub.asked.clear()
+    assert command("--name=gsm8k", "--split=test")[0] == 0
+    assert not hub.downloads() and len(hub.asked) == 1 and before  # asks only which commit is the newest
+    hub.asked.clear()
+    assert command("--name=gsm8k", "--split=test", "--offline")[0] == 0
+    assert not hub.asked and command.output.read_bytes() == first
+
+
+def test_a_limit_fetches_no_more_files_than_it_needs(hub, command):
+    assert command("--name=gsm8k", "--limit=2")[0] == 0
+    assert len(command.records()) == 2 and len(hub.downloads()) == 1
+    missing = command.refused(2, "--name=gsm8k", "--offline")
+    assert "main/train-00001-of-00002.parquet is not in the Hub's cache; run this once without --offline" in missing
+    assert command("--name=gsm8k", "--limit=3", "--offline")[0] == 0
+    assert command("--name=gsm8k", "--limit=4")[0] == 0 and len(hub.downloads()) == 2
+
+
+def test_another_dataset_by_its_path_and_revision(hub, command):
+    pages = {"README.md": CARD, "a/one.parquet": packed([RECORDS["fineweb"][0]], "x.parquet")}
+    hub.add("me/pages", pages)
+    old = packed([{"text": "An old page."}], "x.parquet")
+    hub.add("me/pages", {"a/one.parquet": old}, OLD_COMMIT)  # without a card
+    assert command("--name=fineweb", "--files=hf://datasets/me/pages/a/*.parquet")[0] == 0
+    noted = command.noted()
+    assert (noted["repository"], noted["commit"], noted["licence"]) == ("me/pages", COMMIT, "cc0-1.0")
+    for flags in (
+        (f"--files=hf://datasets/me/pages@{OLD_COMMIT}/*.parquet",),
+        ("--files=hf://datasets/me/pages/a/*", f"--revision={OLD_COMMIT}"),
+    ):
+        code, said = command("--name=fineweb", *flags)
+        assert code == 0 and "licence not stated on its card" in said
+        assert command.noted()["commit"] == OLD_COMMIT and command.records()[0]["text"] == "An old page."
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was(hub, command):
+    hub.cut = 100
+    assert command("--name=gsm8k", "--limit=1")[0] == 0
+    assert len(hub.downloads()) == 2 and len(command.records()) == 1
+
+
+def test_a_download_that_cannot_go_on_ends_the_run_and_the_next_one_takes_up_there(hub, command):
+    files = hub.repos["openai/gsm8k"][COMMIT]
+    hub.then, hub.cut = 503, len(files["main/train-00000-of-00002.parquet"])
+    files["main/train-00001-of-00002.parquet"] = packed([RECORDS["gsm8k"][0]] * 500, "x.parquet") + b"\0" * 9
+    files["main/train-00001-of-00002.parquet"] = packed(
+        [{**RECORDS["gsm8k"][0], "question": str(number)} for number in range(3)], "x.parquet"
+    ).ljust(0)
+    hub.cut = min(len(content) for name, content in files.items() if "train" in name) - 1
+    line = command.refused(1, "--name=gsm8k")
+    assert "cannot be fetched" in line and "503" in line and "run the same command again" in line
+    assert not command.output.exists() and not Path(f"{command.output}.json").exists()
+    hub.cut = 0
+    hub.asked.clear()
+    assert command("--name=gsm8k")[0] == 0 and len(command.records()) == 6
+
+
+def test_a_kill_loses_only_the_file_that_was_under_way(hub, command):
+    files = hub.repos["openai/gsm8k"][COMMIT]
+    first, second = "main/train-00000-of-00002.parquet", "main/train-00001-of-00002.parquet"
+    files[second] = packed([{**RECORDS["gsm8k"][0], "question": f"{n}"} for n in range(2000)], second)
+    hub.cut = len(files[first])
+    hub.stalls.set()
+    process = command.start("--name=gsm8k")
+    while not any(second in name for name in hub.downloads()):
+        assert process.poll() is None
+        threading.Event().wait(0.05)
+    process.kill()
+    process.communicate()
+    assert not command.output.exists()
+    hub.stalls.clear()
+    hub.cut = 0
+    hub.asked.clear()
+    assert command("--name=gsm8k")[0] == 0 and len(command.records()) == 2003
+    assert [second in name for name in hub.downloads()] == [True]
+
+
+def test_a_damaged_file_in_the_cache_is_named(hub, command):
+    assert command("--name=gsm8k", "--limit=1")[0] == 0
+    (blob,) = [path for path in command.output.parent.glob("cache/hub/*/blobs/*") if len(path.name) == 64]
+    blob.write_bytes(blob.read_bytes()[:-1] + b"?")
+    assert f"delete {blob}" in command.refused(2, "--name=gsm8k", "--limit=1")
+
+
+def test_a_gated_set_says_how_to_get_in(hub, command):
+    hub.gated.add("openai/gsm8k")
+    line = command.refused(2, "--name=gsm8k")
+    assert "is gated: accept its terms on" in line and "hf auth login" in line and "HF_TOKEN" in line
+    command.environment["HF_TOKEN"] = "hf_good"
+    assert command("--name=gsm8k", "--limit=1")[0] == 0
 
 
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--name=mmlu"], "--output is missing"),
+        (["--files=hf://datasets/no/such/*"], "no/such is not on the Hub, or not for you: check the name"),
+        (["--files=hf://datasets/openai/gsm8k/none*"], "openai/gsm8k has no file none*"),
+        (["--files=hf://openai/gsm8k"], "must be hf://datasets/OWNER/NAME/GLOB"),
+        (["--revision=none"], "has no revision 'none'"),
+        (["--split=dev"], "gsm8k has no split 'dev'; choose from train, test"),
+        (["--split=test", "--files=a"], "leave it out, or --files"),
+        (["--offline"], "openai/gsm8k is not in the Hub's cache"),
+        (["--files=none*"], "no file matches"),
+        (["--files=none*", "--offline"], "are for the Hub"),
+        (["--output="], "--output is missing"),
         (["--name=wikipedia"], "should be one of"),
-        (["--name=mmlu", "--output=out/x.jsonl", "--local=none*"], "no file matches"),
-        (["--name=mmlu", "--output=out/x.jsonl", "--offline"], "cais/mmlu cannot be read"),
     ],
 )
-def test_a_users_mistake_is_one_line(flags, message, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    ended = run(*(flag.replace("=out/", f"={tmp_path}/") for flag in flags))
-    assert ended.returncode == 2 and message in ended.stderr and "Traceback" not in ended.stderr
+def test_a_users_mistake_is_one_line(flags, message, command):
+    assert message in command.refused(2, "--name=gsm8k", *flags)
+    assert not command.output.exists()
+
+
+def test_a_hub_that_is_not_there_is_a_failed_run(hub, command, tmp_path):
+    away = Command(tmp_path)
+    line = away.refused(1, "--name=gsm8k")
+    assert "openai/gsm8k cannot be fetched" in line and "run the same command again" in line
+    assert command("--name=gsm8k")[0] == 0
+    assert away("--name=gsm8k")[0] == 0  # from the cache
+
+
+def test_the_command_lists_the_sets_and_reads_files_of_ones_own(tmp_path):
+    listed = subprocess.run([sys.executable, "-m", "data_pipelines.sets"], cwd=ROOT, capture_output=True, text=True)
+    assert listed.returncode == 0 and all(known.licence in listed.stdout for known in sets.SETS.values())
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.jsonl").write_text("\n".join([json.dumps(RECORDS["mmlu"][0])] * 3))
+    command = Command(tmp_path)
+    code, said = command("--name=mmlu", f"--files={tmp_path}/*/x.jsonl", "--limit=5")
+    assert code == 0 and "5 records of mmlu, 0 left out, licence MIT" in said
+    assert [file["file"] for file in command.noted()["files"]] == ["a/x.jsonl", "b/x.jsonl"]
+    assert len({record["id"] for record in command.records()}) == 5
 
 
 @pytest.mark.skipif(not os.path.isdir(PUBLIC), reason=f"no public sets in {PUBLIC}")

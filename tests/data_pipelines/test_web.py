@@ -1,6 +1,7 @@
 """The pipeline on the planted crawl, on what is broken, and through kills."""
 
 import dataclasses
+import datetime
 import gzip
 import io
 import itertools
@@ -14,6 +15,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datatrove.data import Document
 from datatrove.executor import LocalPipelineExecutor
@@ -23,6 +26,7 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from data_pipelines.tiny_web.crawl import crawl, write_warc
+from data_pipelines.tiny_web.grammar import paragraph
 from data_pipelines.web import filters, pages, recipe, urls, words
 from data_pipelines.web.extract import Extract
 
@@ -287,6 +291,62 @@ def test_records_of_text_are_read_and_the_wrong_ones_counted(tmp_path):
     made, reasons = read(tmp_path / "a.jsonl")
     assert [doc.text for doc in made] == ["x y"]
     assert Counter(reasons) == {"no_object_with_a_text": 3, "duplicate_id": 1}
+
+
+def test_documents_of_one_id_in_several_files_are_one_document_and_the_others_are_counted(tmp_path):
+    for i, (id_, number) in enumerate([("a", 0), ("b", 1), ("a", 2), ("a", 0)]):
+        text = paragraph(random.Random(number), 12)
+        (tmp_path / f"{i}.jsonl").write_text(json.dumps({"id": id_, "text": text, "n": i}) + "\n")
+    ended = run(f"--input={tmp_path}/*.jsonl", f"--output={tmp_path}/out")
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(documents(tmp_path / "out")) == ["a", "b"]
+    assert sum(len(gzip.decompress(data).splitlines()) for data in files(tmp_path / "out").values()) == 2
+    steps = {step["name"]: step for step in json.loads((tmp_path / "out/funnel.json").read_text())["steps"]}
+    assert steps["near_duplicate"]["reasons"] == {"duplicate_id": 2}
+
+
+def test_parquet_holds_the_same_documents_and_is_read_back(planted, finished, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for output in (first, second):
+        ended = run(f"--input={planted[0]}/*.warc.gz", f"--output={output}", "--format=parquet")
+        assert ended.returncode == 0, ended.stderr
+    assert files(first) == files(second)
+    rows = {row["id"]: row for path in first.glob("documents/*.parquet") for row in pq.read_table(path).to_pylist()}
+    wanted = documents(finished)
+    assert rows.keys() == wanted.keys()
+    assert all(rows[id_][key] == value for id_, record in wanted.items() for key, value in record.items())
+    assert next(first.glob("documents/*")).name == "00000.parquet"
+    again = [doc for path in sorted(first.glob("documents/*.parquet")) for doc in read(path)[0]]
+    assert {doc.id: doc.text for doc in again} == {id_: record["text"] for id_, record in wanted.items()}
+    assert all(doc.metadata["url"] == wanted[doc.id]["url"] for doc in again)
+
+
+def test_other_columns_of_the_input_stay(tmp_path):
+    text, when = paragraph(random.Random(0), 12), datetime.datetime(2024, 1, 2)
+    pq.write_table(pa.table({"text": [text], "id": ["a"], "dump": ["CC-1"], "when": [when]}), tmp_path / "a.parquet")
+    for kind in ("jsonl", "parquet"):
+        ended = run(f"--input={tmp_path}/a.parquet", f"--output={tmp_path}/{kind}", f"--format={kind}")
+        assert ended.returncode == 0, ended.stderr
+    record = documents(tmp_path / "jsonl")["a"]
+    assert (record["dump"], record["when"]) == ("CC-1", str(when))
+    row = pq.read_table(tmp_path / "parquet/documents/00000.parquet").to_pylist()[0]
+    assert json.loads(row["metadata"]) == {"dump": "CC-1", "when": str(when)}
+
+
+DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.mark.skipif(not (DATA / "warc").is_dir(), reason=f"needs the public texts in {DATA}")
+def test_public_pages_and_books_go_through(tmp_path):
+    for name, pattern in (("warc", "warc/*.warc*"), ("books", "books/[fm]*.txt")):
+        ended = run(f"--input={DATA}/{pattern}", f"--output={tmp_path}/{name}")
+        assert ended.returncode == 0, ended.stderr
+    steps = json.loads((tmp_path / "warc/funnel.json").read_text())["steps"]
+    assert steps[0]["out"]["documents"] > 200 and steps[0]["reasons"] == {"no_page_but_application/json": 3}
+    assert steps[-1]["out"]["documents"] == len(documents(tmp_path / "warc")) > 15
+    books = json.loads((tmp_path / "books/funnel.json").read_text())["steps"]
+    assert books[0]["out"]["documents"] == 2  # novels are longer than the Gopher rules let a page be
+    assert sum(sum(step["reasons"].values()) for step in books) + books[-1]["out"]["documents"] == 2
 
 
 @pytest.mark.parametrize("block", [Extract(seconds=1e-6), Extract(memory_bytes=2**20)])

@@ -6,7 +6,8 @@ import string
 import numpy as np
 import pytest
 from datatrove.data import Document
-from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter, URLFilter
+from datatrove.pipeline.dedup import MinhashDedupSignature
+from datatrove.pipeline.filters import C4QualityFilter, GopherQualityFilter, GopherRepetitionFilter, URLFilter
 from datatrove.utils.text import simplify_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,6 +58,32 @@ def test_gopher_filters_decide_as_datatrove_and_for_the_same_reason(ours, theirs
     assert len({reason for _, reason in wanted}) >= 6  # each kind of text was seen
 
 
+def test_c4_decides_and_cuts_as_datatrove_does():
+    rng = random.Random(2)
+    lines = [
+        "Accept our cookie policy now.",
+        "Please enable JavaScript here.",
+        "[1] [2] [3]",
+        "a{b} c d",
+        "Lorem ipsum dolor.",
+    ]
+    lines += ["Two words.", "x" * 1001 + " y z.", "He said [12] so [edit] twice! Did he? Yes."]
+    made = []
+    for text in texts():
+        parts = text.split(". ")
+        for _ in range(2):
+            parts.insert(rng.randint(0, len(parts)), rng.choice(lines))
+        made += [text, ".\n".join(parts), ".\n".join(parts[: rng.randint(1, 8)])]
+    ours, theirs = filters.C4(), C4QualityFilter(filter_no_terminal_punct=False, language=words.ENGLISH)
+    reasons = set()
+    for text in made:
+        mine, wanted = (Document(text=text, id="x") for _ in range(2))
+        results = [block.filter(doc) for block, doc in ((ours, mine), (theirs, wanted))]
+        assert results[0] == results[1] and mine.text == wanted.text
+        reasons.add(results[1] if results[1] is True else results[1][1])
+    assert reasons == {True, "lorem_ipsum", "curly_bracket", "too_few_sentences"}
+
+
 def test_texts_without_words_are_dropped_and_break_nothing():
     for block in (filters.Repetition(), filters.Quality()):
         assert not any(ok for ok, _ in decisions(block, ["", " \n "])[:1])
@@ -72,12 +99,21 @@ def test_signatures_of_near_duplicates_share_a_band_and_others_do_not(tmp_path):
     signature, rng = dedup.Signature(str(tmp_path)), random.Random(1)
     text = paragraph(rng, 30)
     changed = text.replace(text.split(". ")[7], paragraph(rng, 1).rstrip("."))
-    bands = lambda text: [tuple(band) for band in signature.get_signature(signature.get_shingles(text))]  # noqa: E731
+    bands = lambda text: [tuple(band) for band in signature.get_signature(signature.get_shingles(text))][:14]  # noqa: E731
     shared = lambda a, b: sum(x == y for x, y in zip(bands(a), bands(b), strict=True))  # noqa: E731
     assert shared(text, changed) >= 1
     assert shared(text, paragraph(rng, 30)) == 0
     assert shared("Too short", "too short!") == 14
     assert len(bands(text)) == 14 and len(bands(text)[0]) == 8
+    theirs = MinhashDedupSignature(str(tmp_path), dedup.CONFIG, language=words.ENGLISH)
+    assert bands(text) == [tuple(band) for band in theirs.get_signature(signature.get_shingles(text))][:14]
+
+
+def test_only_equal_ids_share_the_band_of_ids(tmp_path):
+    signature, bands = dedup.Signature(str(tmp_path)), []
+    for signature.id, text in (("a", "One text here."), ("a", "Quite another one."), ("b", "One text here.")):
+        bands.append(signature.get_signature(signature.get_shingles(text))[dedup.BANDS])
+    assert bands[0] == bands[1] != bands[2]
 
 
 def test_url_lists_decide_as_datatrove(tmp_path, monkeypatch):

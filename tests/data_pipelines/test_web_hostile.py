@@ -1,0 +1,137 @@
+"""Pages and files built to exhaust the reader: time and memory stay capped, each is counted, the rest goes on."""
+
+import gzip
+import json
+import resource
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datatrove.data import Document
+
+from data_pipelines.web.extract import Extract
+from tests.data_pipelines.test_web import PAGE, read, run, warc_of
+
+ROOT = Path(__file__).resolve().parents[2]
+READ = """
+import resource, sys, json
+from data_pipelines.web import pages
+reasons = []
+reader = pages.Pages([sys.argv[1]], lambda doc: reasons.append(doc.metadata["filter_reason"]))
+made = len(list(reader.run()))
+print(json.dumps([made, reasons, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+"""
+
+
+def read_apart(path: Path) -> tuple[int, list[str], int]:
+    """In a process of its own -> (documents, reasons, most bytes of memory)"""
+    ended = subprocess.run(
+        [sys.executable, "-c", READ, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 0, ended.stderr
+    return tuple(json.loads(ended.stdout))
+
+
+def gzipped(head: bytes, megabytes: int, tail: bytes) -> bytes:
+    """A gzip member of so many MB of `a` between the two, made without holding them."""
+    packer = zlib.compressobj(6, wbits=31)
+    block = b"a" * 2**20
+    parts = [packer.compress(head), *(packer.compress(block) for _ in range(megabytes)), packer.compress(tail)]
+    return b"".join(parts) + packer.flush()
+
+
+def record(megabytes: int) -> bytes:
+    http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n"
+    head = b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Record-ID: <urn:uuid:large>\r\nWARC-Target-URI: http://a.test/\r\n"
+    head += b"Content-Type: application/http; msgtype=response\r\nContent-Length: %d\r\n\r\n"
+    return gzipped(head % (len(http) + megabytes * 2**20) + http, megabytes, b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("page.warc.gz", record(500)),
+        ("member.warc.gz", record(1200)),
+        ("body.warc.gz", warc_of([gzipped(b"", 1200, b"")], **{"Content-Encoding": "gzip"})),
+    ],
+)
+def test_a_page_that_unpacks_to_a_gigabyte_is_counted_and_the_next_one_is_read(name, content, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content + warc_of([PAGE]))
+    assert len(content) < 5_000_000
+    made, reasons, memory = read_apart(path)
+    assert (made, reasons) == (1, ["page_too_large"])
+    assert memory < 400 * 2**20
+
+
+def test_a_line_that_unpacks_to_a_gigabyte_is_counted_once(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzipped(b'{"text": "', 1200, b'"}\n') + gzip.compress(b'{"text": "x y"}\n'))
+    made, reasons, memory = read_apart(path)
+    assert (made, reasons) == (1, ["record_too_large"])
+    assert memory < 600 * 2**20
+
+
+def test_an_html_file_of_half_a_gigabyte_is_not_read(tmp_path):
+    path = tmp_path / "a.html"
+    with path.open("wb") as file:
+        file.truncate(500 * 2**20)
+    made, reasons, memory = read_apart(path)
+    assert (made, reasons) == (0, ["page_too_large"])
+    assert memory < 400 * 2**20
+
+
+NASTY = {
+    "nested tags": "<div>" * 100_000 + "deep",
+    "nested tables": "<table><tr><td>" * 30_000 + "deep",
+    "unclosed formatting": "<b><i><u><a href=x>" * 20_000 + "x" + "<p>" * 20_000,
+    "a giant attribute": f'<p title="{"a " * 3_000_000}">text</p>',
+    "many attributes": "<p " + " ".join(f"a{i}=1" for i in range(200_000)) + ">text</p>",
+    "a wide table": "<table>" + "<tr>" + "<td>x" * 300_000 + "</table>",
+    "comments": "<!--" * 500_000,
+    "entities": "&lt;" * 1_000_000,
+    "open brackets": "<" * 2_000_000,
+    "misnested": "<a><div></a>" * 50_000,
+    "one line": "word " * 1_500_000,
+}
+
+
+@pytest.mark.parametrize("kind", NASTY)
+def test_a_page_built_against_its_parser_ends_and_the_next_one_is_read(kind):
+    block = Extract(seconds=2)
+    page = Document(text=f"<html><body>{NASTY[kind]}", id="nasty", metadata={"markup": "html"})
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    result = block.filter(page)
+    assert result is True or result[1] in ("page_too_slow", "page_breaks_the_parser", "no_text")
+    following = Document(text=PAGE.decode(), id="following", metadata={"markup": "html"})
+    assert block.filter(following) is True and following.text == "Some words."
+    block.stop()
+    assert max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * 1024 <= 2.2 * 2**30
+
+
+def test_parquet_without_a_text_is_a_broken_file_that_says_its_columns(tmp_path):
+    pq.write_table(pa.table({"body": ["x"], "id": ["1"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": [5], "id": ["1"]}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"text": ["x", None], "id": ["1", "2"]}), tmp_path / "c.parquet")
+    assert read(tmp_path / "a.parquet") == ([], ["broken_file"])
+    assert read(tmp_path / "b.parquet") == ([], ["broken_file"])
+    made, reasons = read(tmp_path / "c.parquet")
+    assert [doc.text for doc in made] == ["x"] and reasons == ["no_object_with_a_text"]
+    ended = run(f"--input={tmp_path}/*.parquet", f"--output={tmp_path}/out")
+    assert ended.returncode == 0, ended.stderr
+    assert "broken file" in ended.stdout and "no column `text` of strings, but body, id" in ended.stdout
+
+
+def test_empty_input_gives_an_empty_output_and_a_funnel(tmp_path):
+    for name in ("a.warc.gz", "b.jsonl", "c.txt"):
+        (tmp_path / name).touch()
+    ended = run(f"--input={tmp_path}/*", f"--output={tmp_path}/out")
+    assert ended.returncode == 0, ended.stderr
+    steps = json.loads((tmp_path / "out/funnel.json").read_text())["steps"]
+    assert steps[0]["in"]["documents"] == 1 and steps[0]["reasons"] == {"empty_page": 1}  # the text file
+    written = [gzip.decompress(path.read_bytes()) for path in (tmp_path / "out/documents").iterdir()]
+    assert written == [b""] * 3
