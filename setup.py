@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-DATA = [
+WEB = [  # from a crawl to documents
     "datatrove>=0.10,<0.11",
     "resiliparse>=2,<3",
     "warcio>=1.7,<2",
@@ -48,15 +48,15 @@ setup(
         "jinja2>=3.1,<4",
         "matplotlib>=3.10,<4",
         "pydantic-monty>=1.4,<2",
+        *WEB,
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "gpu": ["jax[cuda13]>=0.10.2,<0.13"],
-        "data": DATA,
         "serve": ["fastapi>=0.120", "uvicorn>=0.38"],
         "hf": ["safetensors>=0.6"],
         "test": [
-            *DATA,
+            "psutil>=6",
             "pytest>=8",
             "safetensors>=0.6",
             "pytest-xdist>=3.6",

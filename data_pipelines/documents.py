@@ -81,10 +81,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_parquet(path: Path) -> Iterator[dict]:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError(f"{path} needs pyarrow; try: pip install -e '.[data]'") from error
+    import pyarrow.parquet
+
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1000):

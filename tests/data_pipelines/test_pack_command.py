@@ -259,7 +259,7 @@ def test_workers_do_not_outlive_the_command(several, model):
     for worker in (workers := group.workers()):
         os.kill(worker, signal.SIGSTOP)  # just begun, with all of their work to do
     group.main.kill()
-    group.main.communicate(timeout=60)
+    group.main.wait(timeout=60)
     for worker in workers:
         os.kill(worker, signal.SIGCONT)
     deadline = time.monotonic() + 60

@@ -287,25 +287,12 @@ def test_another_dataset_by_its_path_and_revision(hub, command):
         assert command.noted()["commit"] == OLD_COMMIT and command.records()[0]["text"] == "An old page."
 
 
-def test_a_download_that_breaks_off_goes_on_where_it_was(hub, command):
-    hub.cut = 100
-    assert command("--name=gsm8k", "--limit=1")[0] == 0
-    assert len(hub.downloads()) == 2 and len(command.records()) == 1
-
-
-def test_a_download_that_cannot_go_on_ends_the_run_and_the_next_one_takes_up_there(hub, command):
-    files = hub.repos["openai/gsm8k"][COMMIT]
-    hub.then, hub.cut = 503, len(files["main/train-00000-of-00002.parquet"])
-    files["main/train-00001-of-00002.parquet"] = packed([RECORDS["gsm8k"][0]] * 500, "x.parquet") + b"\0" * 9
-    files["main/train-00001-of-00002.parquet"] = packed(
-        [{**RECORDS["gsm8k"][0], "question": str(number)} for number in range(3)], "x.parquet"
-    ).ljust(0)
-    hub.cut = min(len(content) for name, content in files.items() if "train" in name) - 1
+def test_a_download_that_breaks_off_ends_the_run_and_the_next_one_is_whole(hub, command):
+    hub.cut, hub.then = 100, 503
     line = command.refused(1, "--name=gsm8k")
-    assert "cannot be fetched" in line and "503" in line and "run the same command again" in line
+    assert "cannot be fetched" in line and "run the same command again" in line
     assert not command.output.exists() and not Path(f"{command.output}.json").exists()
     hub.cut = 0
-    hub.asked.clear()
     assert command("--name=gsm8k")[0] == 0 and len(command.records()) == 6
 
 
@@ -392,7 +379,7 @@ def test_the_command_lists_the_sets_and_reads_files_of_ones_own(tmp_path):
     [
         ("gsm8k", "gsm8k/test.jsonl", 1319),
         ("humaneval", "humaneval/HumanEval.jsonl.gz", 164),
-        ("hh-rlhf", "hh-rlhf/test.jsonl.gz", 2303),
+        ("hh-rlhf", "hh-rlhf/test.jsonl.gz", 2299),
     ],
 )
 def test_public_files_are_read_whole(name, file, count):
