@@ -71,7 +71,7 @@ def test_slurm_gives_the_same_bytes_after_a_job_was_cancelled(source, finished, 
     command = (*command, f"--slurm_partition={partition}")
     assert "submitted" in run(*command).stdout
     refused = run(*command)
-    assert refused.returncode == 2 and "jobs in the queue" in refused.stderr
+    assert refused.returncode == 2 and "are in the queue" in refused.stderr
     done = output / "work/jobs/1_clean/completions"
     wait_for(lambda: done.exists() and any(done.iterdir()))
     subprocess.run(["scancel", *json.loads((output / "work/slurm_jobs.json").read_text())], check=True)
