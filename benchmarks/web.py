@@ -4,7 +4,7 @@
 
 Both sides have the same language model and take turns, each in a process; theirs extracts with trafilatura and cuts
 words with spaCy. The URL lists are loaded by both, and their loading counts for neither. Both end with the documents'
-signatures: what follows is datatrove's own on both sides.
+signatures: what follows is datatrove's own on both sides. Decisions are compared given our texts, too.
 """
 
 import json
@@ -19,6 +19,7 @@ from benchmarks.common import shown, spread
 from llm_jax.cli import complain, run_cli
 
 SIDES = ("ours", "datatrove")
+APART = "datatrove on our texts"
 
 
 def define_flags() -> None:
@@ -64,6 +65,19 @@ def theirs(path: str, work: Path):
     ]
 
 
+def theirs_on_our_texts(path: str, work: Path):
+    """For the decisions alone: how much of the difference is the extractor's."""
+    from data_pipelines.web.extract import Extract
+    from data_pipelines.web.pages import Pages
+
+    steps = theirs(path, work)
+    steps[0], steps[2] = Pages([path]), Extract()
+    return steps
+
+
+PIPELINES = {"ours": ours, "datatrove": theirs, APART: theirs_on_our_texts}
+
+
 def worker(side: str, path: str, pipe) -> None:
     """Runs the pipeline whenever it is told -> (CPU seconds with those of its children, ids of what is left)."""
     import gzip
@@ -73,7 +87,7 @@ def worker(side: str, path: str, pipe) -> None:
     register()
     while pipe.recv():
         with tempfile.TemporaryDirectory() as folder:
-            steps, data = {"ours": ours, "datatrove": theirs}[side](path, Path(folder)), None
+            steps, data = PIPELINES[side](path, Path(folder)), None
             before = os.times()
             for step in steps:
                 data = step.run(data, 0, 1)
@@ -100,35 +114,41 @@ def main() -> None:
     path, context = os.path.abspath(f.input), multiprocessing.get_context("spawn")
     pipes, processes = {}, []
     everything = {doc.id for doc in Pages([path]).run()}
-    for side in SIDES:
+    for side in PIPELINES:
         pipes[side], far = context.Pipe()
         processes.append(context.Process(target=worker, args=(side, path, far)))
         processes[-1].start()  # no daemon: those may have no children
         far.close()  # so that a worker that dies is an end of file here, not a wait for ever
+
+    def measured(side: str) -> float:
+        pipes[side].send(True)
+        try:
+            seconds, ids = pipes[side].recv()
+        except EOFError as error:
+            for process in processes:
+                process.kill()
+            raise SystemExit(complain(f"the process of {side} died; see above", 1)) from error
+        kept[side] = set(ids)
+        return len(everything) / seconds
+
     rates, kept = {side: [] for side in SIDES}, {}
     print("round   ours documents/CPU s  datatrove   ours / datatrove")
     for i in range(f.rounds):
-        for side in SIDES:
-            pipes[side].send(True)
-            try:
-                seconds, ids = pipes[side].recv()
-            except EOFError as error:
-                for process in processes:
-                    process.kill()
-                raise SystemExit(complain(f"the process of {side} died; see above", 1)) from error
-            rates[side].append(len(everything) / seconds)
-            kept[side] = set(ids)
-        a, b = (rates[side][-1] for side in SIDES)
+        a, b = (measured(side) for side in SIDES)
+        rates["ours"].append(a)
+        rates["datatrove"].append(b)
         print(f"{i + 1:5}   {a:20.0f}  {b:9.0f}   {a / b:16.2f}", flush=True)
+    measured(APART)
     for pipe in pipes.values():
         pipe.send(False)
     ratio = spread([a / b for a, b in zip(*(rates[side] for side in SIDES), strict=True)])
-    same = sum((id_ in kept["ours"]) == (id_ in kept["datatrove"]) for id_ in everything)
+    same = {
+        side: sum((id_ in kept["ours"]) == (id_ in kept[side]) for id_ in everything) for side in ("datatrove", APART)
+    }
     print(f"\nmedian ratio: {shown(ratio)}; above 1, ours is faster")
-    print(
-        f"same decision on {same} of {len(everything)} pages, {same / len(everything):.1%}; kept by ours "
-        f"{len(kept['ours'])}, by datatrove {len(kept['datatrove'])}"
-    )
+    print(f"kept by ours {len(kept['ours'])} of {len(everything)} pages")
+    for side, count in same.items():
+        print(f"{side} kept {len(kept[side])}; the same decision on {count}, {count / len(everything):.1%}")
     if f.json:
         print(json.dumps({"rates": rates, "ratio": ratio, "same": same, "pages": len(everything)}))
 

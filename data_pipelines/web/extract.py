@@ -16,6 +16,8 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 
 SECONDS = 5.0  # for one page
 MEMORY_BYTES = 2 * 2**30  # of the process
+OPEN_TAGS = 512  # as deep as browsers build a tree; the parser's time grows with the square of the depth
+NESTING = ("div", "span", "section", "table", "ul", "blockquote", "font")
 
 
 class TooSlow(Exception):
@@ -37,6 +39,8 @@ class Extract(BaseFilter):
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         if doc.metadata.pop("markup", "text") == "html":
+            if never_closed(doc.text) > OPEN_TAGS:
+                return False, "page_nested_too_deep"
             try:
                 doc.text = self.text_of(doc.text)
             except (TooSlow, Died) as error:
@@ -83,3 +87,8 @@ class Extract(BaseFilter):
             self.worker.kill()
             self.worker.communicate()
             self.worker = None
+
+
+def never_closed(html: str) -> int:
+    """How many more tags of one kind are opened than closed, at the most."""
+    return max(html.count(f"<{tag}") - html.count(f"</{tag}") for tag in NESTING)

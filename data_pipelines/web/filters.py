@@ -89,6 +89,8 @@ class Repetition(GopherRepetitionFilter):
             place_P, gram_P = place_P[again], gram_P[again]
             if n > 4 and duplicate_characters(n, place_P, gram_P, ends_W) / len(text) > dict(self.dup_n_grams)[n]:
                 return False, f"duplicated_{n}_n_grams"
+            if n >= 4 and not len(place_P):
+                break
         return True
 
 

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,17 +167,19 @@ def test_the_same_command_again_does_nothing_and_another_recipe_is_refused(plant
 
 
 def killed_runs(planted, finished, output: Path, kills: int, seed: int) -> None:
-    rng, command = random.Random(seed), [sys.executable, "-m", "data_pipelines.web"]
+    rng, command, landed = random.Random(seed), [sys.executable, "-m", "data_pipelines.web"], 0
     command += [f"--input={planted[0]}/*.warc.gz", f"--output={output}"]
-    for _ in range(kills):
+    while landed < kills:
         process = subprocess.Popen(
             command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
-            process.wait(rng.uniform(1, 12))
+            process.wait(rng.uniform(0.2, 3))
+            shutil.rmtree(output)  # it ended before the kill: once more from the beginning
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            landed += 1
     ended = run(*command[3:])
     assert ended.returncode == 0, ended.stderr
     assert files(output) == files(finished)

@@ -89,6 +89,7 @@ def test_an_html_file_of_half_a_gigabyte_is_not_read(tmp_path):
 
 NASTY = {
     "nested tags": "<div>" * 100_000 + "deep",
+    "nested and closed tags": "<div>" * 100_000 + "deep" + "</div>" * 100_000,
     "nested tables": "<table><tr><td>" * 30_000 + "deep",
     "unclosed formatting": "<b><i><u><a href=x>" * 20_000 + "x" + "<p>" * 20_000,
     "a giant attribute": f'<p title="{"a " * 3_000_000}">text</p>',
@@ -102,17 +103,30 @@ NASTY = {
 }
 
 
+REASONS = ("page_nested_too_deep", "page_too_slow", "page_breaks_the_parser", "no_text")
+
+
 @pytest.mark.parametrize("kind", NASTY)
 def test_a_page_built_against_its_parser_ends_and_the_next_one_is_read(kind):
     block = Extract(seconds=2)
     page = Document(text=f"<html><body>{NASTY[kind]}", id="nasty", metadata={"markup": "html"})
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     result = block.filter(page)
-    assert result is True or result[1] in ("page_too_slow", "page_breaks_the_parser", "no_text")
+    assert result is True or result[1] in REASONS
     following = Document(text=PAGE.decode(), id="following", metadata={"markup": "html"})
     assert block.filter(following) is True and following.text == "Some words."
     block.stop()
     assert max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * 1024 <= 2.2 * 2**30
+
+
+def test_a_page_of_tags_that_never_close_is_dropped_before_the_parser_and_one_that_closes_them_is_not():
+    block = Extract()
+    for tags, closing, wanted in (("<div>", "", "page_nested_too_deep"), ("<div>x</div>", "</div>", True)):
+        page = Document(text=tags * 600 + "deep" + closing, id=tags, metadata={"markup": "html"})
+        result = block.filter(page)
+        assert (result if result is True else result[1]) == wanted
+        assert (block.worker is None) == (wanted is not True)
+    block.stop()
 
 
 def test_parquet_without_a_text_is_a_broken_file_that_says_its_columns(tmp_path):
