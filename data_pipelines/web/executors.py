@@ -113,6 +113,7 @@ def slurm(run: Run, workers: int, partition: str, time: str, memory_gb: int) -> 
         executor = SlurmPipelineExecutor(
             pipeline, tasks, time, partition, mem_per_cpu_gb=memory_gb, workers=workers or -1, job_name=f"web_{name}",
             qos="", env_command=environment, logging_dir=logs, depends=depends,
+            sbatch_args={"kill-on-invalid-dep": "yes"},  # else they stay in the queue for ever
         )  # fmt: skip
         submitted.append(executor)
         return executor
