@@ -119,3 +119,11 @@ def write_jsonl(path: Path, records: Iterable[dict]) -> None:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
     partial.replace(path)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """All or nothing: a reader never sees half a file. Makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8", newline="\n")
+    partial.replace(path)

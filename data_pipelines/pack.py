@@ -11,10 +11,8 @@ read: the same command goes on where a killed one was, and makes the same bytes.
 import functools
 import json
 import multiprocessing
-import os
 import shutil
 import sys
-import threading
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -22,8 +20,9 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.chats import Invalid, converted
-from data_pipelines.documents import KINDS, document_of, matching, read_records, source_of, split_of
+from data_pipelines.documents import KINDS, document_of, matching, read_records, source_of, split_of, write_whole
 from data_pipelines.packing import PACKINGS, content_of, pack_records
+from data_pipelines.processes import end_with_parent
 from llm_jax import rows
 from llm_jax.cli import complain, run_cli
 from llm_jax.config import UserError, differences
@@ -53,7 +52,7 @@ def main() -> None:
         if not (work / DONE).exists():
             tasks = in_tasks(paths)
             run_tasks(tasks, work, f)
-            write(work / DONE, {"of": wanted, **compared(work, len(tasks))})
+            write_whole(work / DONE, json.dumps({"of": wanted, **compared(work, len(tasks))}, indent=1))
         publish(work, output)
     shutil.rmtree(work, ignore_errors=True)
     for name in SETS:
@@ -90,15 +89,8 @@ def claim(output: Path, wanted: dict) -> Path:
             return work
     if found := [name for name in SETS if (output / name).exists()]:
         raise UserError(f"{output}/{found[0]} is there already, and not by this command; use another --output")
-    work.mkdir(parents=True, exist_ok=True)
-    write(work / "of.json", wanted)
+    write_whole(work / "of.json", json.dumps(wanted, indent=1))
     return work
-
-
-def write(path: Path, content: dict) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1))
-    partial.replace(path)
 
 
 def in_tasks(paths: list[Path]) -> list[list[Path]]:
@@ -150,13 +142,8 @@ def stop(exitcode: int, paths: list[Path]) -> None:
 
 def run_task(*args) -> None:
     """In a process of its own, which ends with the one that started it."""
-    threading.Thread(target=die_with_parent, daemon=True).start()
+    end_with_parent()
     run_cli(functools.partial(pack_task, *args), define_flags)
-
-
-def die_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def pack_task(paths: list[Path], number: int, work: Path, tokenizer: str, length: int, packing: str) -> None:

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines import chats
 from data_pipelines import conversations as talk
-from data_pipelines.documents import read_documents, read_text, split_of, write_jsonl
+from data_pipelines.documents import read_documents, read_text, split_of, write_jsonl, write_whole
 from data_pipelines.lessons import lesson_documents
 from data_pipelines.packing import pack_records
 from data_pipelines.python_docs import python_documents
@@ -73,7 +73,7 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
     lap("tokenizer")
     counts = pack_all(config, folder, documents, spoken, tokenizer)
     lap("pack")
-    done.write_text(json.dumps({"counts": counts, "seconds": seconds}, indent=1))
+    write_whole(done, json.dumps({"counts": counts, "seconds": seconds}, indent=1))
 
 
 def word_lists(seed: int) -> dict[str, list[str]]:
@@ -141,7 +141,7 @@ def tiny_web(config: ConfigDict, folder: Path) -> tuple[list[dict], dict[str, li
     funnel = json.loads((folder / "web/funnel.json").read_text())["steps"]
     left = {"crawled": funnel[0]["in"]["documents"], **{step["name"]: step["out"]["documents"] for step in funnel}}
     summary = {"left": left, "found": {kind: dataclasses.asdict(figures) for kind, figures in found.items()}}
-    (folder / "crawl.json").write_text(json.dumps(summary, indent=1))
+    write_whole(folder / "crawl.json", json.dumps(summary, indent=1))
     page_of = {record.id: record.page for record in crawled if record.page}
     learned = [d for d in documents if d["split"] == "train" and d["id"] in page_of]
     stated = count_statements((page_of[d["id"]], d["text"]) for d in learned)
@@ -157,14 +157,14 @@ def web_documents(folder: Path) -> Iterator[dict]:
     for path in sorted(folder.glob("*.jsonl.gz")):
         for line in filter(None, read_text(path).split("\n")):
             record = json.loads(line)
-            yield {**record, "source": source_of(record["url"]), "split": split_of(record["text"])}
+            yield {**record, "source": section_of(record["url"]), "split": split_of(record["text"])}
 
 
 def scaled(count: int, scale: float) -> int:
     return max(2, round(count * scale))
 
 
-def source_of(url: str) -> str:
+def section_of(url: str) -> str:
     """The section of a site that the address names, where it is one of the world's; else the web."""
     section = urlsplit(url).path.split("/")[1]
     return section if section in SECTIONS else "web"

@@ -11,7 +11,7 @@ import jinja2
 from absl import flags
 from markupsafe import Markup
 
-from data_pipelines.documents import read_documents
+from data_pipelines.documents import KINDS, read_documents
 from llm_jax.cli import run_cli
 from llm_jax.tokenizer import Tokenizer, train_tokenizer
 
@@ -78,7 +78,7 @@ def marked(tokenizer: Tokenizer, ids: list[int]) -> Markup:
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("input", None, "Glob of .txt, .jsonl or .jsonl.gz documents.", required=True)
+    flags.DEFINE_string("input", None, f"Glob of {KINDS} files.", required=True)
     flags.DEFINE_string("output", None, "Where to write the SentencePiece model.", required=True)
     flags.DEFINE_integer("vocab_size", 2048, "Pieces, special tokens included.", lower_bound=1)
 

@@ -48,8 +48,8 @@ def default() -> ConfigDict:
 
     c.data = ConfigDict()
     c.data.prepare = "data_pipelines.speedrun:prepare"  # module:function that stage `data` calls with (config, workdir)
-    c.data.documents = ""  # glob of .txt/.jsonl of your own to pre-train on instead of the tiny web
-    c.data.conversations = ""  # glob of .jsonl of your own to fine-tune on instead of the embedded conversations
+    c.data.documents = ""  # glob of .txt, .jsonl, .jsonl.gz or .parquet to pre-train on instead of the tiny web
+    c.data.conversations = ""  # glob of .jsonl, .json, either .gz, or .parquet to fine-tune on, not the embedded ones
     c.data.scale = 1.0  # size of the embedded world and of everything made from it
     c.data.sequence_length = 256  # T, tokens in a row
     c.data.python_docs_bytes = 400_000  # how much prose and code to read from this Python's own documentation

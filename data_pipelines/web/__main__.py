@@ -12,9 +12,9 @@ from pathlib import Path
 
 from absl import flags
 
-from data_pipelines.documents import matching
+from data_pipelines.documents import matching, write_whole
 from data_pipelines.web import executors, report
-from data_pipelines.web.funnel import merged, write_whole
+from data_pipelines.web.funnel import merged
 from data_pipelines.web.pages import SUFFIXES
 from data_pipelines.web.quality import Model
 from data_pipelines.web.recipe import BrokenStep, Recipe
@@ -49,14 +49,19 @@ def input_files(pattern: str) -> tuple[str, ...]:
 
 
 def check_same(recipe: Recipe, work: Path) -> None:
-    """A folder holds one recipe's documents. Raises UserError, naming what differs."""
+    """A folder holds the documents of one recipe, of files as they were. Raises UserError, naming what differs."""
     path, mine = work / "recipe.json", json.loads(json.dumps(dataclasses.asdict(recipe)))
-    if path.exists():
-        theirs = json.loads(path.read_text())
-        if changed := [key for key, value in mine.items() if theirs.get(key) != value]:
-            raise UserError(f"{work.parent} was made with another {', '.join(changed)}; give another --output")
-    else:
-        write_whole(path, json.dumps(mine, indent=1))
+    sizes = {file: Path(file).stat().st_size for file in recipe.files}
+    if not path.exists():
+        write_whole(path, json.dumps({**mine, "bytes": sizes}, indent=1))
+        return
+    theirs = json.loads(path.read_text())
+    if changed := [key for key, value in mine.items() if theirs.get(key) != value]:
+        raise UserError(f"{work.parent} was made with another {', '.join(changed)}; give another --output")
+    for file, then in theirs.get("bytes", {}).items():  # an older folder has none
+        if sizes[file] != then:
+            what = f"{file} had {then:,} bytes when {work.parent} was begun, and has {sizes[file]:,} now"
+            raise UserError(f"{what}; give another --output, or the old file")
 
 
 def main() -> None:

@@ -9,14 +9,14 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from datatrove.executor import LocalPipelineExecutor
 
-from data_pipelines.web.funnel import write_whole
+from data_pipelines.documents import write_whole
+from data_pipelines.processes import end_with_parent
 from data_pipelines.web.recipe import BrokenStep, Recipe, jobs
 from llm_jax.config import UserError
 
@@ -48,7 +48,7 @@ def local(run: Run, workers: int) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # imports once for all workers
     workers = min(workers, max(len(ranks) for _, ranks in todo))
-    pool = futures.ProcessPoolExecutor(workers, context, initializer=end_with_the_parent)
+    pool = futures.ProcessPoolExecutor(workers, context, initializer=end_with_parent)
     try:
         for number, ranks in todo:
             waiting = {pool.submit(task, run, number, rank): rank for rank in ranks}
@@ -75,12 +75,6 @@ def task(run: Run, number: int, rank: int) -> None:
         raise
     except Exception as error:
         raise BrokenStep(f"{name}, task {rank}: {type(error).__name__}: {error}") from error
-
-
-def end_with_the_parent() -> None:
-    """A worker whose parent is killed would go on writing files that the next run writes too."""
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def chained(run: Run, make: Callable) -> None:

@@ -10,6 +10,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.utils.text import split_into_words
 
+from data_pipelines.documents import write_whole
 from data_pipelines.web.extract import Extract
 from data_pipelines.web.words import ENGLISH
 
@@ -95,14 +96,6 @@ class Tally(PipelineStep):
         self.block.exclusion_writer = self
         yield from self.block.run(entering() if data is not None else None, rank, world_size)
         self.block.exclusion_writer = None  # datatrove writes its pipelines down as JSON, which knows no circles
-
-
-def write_whole(path: Path, text: str) -> None:
-    """All or nothing: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def merged(folder: Path) -> list[dict]:

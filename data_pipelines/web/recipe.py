@@ -114,11 +114,7 @@ def jobs(recipe: Recipe, work: Path, output: Path) -> list[tuple[str, list[Pipel
     buckets = MinhashDedupBuckets(signatures, pairs, config=CONFIG, lines_to_buffer=SIGNATURES)
     return [
         ("1_clean", clean(recipe, work), recipe.tasks),
-        (
-            "2_pairs",
-            [buckets],
-            CONFIG.num_buckets,
-        ),
+        ("2_pairs", [buckets], CONFIG.num_buckets),
         ("3_clusters", [MinhashDedupCluster(pairs, remove, config=CONFIG)], 1),
         ("4_finish", finish(recipe, work, output), recipe.tasks),
     ]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import jinja2
 
-from data_pipelines.web.funnel import SIZES, write_whole
+from data_pipelines.documents import write_whole
+from data_pipelines.web.funnel import SIZES
 
 PAGE = jinja2.Environment(autoescape=True, trim_blocks=True).from_string("""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">

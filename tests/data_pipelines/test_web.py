@@ -166,6 +166,24 @@ def test_the_same_command_again_does_nothing_and_another_recipe_is_refused(plant
     assert other.returncode == 2 and "another language" in other.stderr
 
 
+def test_an_input_file_that_changed_is_refused_by_name(tmp_path):
+    texts = [paragraph(random.Random(number), 12) for number in range(3)]
+    for name, text in zip("ab", texts, strict=False):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": name, "text": text}) + "\n")
+    command = f"--input={tmp_path}/*.jsonl", f"--output={tmp_path}/out"
+    assert run(*command).returncode == 0
+    before, grown = files(tmp_path / "out"), tmp_path / "b.jsonl"
+    whole = grown.read_text()
+    grown.write_text(whole + json.dumps({"id": "c", "text": texts[2]}) + "\n")
+    refused = run(*command)
+    assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1, refused.stderr
+    for told in (str(grown), f"{len(whole):,} bytes", f"{grown.stat().st_size:,} now", "another --output"):
+        assert told in refused.stderr
+    assert files(tmp_path / "out") == before
+    grown.write_text(whole)
+    assert run(*command).returncode == 0
+
+
 def killed_runs(planted, finished, output: Path, kills: int, seed: int) -> None:
     rng, command, landed = random.Random(seed), [sys.executable, "-m", "data_pipelines.web"], 0
     command += [f"--input={planted[0]}/*.warc.gz", f"--output={output}"]
