@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from llm_jax.config import UserError
-from llm_jax.sampling.engine import Completion
+from llm_jax.sampling.requests import Completion
 from llm_jax.tasks import grade, well_formed
 from llm_jax.tokenizer import Tokenizer
 

@@ -121,6 +121,14 @@ class Tokenizer:
         text = self._sp.decode([id_])
         return self._sp.id_to_piece(id_) if "\ufffd" in text else text
 
+    def byte(self, id_: int) -> bytes | None:
+        """The byte that a token stands for, if it is one of a character of several."""
+        return self._bytes.get(id_)
+
+    @functools.cached_property
+    def _bytes(self) -> dict[int, bytes]:
+        return {self._sp.piece_to_id(f"<0x{b:02X}>"): bytes([b]) for b in range(256)}
+
     def show(self, ids: Iterable[int]) -> str:
         """Text of ids with special tokens spelled out, for people to read."""
         return "".join(self.special_names.get(run[0]) or self.decode(run) for run in self._runs(list(ids)))

@@ -29,7 +29,8 @@ from llm_jax.cli import run_cli
 from llm_jax.evals.statistics import rate
 from llm_jax.prompts import judge, load_prompts
 from llm_jax.runs import load_config
-from llm_jax.sampling.engine import Engine, Request
+from llm_jax.sampling.engine import Engine
+from llm_jax.sampling.requests import Request
 from llm_jax.tokenizer import Tokenizer
 
 BUDGETS = (0, 2, 4, 6, 8, 12, 16, 20, 24)
@@ -49,7 +50,7 @@ def main() -> None:
     mesh = sharding.make_mesh(config.mesh)
     context = train.Context(config, workdir, mesh, tokenizer.vocab_size, tokenizer.sha256)
     params = context.load_params(f.stage)
-    engine = Engine(config.model, tokenizer, mesh, config.eval.slots)
+    engine = Engine(config.model, tokenizer, mesh, config.eval.slots, config.data.sequence_length)
     prompts = load_prompts(workdir, "test")
     results = {}
     for level in LEVELS:

@@ -8,7 +8,8 @@ import numpy as np
 
 from llm_jax.evals.statistics import pass_at_k, rate
 from llm_jax.prompts import Outcome, judge
-from llm_jax.sampling.engine import Engine, Request
+from llm_jax.sampling.engine import Engine
+from llm_jax.sampling.requests import Request
 from llm_jax.tokenizer import Tokenizer
 
 GRID_KINDS = ("tier",)  # the facts in the capability grid: people of the exposure tiers

@@ -30,10 +30,9 @@ GROUPS = {
 
 
 def make_examiner(context: train.Context, tokenizer: Tokenizer, tool: PythonTool) -> measure.Examiner:
-    engine = Engine(context.model, tokenizer, context.mesh, context.config.eval.slots, {"python": tool.answer})
-    return measure.Examiner(
-        engine, tokenizer, load_prompts(context.workdir, "test"), context.config.eval, context.config.seed
-    )
+    config, tools = context.config, {"python": tool.answer}
+    engine = Engine(context.model, tokenizer, context.mesh, config.eval.slots, config.data.sequence_length, tools)
+    return measure.Examiner(engine, tokenizer, load_prompts(context.workdir, "test"), config.eval, config.seed)
 
 
 def run(context: train.Context, stages: list[str], tokenizer: Tokenizer) -> None:

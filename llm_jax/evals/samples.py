@@ -4,7 +4,7 @@ import json
 
 from llm_jax import train
 from llm_jax.evals.measure import Examiner
-from llm_jax.sampling.engine import Request
+from llm_jax.sampling.requests import Request
 from llm_jax.tokenizer import Tokenizer
 
 OPENINGS = ("", "The life of", "How to ", "Questions and answers\n\nQ: ", "This program prints", "Step by step\n\n")

@@ -43,7 +43,6 @@ class Mask:
     q_segments_BT: jax.Array
     k_positions_BS: jax.Array
     k_segments_BS: jax.Array
-    aligned: bool = dataclasses.field(metadata={"static": True})  # key t is query t's own: later keys are never seen
 
     def dense_BTS(self, window: int) -> jax.Array:
         q, k = self.q_positions_BT[:, :, None], self.k_positions_BS[:, None, :]
@@ -56,7 +55,6 @@ class Mask:
             self.q_segments_BT[:, queries],
             self.k_positions_BS[:, keys],
             self.k_segments_BS[:, keys],
-            aligned=False,
         )
 
 
@@ -68,10 +66,8 @@ def kernel_for(platform: str) -> str:
 def attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int, kernel: str = "xla") -> jax.Array:
     """Softmax attention with grouped queries -> BTNH, in q's dtype; logits and softmax in float32.
 
-    `kernel` ("splash", "cudnn" or "xla") is for aligned masks, as in training; decoding looks at all slots by XLA.
+    For aligned masks, as in training, by `kernel` ("splash", "cudnn" or "xla"); decoding has `cached_attention`.
     """
-    if not mask.aligned:
-        return dense_attention(q_BTNH, k_BSKH, v_BSKH, mask, window)
     if kernel == "splash":
         return kernels.splash(q_BTNH, k_BSKH, v_BSKH, mask.q_segments_BT, window)
     if kernel == "cudnn":
@@ -105,7 +101,7 @@ def gathered_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int) -> jax.A
 
     @functools.partial(jax.shard_map, in_specs=specs, out_specs=specs[0], check_vma=False)
     def run(q, k, v, *ids):
-        return streamed_attention(q, k, v, Mask(*ids, aligned=False), window)
+        return streamed_attention(q, k, v, Mask(*ids), window)
 
     where = (mask.q_positions_BT, mask.q_segments_BT, mask.k_positions_BS, mask.k_segments_BS)
     return run(q_BTNH, k_BSKH, v_BSKH, *where)
@@ -123,7 +119,7 @@ def streamed_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int) -> jax.A
     def step(carry, keys):
         top_BKR, total_BKR, out_BKRH = carry
         k, v, positions, segments = keys
-        part = Mask(mask.q_positions_BT, mask.q_segments_BT, positions, segments, aligned=False)
+        part = Mask(mask.q_positions_BT, mask.q_segments_BT, positions, segments)
         logits_BKRS = masked_logits(q_BKRH, k, part, window)
         new_top = jnp.maximum(top_BKR, logits_BKRS.max(axis=-1))
         weights = jnp.exp(logits_BKRS - new_top[..., None])
@@ -146,9 +142,22 @@ def dense_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int) -> jax.Arra
     return unfold_queries(jnp.einsum("bkrs,bskh->bkrh", weights_BKRS, v_BSKH), q_BTNH.shape[2])
 
 
+def cached_attention(q_BTNH, k_BKHS, v_BKSH, mask: Mask, window: int) -> jax.Array:
+    """Queries over all slots of a cache, in the layout that it keeps them."""
+    q_BKRH = fold_queries(q_BTNH, k_BKHS.shape[1])
+    logits_BKRS = jnp.einsum("bkrh,bkhs->bkrs", q_BKRH, k_BKHS, preferred_element_type=jnp.float32)
+    weights_BKRS = jax.nn.softmax(masked(logits_BKRS, q_BKRH, mask, window), axis=-1).astype(q_BTNH.dtype)
+    return unfold_queries(jnp.einsum("bkrs,bksh->bkrh", weights_BKRS, v_BKSH), q_BTNH.shape[2])
+
+
 def masked_logits(q_BKRH, k_BSKH, mask: Mask, window: int) -> jax.Array:
     """Float32; what a query does not see is MASKED."""
     logits_BKRS = jnp.einsum("bkrh,bskh->bkrs", q_BKRH, k_BSKH, preferred_element_type=jnp.float32)
+    return masked(logits_BKRS, q_BKRH, mask, window)
+
+
+def masked(logits_BKRS, q_BKRH, mask: Mask, window: int) -> jax.Array:
+    """Scaled logits; MASKED where a query does not see a key."""
     seen_BTS = mask.dense_BTS(window)
     seen_BRS = jnp.repeat(seen_BTS, q_BKRH.shape[2] // seen_BTS.shape[1], axis=1)
     return jnp.where(seen_BRS[:, None], logits_BKRS * q_BKRH.shape[-1] ** -0.5, MASKED)

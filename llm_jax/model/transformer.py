@@ -16,8 +16,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from llm_jax.model import experts, kv_cache
-from llm_jax.model.attention import LayerSpec, Mask, attention
+from llm_jax.model.attention import LayerSpec, Mask, attention, cached_attention
 from llm_jax.model.embedding import look_up
+from llm_jax.model.int8 import Int8Weight, quantized
 from llm_jax.sharding import constrain
 
 Params = dict[str, Any]
@@ -37,7 +38,10 @@ def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...],
 def project(x: jax.Array, w: Weight, contracted: int = 1) -> jax.Array:
     """Every projection of the model: contracts x's last `contracted` axes with w's first, in x's dtype."""
     dims = tuple(range(x.ndim - contracted, x.ndim)), tuple(range(contracted))
-    return jax.lax.dot_general(x, w[...].astype(x.dtype), (dims, ((), ())))
+    value = w.get_value()
+    if isinstance(value, Int8Weight):
+        return jax.lax.dot_general(x, value.values.astype(x.dtype), (dims, ((), ()))) * value.scale.astype(x.dtype)
+    return jax.lax.dot_general(x, value.astype(x.dtype), (dims, ((), ())))
 
 
 class RMSNorm(nnx.Module):
@@ -96,12 +100,10 @@ class Attention(nnx.Module):
         if self.spec.rotary:
             q_BTNH, k_BTKH = places.rotate(q_BTNH), places.rotate(k_BTKH)
         if cache is None:
-            k_BSKH, v_BSKH = k_BTKH, v_BTKH
+            out_BTNH = attention(q_BTNH, k_BTKH, v_BTKH, mask, self.spec.window, self.kernel)
         else:
-            k_BSKH = kv_cache.write(cache["k"], k_BTKH, places.positions_BT)
-            v_BSKH = kv_cache.write(cache["v"], v_BTKH, places.positions_BT)
-            cache = {"k": k_BSKH, "v": v_BSKH}
-        out_BTNH = attention(q_BTNH, k_BSKH, v_BSKH, mask, self.spec.window, self.kernel)
+            cache = kv_cache.write(cache, k_BTKH, v_BTKH, places.positions_BT)
+            out_BTNH = cached_attention(q_BTNH, *kv_cache.read(cache, q_BTNH.dtype), mask, self.spec.window)
         return project(out_BTNH, self.o, contracted=2), cache
 
 
@@ -163,12 +165,12 @@ class Group(nnx.Module):
         self.blocks = nnx.Dict({f"layer_{i}": Block(m, spec, rngs) for i, spec in enumerate(specs)})
 
     def __call__(self, x_BTD, places: Places, mask: Mask, cache: kv_cache.Cache | None):
-        new_cache, auxiliary = {"k": [], "v": []}, []
+        new_cache, auxiliary = {key: [] for key in cache or ()}, []
         for i, block in enumerate(self.blocks.values()):
             layer_cache = cache and {key: arrays[i] for key, arrays in cache.items()}
             x_BTD, layer_cache, losses = block(x_BTD, places, mask, layer_cache)
             auxiliary += losses
-            for key in new_cache if layer_cache else ():
+            for key in new_cache:
                 new_cache[key].append(layer_cache[key])
         return x_BTD, new_cache, auxiliary
 
@@ -189,7 +191,7 @@ class Transformer(nnx.Module):
         self.dtype, self.remat = jnp.dtype(m.compute_dtype), m.remat
         self.head_dim, self.rope_base = m.head_dim, m.rope_base
 
-    def __call__(self, tokens_BT, positions_BT, segments_BT, cache: dict | None = None):
+    def __call__(self, tokens_BT, positions_BT, segments_BT, cache: dict | None = None, groups: list | None = None):
         # The embedding is scaled to unit variance: the residual stream starts at the size that the norms expect.
         table_VD = self.embedding[...]
         x_BTD = look_up(table_VD, tokens_BT, self.dtype) if cache is None else table_VD[tokens_BT].astype(self.dtype)
@@ -198,7 +200,7 @@ class Transformer(nnx.Module):
         if cache is None:
             x_BTD, auxiliary = self._layers(x_BTD, places, training_mask(segments_BT))
             return self.norm(x_BTD), None, auxiliary
-        x_BTD, cache = self._layers_with_cache(x_BTD, places, cached_mask(positions_BT, cache), cache)
+        x_BTD, cache = self._layers_with_cache(x_BTD, places, cached_mask(positions_BT, cache), cache, groups)
         return self.norm(x_BTD), cache, 0.0
 
     def _layers(self, x_BTD, places: Places, mask: Mask):
@@ -215,12 +217,11 @@ class Transformer(nnx.Module):
         losses = [jnp.atleast_1d(loss) for loss in auxiliary + of_tail]  # of the stack, one for each group
         return x_BTD, jnp.concatenate(losses).mean() if losses else 0.0
 
-    def _layers_with_cache(self, x_BTD, places: Places, mask: Mask, cache: kv_cache.Cache):
+    def _layers_with_cache(self, x_BTD, places: Places, mask: Mask, cache: kv_cache.Cache, groups: list[Params]):
         """Layer by layer, so that every layer's cache is updated in place."""
         graph, stacked = nnx.split(self.stack)
-        groups = [nnx.merge(graph, jax.tree.map(lambda w, i=i: w[i], stacked)) for i in range(self.groups)]
-        new_cache, at = {"k": [], "v": []}, 0
-        for group in (*groups, self.tail):
+        new_cache, at = {key: [] for key in cache}, 0
+        for group in (*(nnx.merge(graph, with_values(stacked, values)) for values in groups), self.tail):
             layers = slice(at, at := at + len(group.blocks))
             part = {key: arrays[layers] for key, arrays in cache.items()}
             x_BTD, part, _ = group(x_BTD, places, mask, part)
@@ -245,13 +246,13 @@ def rematerialised(function, policy: str):
 def training_mask(segments_BT: jax.Array) -> Mask:
     # Rows hold whole segments in order, so the place in the row orders keys; positions restart in each segment.
     place_BT = jnp.broadcast_to(jnp.arange(segments_BT.shape[1])[None], segments_BT.shape)
-    return Mask(place_BT, segments_BT, place_BT, segments_BT, aligned=True)
+    return Mask(place_BT, segments_BT, place_BT, segments_BT)
 
 
 def cached_mask(positions_BT: jax.Array, cache: kv_cache.Cache) -> Mask:
-    B, S = cache["k"][0].shape[:2]
+    B, S = len(positions_BT), kv_cache.length_of(cache)
     slots_BS = jnp.broadcast_to(jnp.arange(S), (B, S))
-    return Mask(positions_BT, jnp.ones_like(positions_BT), slots_BS, jnp.ones_like(slots_BS), aligned=False)
+    return Mask(positions_BT, jnp.ones_like(positions_BT), slots_BS, jnp.ones_like(slots_BS))
 
 
 def padded_vocab(vocab_size: int) -> int:
@@ -284,20 +285,46 @@ def param_axes(m: ConfigDict, vocab_size: int) -> Params:
     return nnx.traversals.unflatten_mapping(flat)
 
 
+def with_values(state: nnx.State, values: Params) -> nnx.State:
+    """A copy of a state whose variables hold the values of a plain dict; what the dict leaves out stays."""
+    state = jax.tree.map(lambda leaf: leaf, state)
+    nnx.replace_by_pure_dict(state, values)
+    return state
+
+
 def merged(m: ConfigDict, vocab_size: int, params: Params) -> Transformer:
     graph, state = abstract(m, vocab_size)
-    state = jax.tree.map(lambda leaf: leaf, state)  # a copy: the cached one stays abstract
-    nnx.replace_by_pure_dict(state, params)
-    return nnx.merge(graph, state)
+    return nnx.merge(graph, with_values(state, params))
 
 
 def apply(m: ConfigDict, vocab_size: int, params: Params, tokens_BT, positions_BT, segments_BT, cache=None):
     """The one forward: (hidden_BTD in compute dtype, cache or None, auxiliary loss).
 
     The auxiliary loss is the mean over the layers with experts; 0.0 where there are none, and with a cache.
-    tokens, positions and segments are int32; segment 0 is padding. With a cache, new keys go to slot = position.
+    tokens, positions and segments are int32; segment 0 is padding. With a cache, new keys go to slot = position, and
+    the parameters are those of `for_decoding`.
     """
-    return merged(m, vocab_size, params)(tokens_BT, positions_BT, segments_BT, cache)
+    if cache is None:
+        return merged(m, vocab_size, params)(tokens_BT, positions_BT, segments_BT)
+    rest = {key: value for key, value in params.items() if key != "stack"}
+    return merged(m, vocab_size, rest)(tokens_BT, positions_BT, segments_BT, cache, params["stack"])
+
+
+def for_decoding(m: ConfigDict, params: Params, int8: bool = False) -> Params:
+    """The parameters as a forward with a cache reads them, once a token: the stack taken apart into its groups, and
+    matrices in the compute dtype, which is what `project` would make of them each time, or in int8.
+    """
+
+    def cast(path, leaf):
+        kept = isinstance(leaf, Int8Weight) or path[-1].key in ("scale", "router")
+        return leaf if kept else leaf.astype(m.compute_dtype)
+
+    groups = m.layers // len(m.layer_pattern)
+    stack = [jax.tree.map(lambda w, i=i: w[i], params["stack"]) for i in range(groups)]
+    layers = {"stack": stack, "tail": params.get("tail", {})}
+    if int8:
+        layers = {"stack": [quantized(group) for group in stack], "tail": quantized(layers["tail"])}
+    return jax.tree_util.tree_map_with_path(cast, {**params, **layers}, is_leaf=lambda x: isinstance(x, Int8Weight))
 
 
 def head_DV(m: ConfigDict, params: Params) -> jax.Array:
@@ -305,5 +332,7 @@ def head_DV(m: ConfigDict, params: Params) -> jax.Array:
     return params["embedding"].T if m.tied_embedding else params["head"]
 
 
-def empty_cache(m: ConfigDict, batch: int, length: int) -> kv_cache.Cache:
-    return kv_cache.empty(m.layers, batch, length, m.kv_heads, m.head_dim, jnp.dtype(m.compute_dtype))
+def empty_cache(m: ConfigDict, batch: int, length: int, int8: bool = False) -> kv_cache.Cache:
+    return kv_cache.empty(
+        m.layers, batch, length, m.kv_heads, m.head_dim, jnp.int8 if int8 else jnp.dtype(m.compute_dtype)
+    )

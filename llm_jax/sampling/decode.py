@@ -1,8 +1,9 @@
 """The device's half of the engine: the state of the slots, and the jitted functions that move it.
 
 State, one entry a slot: `cache`, `token` (the last one, not read yet), `position` (its), `count` (tokens written),
-`done`, `waiting` (for a tool), the request (`seed`, `temperature`, `limit`, `bias`, `forced`, `forced_length`,
-`forced_at`) and the outputs `out_*`, (slots, room for new tokens).
+`done`, `waiting` (for a tool), what its request asks for (`ROW_FIELDS`, `bias`, `seen`), `forced_at`, and what it wrote
+since the host last looked: `fresh` tokens in `out_*`, (slots, OUT_ROOM). Every setting is data: programs are compiled
+for the cache's length, the number of prompts and the length of a prompt's piece, and for nothing else.
 """
 
 import functools
@@ -15,103 +16,189 @@ from ml_collections import ConfigDict
 
 from llm_jax.losses import logits_of
 from llm_jax.model import kv_cache, transformer
+from llm_jax.sampling import sampler
 
 FORCED_ROOM = 48  # tokens in a slot's forced queue
-SAMPLE_DOMAIN = 7  # keeps the engine's random keys apart from others of the same seed
+STOP_ROOM = 8  # ids that end an answer
+TOP = 20  # likeliest ids of a token, where a request wants them
+MOST_STEPS = 64  # of a chunk
+NGRAM = 2  # tokens that must agree with an earlier place for what followed there to be drafted
+
+ROW_FIELDS = {  # of a request: name -> (shape beyond the slots, dtype)
+    "limit": ((), jnp.int32),
+    "seed": ((), jnp.uint32),
+    "temperature": ((), jnp.float32),
+    "top_k": ((), jnp.int32),
+    "top_p": ((), jnp.float32),
+    "min_p": ((), jnp.float32),
+    "penalty": ((), jnp.float32),
+    "adjusts": ((), jnp.bool_),  # has a bias or a penalty: `put_row` comes first
+    "wants_top": ((), jnp.bool_),
+    "stops": ((STOP_ROOM,), jnp.int32),  # padded with -1
+    "forced": ((FORCED_ROOM,), jnp.int32),
+    "forced_length": ((), jnp.int32),
+    "position": ((), jnp.int32),  # of the prompt's last token
+}
+NO_ADJUSTMENT = {"bias": 0.0, "seen": False}
+OUTPUTS = ("ids", "mask", "sampling", "logprob")
 
 State = dict[str, Any]
+Static = tuple[str, int, int]  # what the functions are specialised on: model config as JSON, vocabulary, drafts
 
 
-def empty_state(model: ConfigDict, vocab_size: int, slots: int, length: int, new: int, top: int) -> State:
-    """Slots without requests (all done), a cache of `length` positions and room for `new` tokens."""
-    integers, room = jnp.zeros(slots, jnp.int32), jnp.zeros((slots, new), jnp.float32)
-    return {
-        "cache": transformer.empty_cache(model, slots, length),
-        **{k: integers for k in ("token", "position", "count", "limit", "forced_length", "forced_at")},
-        "seed": jnp.zeros(slots, jnp.uint32),
-        "temperature": jnp.zeros(slots, jnp.float32),
-        "bias": jnp.zeros((slots, transformer.padded_vocab(vocab_size)), jnp.float32),
-        "forced": jnp.zeros((slots, FORCED_ROOM), jnp.int32),
+def empty_state(model: ConfigDict, vocab_size: int, slots: int, length: int, drafts: int, int8_cache: bool) -> State:
+    """Slots without requests (all done) and a cache of `length` positions. With drafts, also each row's `history`."""
+    V, room = transformer.padded_vocab(vocab_size), MOST_STEPS + 1 + drafts
+    state = {name: jnp.zeros((slots, *shape), dtype) for name, (shape, dtype) in ROW_FIELDS.items()}
+    state |= {name: jnp.zeros(slots, jnp.int32) for name in ("token", "count", "forced_at", "fresh")}
+    state |= {
+        "cache": transformer.empty_cache(model, slots, length, int8_cache),
+        "bias": jnp.zeros((slots, V), jnp.float32),
+        "seen": jnp.zeros((slots, V), bool),
         "done": jnp.ones(slots, bool),
         "waiting": jnp.zeros(slots, bool),
-        "out_ids": room.astype(jnp.int32),
-        "out_mask": room.astype(jnp.int32),
-        "out_sampling": room,
-        "out_logprob": room,
-        "out_top_ids": jnp.zeros((slots, new, top), jnp.int32),
-        "out_top": jnp.zeros((slots, new, top), jnp.float32),
+        **{f"out_{name}": jnp.zeros((slots, room), jnp.int32) for name in OUTPUTS[:2]},
+        **{f"out_{name}": jnp.zeros((slots, room), jnp.float32) for name in OUTPUTS[2:]},
+        "out_top_ids": jnp.zeros((slots, room, TOP), jnp.int32),
+        "out_top": jnp.zeros((slots, room, TOP), jnp.float32),
     }
+    return state | ({"history": jnp.zeros((slots, length), jnp.int32)} if drafts else {})
 
 
-def model_of(static: tuple[str, int, int]) -> tuple[ConfigDict, int, int]:
-    """What the jitted functions are specialised on: (model config as JSON, vocabulary size, `top`)."""
-    model_json, vocab_size, top = static
-    return ConfigDict(json.loads(model_json)), vocab_size, top
+@functools.cache
+def model_of(model_json: str) -> ConfigDict:
+    return ConfigDict(json.loads(model_json))
+
+
+def forward(static: Static, params, tokens_BT, positions_BT, cache: kv_cache.Cache):
+    ones_BT = jnp.ones_like(tokens_BT)
+    return transformer.apply(model_of(static[0]), static[1], params, tokens_BT, positions_BT, ones_BT, cache)[:2]
+
+
+def logits(static: Static, params, hidden: jax.Array) -> jax.Array:
+    return logits_of(hidden, transformer.head_DV(model_of(static[0]), params), static[1])
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def admit(static, params, state: State, requests: State, slots_R: jax.Array, stops: jax.Array) -> State:
-    """Puts R requests into slots: one forward over their prompts, and their first new token.
+def read_piece(static: Static, params, state: State, prompts: dict[str, jax.Array]) -> State:
+    """Reads a piece of each of R prompts into the cache; nothing is sampled.
 
-    `requests` has `prompt` (R, P), `length` and the per-request entries of the state; a slot number beyond the slots
-    belongs to no request.
+    `prompts`: `tokens` (R, P), `start` (the position of a piece's first token), `origin` (the slot whose cache holds
+    what stands before it), `slot` (where it goes; beyond the slots: nowhere).
     """
-    model, vocab_size, top = model_of(static)
-    R, P = requests["prompt"].shape
-    cache = transformer.empty_cache(model, R, P)
-    positions_RP = jnp.broadcast_to(jnp.arange(P), (R, P))
-    hidden_RPD, cache, _ = transformer.apply(
-        model, vocab_size, params, requests["prompt"], positions_RP, jnp.ones((R, P), jnp.int32), cache
-    )
-    last_R = requests["length"] - 1
-    hidden_RD = jnp.take_along_axis(hidden_RPD, last_R[:, None, None], axis=1)[:, 0]
-    fresh = empty_state(model, vocab_size, R, 0, state["out_ids"].shape[1], top)
-    fresh |= {k: requests[k] for k in ("seed", "temperature", "limit", "bias", "forced", "forced_length")}
-    fresh |= {"position": last_R, "done": requests["limit"] == 0}
-    fresh = advance(model, vocab_size, top, params, fresh, hidden_RD, stops)
-    cache = kv_cache.put_rows(state["cache"], cache, slots_R)
-    return {k: cache if k == "cache" else state[k].at[slots_R].set(fresh[k], mode="drop") for k in state}
+    return state | {"cache": _read(static, params, state, prompts)[1]}
+
+
+def _read(static: Static, params, state: State, prompts: dict[str, jax.Array]):
+    rows = kv_cache.take_rows(state["cache"], prompts["origin"])
+    positions_RP = prompts["start"][:, None] + jnp.arange(prompts["tokens"].shape[1])
+    # What the origin holds beyond the start is never seen: it is overwritten, or lies after the last position.
+    hidden_RPD, rows = forward(static, params, prompts["tokens"], positions_RP, rows)
+    return hidden_RPD, kv_cache.put_rows(state["cache"], rows, prompts["slot"])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def decode_chunk(static, chunk: int, params, state: State, stops: jax.Array) -> State:
-    """Up to `chunk` steps; stops early when no slot can go on."""
-    model, vocab_size, top = model_of(static)
+def admit(static: Static, shared: bool, params, state: State, prompts, rows: State, admitted_B, source_B, closings):
+    """Puts requests into the slots of `admitted_B`: the last piece of R prompts, and each one's first new token.
+
+    `rows` has ROW_FIELDS for all slots, `source_B` the number of each one's prompt among the R. With `shared`, slots
+    with one prompt get their caches from the slot that it was read into.
+    """
+    hidden_RPD, cache = _read(static, params, state, prompts)
+    if shared:
+        own_B = jnp.arange(len(source_B))
+        cache = kv_cache.take_rows(cache, jnp.where(admitted_B, prompts["slot"][source_B], own_B))
+    last_R = prompts["length"] - 1
+    hidden_RD = jnp.take_along_axis(hidden_RPD, last_R[:, None, None], axis=1)[:, 0]
+
+    def chosen(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(admitted_B.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
+
+    adjusts = rows["adjusts"][:, None]
+    state = {**state, **{name: chosen(rows[name], state[name]) for name in ROW_FIELDS}, "cache": cache}
+    state |= {name: chosen(jnp.zeros_like(state[name]), state[name]) for name in ("count", "forced_at", "fresh")}
+    state |= {
+        name: jnp.where(admitted_B[:, None] & ~adjusts, zero, state[name]) for name, zero in NO_ADJUSTMENT.items()
+    }
+    state |= {
+        "waiting": state["waiting"] & ~admitted_B,
+        "done": jnp.where(admitted_B, state["limit"] == 0, state["done"]),
+    }
+    return advance(state, logits(static, params, hidden_RD)[source_B], admitted_B, closings)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def decode_chunk(static: Static, params, state: State, steps, patience, closings) -> tuple[State, State]:
+    """(state, what was written since the last chunk): up to `steps` steps, until `patience` slots cannot go on.
+
+    The outputs are those of admitted rows' first tokens, too; `steps` in them counts the steps that were done.
+    """
+    drafts, room = static[2], state["out_ids"].shape[1]
 
     def going(carry):
         step, state = carry
-        return (step < chunk) & ~jnp.all(state["done"] | state["waiting"])
+        stuck = jnp.sum(state["done"] | state["waiting"])
+        return (step < steps) & (stuck < patience) & jnp.all(state["fresh"] + 1 + drafts <= room)
 
     def body(carry):
         step, state = carry
-        hidden_B1D, cache, _ = transformer.apply(
-            model,
-            vocab_size,
-            params,
-            state["token"][:, None],
-            state["position"][:, None],
-            jnp.ones_like(state["token"])[:, None],
-            state["cache"],
-        )
-        return step + 1, advance(model, vocab_size, top, params, {**state, "cache": cache}, hidden_B1D[:, 0], stops)
+        live = ~(state["done"] | state["waiting"])
+        draft_BK = drafted(state, drafts)
+        tokens_BT = jnp.concatenate([state["token"][:, None], draft_BK], axis=1)
+        positions_BT = state["position"][:, None] + jnp.arange(1 + drafts)
+        hidden_BTD, cache = forward(static, params, tokens_BT, positions_BT, state["cache"])
+        logits_BTV = logits(static, params, hidden_BTD)
+        state = {**state, "cache": cache}
+        for k in range(1 + drafts):  # a draft counts while the tokens before it came out as drafted
+            state = advance(state, logits_BTV[:, k], live, closings)
+            live &= state["token"] == tokens_BT[:, min(k + 1, drafts)]
+        return step + 1, state
 
-    return jax.lax.while_loop(going, body, (0, state))[1]
+    steps, state = jax.lax.while_loop(going, body, (0, state))
+    names = [name for name in state if name.startswith("out_")]
+    outputs = {name: state[name] for name in (*names, "fresh", "done", "waiting")} | {"steps": steps}
+    return state | {"fresh": jnp.zeros_like(state["fresh"])}, outputs
 
 
-def advance(model, vocab_size: int, top: int, params, state: State, hidden_BD, stops: jax.Array) -> State:
-    """Every live slot gets its next token: forced if its queue holds one, else sampled from its last hidden state.
+def drafted(state: State, drafts: int) -> jax.Array:
+    """Guesses of the next tokens, (slots, drafts): the forced queue, else what followed the last NGRAM tokens where
+    the row had them before (prompt lookup, Saxena 2023). A bad guess costs nothing but its share of the forward.
+    """
+    if not drafts:
+        return jnp.zeros((len(state["token"]), 0), jnp.int32)
+    history_BS, position_B = state["history"], state["position"]
+    S, ahead_K = history_BS.shape[1], jnp.arange(drafts)
+    take = lambda at_BK: jnp.take_along_axis(history_BS, jnp.clip(at_BK, 0, S - 1), axis=1)  # noqa: E731
+    last = take(position_B[:, None] - jnp.arange(NGRAM))
+    same_BS = jnp.arange(S) < position_B[:, None]
+    for back in range(NGRAM):
+        same_BS &= jnp.roll(history_BS, back, axis=1) == last[:, back : back + 1]
+    found_B = jnp.max(jnp.where(same_BS, jnp.arange(S), 0), axis=1)
+    queued_BK = state["forced_at"][:, None] + ahead_K
+    queue = jnp.take_along_axis(state["forced"], jnp.minimum(queued_BK, FORCED_ROOM - 1), axis=1)
+    return jnp.where(queued_BK < state["forced_length"][:, None], queue, take(found_B[:, None] + 1 + ahead_K))
 
-    `stops` holds the id that ends a turn and the ids that close a tool's span.
+
+def advance(state: State, logits_BV, rows_B, closings) -> State:
+    """Every live slot of `rows_B` gets its next token: forced if its queue holds one, else sampled from its logits.
+
+    `closings` are the ids that close a tool's span.
     """
     s = dict(state)
-    rows = jnp.arange(hidden_BD.shape[0])
-    live = ~(s["done"] | s["waiting"])
-    logits_BV = logits_of(hidden_BD, transformer.head_DV(model, params), vocab_size)
-    token_B, sampling_B = sample(logits_BV + s["bias"], s["temperature"], s["seed"], s["count"])
+    B, room = s["out_ids"].shape
+    rows = jnp.arange(B)
+    live = rows_B & ~(s["done"] | s["waiting"])
+    adjusted_BV = jax.lax.cond(
+        jnp.any(s["adjusts"] & live),
+        lambda x: sampler.adjusted(x, s["bias"], s["seen"], s["penalty"]),
+        lambda x: x,
+        logits_BV,
+    )
+    token_B, sampling_B = sampler.sample(adjusted_BV, s, s["count"])
     forced = s["forced_at"] < s["forced_length"]
     token_B = jnp.where(forced, s["forced"][rows, jnp.minimum(s["forced_at"], FORCED_ROOM - 1)], token_B)
-    log_p_BV = jax.nn.log_softmax(logits_BV)
-    at = jnp.where(live, s["count"], s["out_ids"].shape[1])  # beyond the end: dropped
+    log_z_B = jax.nn.logsumexp(logits_BV, axis=-1)
+    at = jnp.where(live, s["fresh"], room)  # beyond the end: dropped
 
     def put(name, value):
         s[name] = s[name].at[rows, at].set(value, mode="drop")
@@ -119,44 +206,32 @@ def advance(model, vocab_size: int, top: int, params, state: State, hidden_BD, s
     put("out_ids", token_B)
     put("out_mask", (~forced).astype(jnp.int32))
     put("out_sampling", jnp.where(forced, 0.0, sampling_B))
-    put("out_logprob", log_p_BV[rows, token_B])
-    if top:
-        values_Bk, ids_Bk = jax.lax.top_k(log_p_BV, top)
-        put("out_top_ids", ids_Bk)
-        put("out_top", values_Bk)
+    put("out_logprob", logits_BV[rows, token_B] - log_z_B)
+    nothing = jnp.zeros((B, TOP), jnp.float32), jnp.zeros((B, TOP), jnp.int32)
+    top, top_ids = jax.lax.cond(
+        jnp.any(s["wants_top"] & live), lambda x: tuple(jax.lax.top_k(x, TOP)), lambda _: nothing, logits_BV
+    )
+    put("out_top", top - log_z_B[:, None])
+    put("out_top_ids", top_ids)
     s["token"] = jnp.where(live, token_B, s["token"])
-    s["position"] += live
-    s["count"] += live
+    for name in ("position", "count", "fresh"):
+        s[name] += live
     s["forced_at"] += live & forced
-    s["done"] |= live & ((token_B == stops[0]) | (s["count"] >= s["limit"]))
-    s["waiting"] |= live & ~s["done"] & ~forced & jnp.any(token_B[:, None] == stops[1:], axis=1)
+    s["seen"] = s["seen"].at[rows, token_B].max(live)
+    if "history" in s:
+        s["history"] = (
+            s["history"].at[rows, jnp.where(live, s["position"], s["history"].shape[1])].set(token_B, mode="drop")
+        )
+    ended = jnp.any(token_B[:, None] == s["stops"], axis=1) & ~forced
+    s["done"] |= live & (ended | (s["count"] >= s["limit"]))
+    s["waiting"] |= live & ~s["done"] & ~forced & jnp.any(token_B[:, None] == closings, axis=1)
     return s
 
 
-def sample(logits_BV, temperature_B, seed_B, count_B) -> tuple[jax.Array, jax.Array]:
-    """(token, its log-probability under the distribution it was drawn from); greedy rows have log-probability 0.
-
-    A token is drawn by inverting the cumulative distribution at one uniform number, which depends on the row's seed
-    and the token's place alone, not on the batch around it. (One number for each id, as Gumbel noise needs, took
-    half of the step's time on a CPU.)
-    """
-
-    def drawn(logits_BV):
-        log_p_BV = jax.nn.log_softmax(logits_BV / jnp.maximum(temperature_B, 1e-6)[:, None])
-        keys_B = jax.vmap(
-            lambda seed, n: jax.random.fold_in(jax.random.fold_in(jax.random.key(SAMPLE_DOMAIN), seed), n)
-        )(seed_B, count_B)
-        uniform_B = jax.vmap(jax.random.uniform)(keys_B)
-        cumulative_BV = jnp.cumsum(jnp.exp(log_p_BV), axis=-1)
-        # uniform < 1 has 23 bits, so that its product with the total stays below the total: an id of no mass is safe.
-        hot_B = jnp.sum(cumulative_BV <= (uniform_B * cumulative_BV[:, -1])[:, None], axis=-1)
-        return hot_B, jnp.take_along_axis(log_p_BV, hot_B[:, None], axis=1)[:, 0]
-
-    greedy_B = jnp.argmax(logits_BV, axis=-1)
-    zeros_B = jnp.zeros(greedy_B.shape, jnp.float32)
-    hot_B, log_p_B = jax.lax.cond(jnp.any(temperature_B > 0), drawn, lambda _: (greedy_B, zeros_B), logits_BV)
-    is_hot = temperature_B > 0
-    return jnp.where(is_hot, hot_B, greedy_B).astype(jnp.int32), jnp.where(is_hot, log_p_B, 0.0)
+@functools.partial(jax.jit, donate_argnums=0)
+def put_row(state: State, slot, row: dict[str, jax.Array]) -> State:
+    """One slot's `bias` and `seen` (V), or its `history`, before it is admitted."""
+    return state | {name: state[name].at[slot].set(value) for name, value in row.items()}
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -171,7 +246,12 @@ def queue_forced(state: State, rows_B, forced_BF, length_B) -> State:
     }
 
 
+@functools.partial(jax.jit, donate_argnums=0)
+def stopped(state: State, rows_B) -> State:
+    """The chosen slots are done, whatever they were at."""
+    return state | {"done": state["done"] | rows_B, "waiting": state["waiting"] & ~rows_B}
+
+
 @functools.partial(jax.jit, static_argnums=1)
-def lengthened(state: State, length: int) -> State:
-    """The same state with a cache of `length` positions."""
-    return {**state, "cache": kv_cache.lengthened(state["cache"], length)}
+def resized(cache: kv_cache.Cache, length: int) -> kv_cache.Cache:
+    return kv_cache.resized(cache, length)

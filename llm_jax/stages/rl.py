@@ -19,7 +19,8 @@ from llm_jax.config import UserError
 from llm_jax.model import transformer
 from llm_jax.optimizer import adamw
 from llm_jax.prompts import Outcome, judge, load_prompts
-from llm_jax.sampling.engine import Completion, Engine, Request
+from llm_jax.sampling.engine import Engine
+from llm_jax.sampling.requests import Completion, Request
 from llm_jax.tokenizer import Tokenizer
 from llm_jax.tools.python import PythonTool
 
@@ -208,7 +209,8 @@ def pack_rollouts(requests: list[Request], completions: list[Completion], advant
 def run(context: train.Context, params, tokenizer: Tokenizer):
     config = context.config
     tool = PythonTool()
-    engine = Engine(context.model, tokenizer, context.mesh, config.rl.slots, {"python": tool.answer})
+    length, tools = config.data.sequence_length, {"python": tool.answer}
+    engine = Engine(context.model, tokenizer, context.mesh, config.rl.slots, length, tools)
     axes = transformer.param_axes(context.model, context.vocab_size)
     warmup = max(1, config.rl.steps // 20)
     rate = lambda step: config.rl.learning_rate * jnp.minimum(1.0, (step + 1) / warmup)  # noqa: E731

@@ -8,7 +8,7 @@ import pytest
 from llm_jax.config import UserError
 from llm_jax.model import attention as attention_module
 from llm_jax.model import kernels
-from llm_jax.model.attention import LayerSpec, Mask, attention
+from llm_jax.model.attention import LayerSpec, Mask, attention, cached_attention
 from llm_jax.model.transformer import training_mask
 
 B, N, K, H = 2, 4, 2, 6
@@ -28,15 +28,19 @@ def naive(q, k, v, segments, window: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("window", [0, 1, 3, 5, 100])
-@pytest.mark.parametrize("T, block, aligned", [(9, 64, True), (9, 64, False), (23, 4, True)])
-def test_attention_matches_the_loop(window, T, block, aligned, monkeypatch):
+@pytest.mark.parametrize("T, block, cached", [(9, 64, False), (9, 64, True), (23, 4, False)])
+def test_attention_matches_the_loop(window, T, block, cached, monkeypatch):
     monkeypatch.setattr(attention_module, "BLOCK", block)
     rng = np.random.default_rng(window)
     q, k, v = rng.normal(size=(B, T, N, H)), rng.normal(size=(B, T, K, H)), rng.normal(size=(B, T, K, H))
     segments = np.array([np.repeat([1, 2, 3, 0], [4, 3, T - 8, 1]), [1] * T])
     places = np.broadcast_to(np.arange(T), (B, T))
-    mask = Mask(*map(jnp.asarray, (places, segments, places, segments)), aligned=aligned)
-    ours = attention(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), mask, window)
+    mask = Mask(*map(jnp.asarray, (places, segments, places, segments)))
+    q32, k32, v32 = (jnp.asarray(x, jnp.float32) for x in (q, k, v))
+    if cached:
+        ours = cached_attention(q32, k32.transpose(0, 2, 3, 1), v32.swapaxes(1, 2), mask, window)
+    else:
+        ours = attention(q32, k32, v32, mask, window)
     np.testing.assert_allclose(ours, naive(q, k, v, segments, window), atol=1e-5)
 
 
@@ -78,8 +82,8 @@ def test_splash_refuses_rows_it_cannot_cut(mesh):
 
 def test_a_query_that_sees_nothing_gives_numbers():
     ones = jnp.ones((1, 2, 1, 4))
-    mask = Mask(jnp.array([[0, 1]]), jnp.array([[1, 1]]), jnp.array([[0, 1]]), jnp.array([[2, 2]]), aligned=False)
-    assert jnp.isfinite(attention(ones, ones, ones, mask, 0)).all()
+    mask = Mask(jnp.array([[0, 1]]), jnp.array([[1, 1]]), jnp.array([[0, 1]]), jnp.array([[2, 2]]))
+    assert jnp.isfinite(attention_module.dense_attention(ones, ones, ones, mask, 0)).all()
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,8 @@ def test_cached_equals_uncached(model, hidden_of):
     B, prompt = 2, 5
     tokens, ones = tokens_of(B), jnp.ones((B, T), jnp.int32)
     positions = jnp.broadcast_to(jnp.arange(T), (B, T))
-    step = jax.jit(lambda t, p, s, cache: transformer.apply(m, VOCAB, params, t, p, s, cache))
+    weights = transformer.for_decoding(m, params)
+    step = jax.jit(lambda t, p, s, cache: transformer.apply(m, VOCAB, weights, t, p, s, cache))
     cache = transformer.empty_cache(m, B, T)
     hidden, cache, _ = step(tokens[:, :prompt], positions[:, :prompt], ones[:, :prompt], cache)
     pieces = [hidden]

@@ -7,7 +7,8 @@ from scipy import stats
 
 from llm_jax.config import UserError
 from llm_jax.sampling import decode
-from llm_jax.sampling.engine import Engine, Request
+from llm_jax.sampling.engine import Engine
+from llm_jax.sampling.requests import Request
 
 BATCH, NEW, LONGEST = 4, 20, 96
 PROMPTS = (
@@ -47,7 +48,7 @@ def reference(forward, tiny_model, tokenizer, params):
 
 @pytest.fixture(scope="module")
 def engine(tiny_model, tokenizer, mesh):
-    return Engine(tiny_model, tokenizer, mesh, BATCH)
+    return Engine(tiny_model, tokenizer, mesh, BATCH, LONGEST)
 
 
 def encoded(tokenizer) -> list[list[int]]:
@@ -169,7 +170,7 @@ def test_sampling_follows_the_softmax(tiny_model, reference, tokenizer, mesh, pa
     """Chi-square of the first token over many seeds, among a few allowed ids."""
     draws = 1024
     prompt, allowed = encoded(tokenizer)[0], tokenizer.encode("123456")
-    many = Engine(tiny_model, tokenizer, mesh, 256)
+    many = Engine(tiny_model, tokenizer, mesh, 256, LONGEST)
     requests = [Request(prompt, seed, temperature, 1, suppress=others(tokenizer, *allowed)) for seed in range(draws)]
     seen = [done.ids[0] for done in many.generate(params, requests)]
     p = np.exp(reference.all(prompt)[-1, allowed].astype(np.float64) / temperature)
@@ -181,7 +182,7 @@ def test_sampling_follows_the_softmax(tiny_model, reference, tokenizer, mesh, pa
 
 
 def calling(tokenizer, mesh, tiny_model, tool) -> Engine:
-    return Engine(tiny_model, tokenizer, mesh, BATCH, {"python": tool})
+    return Engine(tiny_model, tokenizer, mesh, BATCH, LONGEST, {"python": tool})
 
 
 def call_request(tokenizer, prompt: list[int], program: str, limit: int) -> Request:
@@ -256,7 +257,7 @@ def test_too_long_an_opening_is_a_users_mistake(engine, tokenizer, params):
 
 def test_top_holds_the_most_likely_in_order(engine, reference, tokenizer, params):
     prompt = encoded(tokenizer)[0]
-    done = engine.generate(params, [Request(prompt, max_new_tokens=4, suppress=(tokenizer.end,))], top=3)[0]
+    done = engine.generate(params, [Request(prompt, max_new_tokens=4, suppress=(tokenizer.end,), top=3)])[0]
     log_p = reference.all(prompt + done.ids)[len(prompt) - 1 : -1]
     assert len(done.top) == len(done.ids)
     for pairs, row in zip(done.top, log_p, strict=True):

@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as hnp
 
 from llm_jax import train
 from llm_jax.config import UserError
-from llm_jax.sampling.engine import Completion, Engine, Request
+from llm_jax.sampling.engine import Engine
+from llm_jax.sampling.requests import Completion, Request
 from llm_jax.stages import rl
 
 PROMPTS = [
@@ -118,7 +119,7 @@ def test_a_rollout_that_fits_no_row_is_a_users_mistake():
 @pytest.fixture(scope="module")
 def rollouts(tiny_model, tokenizer, mesh, params):
     """(requests, completions) really sampled, one of them with forced tokens."""
-    engine = Engine(tiny_model, tokenizer, mesh, 4)
+    engine = Engine(tiny_model, tokenizer, mesh, 4, 64)
     forced = tuple(tokenizer.encode("12"))
     requests = [
         Request([tokenizer.bos, *tokenizer.encode(text)], seed, 1.0, 10, forced if seed == 1 else ())

@@ -1,0 +1,71 @@
+"""What the engine is asked for, and what becomes of it."""
+
+import dataclasses
+from collections.abc import Callable
+
+from llm_jax.config import UserError
+from llm_jax.sampling.decode import FORCED_ROOM, STOP_ROOM, TOP
+
+Tool = Callable[[str], str]  # the text inside a span -> the text of the output span
+
+
+@dataclasses.dataclass
+class Request:
+    prompt: list[int]
+    seed: int = 0  # of this row's samples: same seed, prompt and parameters, same completion
+    temperature: float = 0.0  # 0: greedy
+    max_new_tokens: int = 64
+    forced: tuple[int, ...] = ()  # put at the start of the completion
+    suppress: tuple[int, ...] = ()  # ids that must not be sampled
+    top_k: int = 0  # sample among the k likeliest; 0: all
+    top_p: float = 1.0  # ... among the fewest whose probabilities reach p
+    min_p: float = 0.0  # ... among those at least p times as likely as the likeliest
+    repetition_penalty: float = 1.0  # divides positive logits of ids that prompt or completion have, multiplies others
+    bias: dict[int, float] = dataclasses.field(default_factory=dict)  # added to the logits of ids
+    stop_ids: tuple[int, ...] = ()  # ids that end the completion, beside the end of a turn
+    stop: tuple[str, ...] = ()  # texts that end it, once it contains one
+    top: int = 0  # how many of the likeliest ids to tell of each token
+
+    def check(self, vocab_size: int, length: int) -> None:
+        """Raises UserError for what the engine cannot do."""
+        ids = [*self.prompt, *self.forced, *self.suppress, *self.bias, *self.stop_ids]
+        ranges = (
+            ("temperature", 0 <= self.temperature < float("inf"), "a number from 0 on"),
+            ("top_k", self.top_k >= 0, "0 (all) or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
+            ("min_p", 0 <= self.min_p <= 1, "0 to 1"),
+            ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "a number above 0 (1: none)"),
+            ("max_new_tokens", self.max_new_tokens >= 0, "0 or more"),
+            ("top", 0 <= self.top <= TOP, f"0 to {TOP}"),
+        )
+        for name, fine, allowed in ranges:
+            if not fine:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be {allowed}")
+        if not self.prompt:
+            raise UserError("an empty prompt cannot be continued; it needs at least one token")
+        if len(self.prompt) >= length:
+            raise UserError(f"the prompt is {len(self.prompt)} tokens long; this model reads {length}, answer included")
+        if len(self.forced) > FORCED_ROOM:
+            raise UserError(f"an opening has at most {FORCED_ROOM} tokens")
+        if len(self.stop_ids) >= STOP_ROOM:
+            raise UserError(f"at most {STOP_ROOM - 1} ids can end a completion")
+        if any(not 0 <= i < vocab_size for i in ids):
+            raise UserError(f"an id is not in the vocabulary of {vocab_size}")
+        if not all(abs(b) < float("inf") for b in self.bias.values()):
+            raise UserError("a bias is no finite number")
+
+
+@dataclasses.dataclass
+class Completion:
+    """Tokens after the prompt; it grows while the engine runs. `logprob` is of the untempered distribution; a forced
+    token has mask 0. `finish` is "stop" (an id or text that ends it), "length", "cancelled", or None while it runs.
+    """
+
+    ids: list[int] = dataclasses.field(default_factory=list)
+    sampled_mask: list[int] = dataclasses.field(default_factory=list)
+    sampling_logprob: list[float] = dataclasses.field(default_factory=list)
+    logprob: list[float] = dataclasses.field(default_factory=list)
+    top: list[list[tuple[int, float]]] | None = None  # most likely (id, log-probability) at each token, when asked
+    tool_calls: int = 0
+    reused: int = 0  # tokens of the prompt that were in the cache already
+    finish: str | None = None
