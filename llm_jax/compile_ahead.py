@@ -1,6 +1,8 @@
-"""Compile the real training step for a TPU slice that is not there: does it fit, what does it cost, what bounds it?
+"""Compile the real training or decoding step for a TPU slice that is not there: does it fit, what bounds it?
 
-    python -m llm_jax.compile_ahead --config=experiments/NAME.py [--topology=v5p:4x4x4] [--json]
+    python -m llm_jax.compile_ahead --config=experiments/NAME.py [--topology=v5p:4x4x4] [--function=decode] [--json]
+
+Decoding has `rl.slots` rows with a cache of `data.sequence_length` positions each.
 
 Needs the `tpu` extra (libtpu), no TPU. Figures are the compiler's and a roofline's, not measured times.
 """
@@ -11,6 +13,7 @@ import os
 os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_WORKER_ID="0")
 os.environ.update(TPU_ACCELERATOR_TYPE="v5litepod-1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
 
+import functools
 import importlib.util
 import json
 import math
@@ -33,6 +36,8 @@ from llm_jax import hlo, roofline, sharding, train  # noqa: E402
 from llm_jax.config import UserError, validate  # noqa: E402
 from llm_jax.model import transformer  # noqa: E402
 from llm_jax.optimizer import make_optimizer  # noqa: E402
+from llm_jax.sampling import decode  # noqa: E402
+from llm_jax.sampling.slots import makers, placed  # noqa: E402
 from llm_jax.stages.supervised import cross_entropy_loss  # noqa: E402
 
 GIB = 2**30
@@ -44,6 +49,7 @@ FLAT, CUBIC = ("v5e", "v6e"), ("v4", "v5p", "tpu7x")
 def define_flags() -> None:
     config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
     flags.DEFINE_string("topology", "", "TPU slice, as in v5p:4x4x4; the config's mesh.topology if not given.")
+    flags.DEFINE_enum("function", "train", ["train", "decode"], "Which step.")
     flags.DEFINE_bool("json", False, "Print one JSON object.")
     flags.mark_flag_as_required("config")
 
@@ -71,7 +77,24 @@ def topology_devices(name: str, slices: int) -> list:
     return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
 
 
-def lower(config: ConfigDict, devices: list) -> jax.stages.Lowered:
+def lower_decoding(config: ConfigDict, devices: list) -> jax.stages.Lowered:
+    """The engine's jitted chunk, lowered for shapes alone; its loop's body is one step."""
+    vocab_size, mesh = config.tokenizer.vocab_size, sharding.make_mesh(config.mesh, devices)
+    context = train.Context(config, Path(), mesh, vocab_size, "")
+    static = (context.model.to_json(), vocab_size, 0)
+    shapes = jax.eval_shape(lambda p: transformer.for_decoding(context.model, p), context.abstract_params())
+    axes = transformer.decoding_axes(context.model, vocab_size)
+    with_place = lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)  # noqa: E731
+    weights = jax.tree.map(lambda x, a: with_place(x, sharding.named(mesh, *a)), shapes, axes)
+    cache, state = makers(static, config.rl.slots, config.data.sequence_length)
+    made = functools.partial(cache, config.data.sequence_length), state
+    cache, state = (jax.tree.map(with_place, jax.eval_shape(make), placed(mesh, make)) for make in made)
+    numbers = (with_place(jax.ShapeDtypeStruct(size, jnp.int32), sharding.named(mesh)) for size in ((), (), (1,)))
+    with jax.set_mesh(mesh):
+        return decode.decode_chunk.lower(static, weights, cache, state, *numbers)
+
+
+def lower_training(config: ConfigDict, devices: list) -> jax.stages.Lowered:
     """The jitted step of stage `pretrain`, lowered for shapes alone."""
     vocab_size = config.tokenizer.vocab_size
     mesh = sharding.make_mesh(config.mesh, devices)
@@ -98,13 +121,19 @@ def abstract_batch(config: ConfigDict, mesh) -> dict[str, jax.ShapeDtypeStruct]:
     return {k: jax.ShapeDtypeStruct((B // size, size, T), kind, sharding=place) for k, kind in kinds.items()}
 
 
-def report(config: ConfigDict, topology: str) -> dict:
+def report(config: ConfigDict, topology: str, function: str) -> dict:
     """The figures of one compilation, per device; `fits: false` with what is missing when memory is short."""
     devices = topology_devices(topology, config.mesh.slices)
     chip = roofline.CHIPS[topology.partition(":")[0]]
-    B, T = config.pretrain.batch, config.data.sequence_length
-    flops = roofline.train_flops(config.model, config.tokenizer.vocab_size, B, T) / len(devices)
-    out = {"topology": topology, "devices": len(devices), "model_flops": flops}
+    T, model, vocab_size = config.data.sequence_length, config.model, config.tokenizer.vocab_size
+    if function == "decode":
+        lower, tokens = lower_decoding, config.rl.slots
+        flops = tokens * roofline.forward_flops_per_token(model, vocab_size, T)
+    else:
+        lower, tokens = lower_training, config.pretrain.batch * T
+        flops = roofline.train_flops(model, vocab_size, config.pretrain.batch, T)
+    flops /= len(devices)
+    out = {"function": function, "topology": topology, "devices": len(devices), "model_flops": flops}
     started = time.monotonic()
     lowered = lower(config, devices)
     try:
@@ -122,9 +151,9 @@ def report(config: ConfigDict, topology: str) -> dict:
     out["compile_seconds"] = round(time.monotonic() - started, 1)
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     counted = hlo.analyse(compiled.as_text(), len(devices))
-    seconds, bound = roofline.projection(
-        chip, max(flops, counted["gemm_flops"]), cost["bytes accessed"], counted["wire_bytes"]
-    )
+    # Of a decoding step the compiler's count has the cost of branches that are seldom taken; it reads its arguments.
+    read = memory.argument_size_in_bytes if function == "decode" else cost["bytes accessed"]
+    seconds, bound = roofline.projection(chip, max(flops, counted["gemm_flops"]), read, counted["wire_bytes"])
     out |= {
         "fits": True,
         "hbm_peak_gib": round(memory.peak_memory_in_bytes / GIB, 3),
@@ -135,7 +164,7 @@ def report(config: ConfigDict, topology: str) -> dict:
         "bytes_accessed": cost["bytes accessed"],
         **counted,
         "projected_step_seconds": seconds,
-        "projected_tokens_per_second": B * T / seconds,
+        "projected_tokens_per_second": tokens / seconds,
         "projected_mfu": flops / seconds / chip.flops,
         "bound_by": bound,
     }
@@ -152,7 +181,10 @@ def hbm_of_error(message: str) -> tuple[float, float]:
 
 
 def show(figures: dict) -> None:
-    print(f"{figures['topology']}, {figures['devices']} devices; figures per device, from the compiler, not measured")
+    print(
+        f"{figures['function']}: {figures['topology']}, {figures['devices']} devices; "
+        "figures per device, from the compiler, not measured"
+    )
     if not figures["fits"]:
         print(
             f"does not fit: needs {figures['hbm_peak_gib']} GiB, has {figures['hbm_available_gib']} "
@@ -169,7 +201,7 @@ def show(figures: dict) -> None:
         print(f"{kind}: {figures['collective_counts'][kind]} a step, {size / 1e9:.2f} GB")
     print(
         f"on the wire {figures['wire_bytes'] / 1e9:.2f} GB\n"
-        f"at best {figures['projected_step_seconds']:.3f} s a step, "
+        f"at best {figures['projected_step_seconds']:.4f} s a step, "
         f"{figures['projected_tokens_per_second']:,.0f} tokens/s, MFU {figures['projected_mfu']:.1%}, "
         f"bound by {figures['bound_by']} (roofline: peaks, all overlapped)\n"
         f"compiled in {figures['compile_seconds']} s"
@@ -182,7 +214,7 @@ def main() -> None:
     if not topology:
         raise UserError("the config names no mesh.topology; give one, as in --topology=v5e:4x4")
     validate(f.config)
-    figures = report(f.config, topology)
+    figures = report(f.config, topology, f.function)
     print(json.dumps(figures)) if f.json else show(figures)
 
 

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from llm_jax.model import experts, kv_cache
 from llm_jax.model.attention import LayerSpec, Mask, attention, cached_attention
 from llm_jax.model.embedding import look_up
-from llm_jax.model.int8 import Int8Weight, quantized
+from llm_jax.model.outputs_first import INPUTS, OutputsFirst, outputs_first, rotated
 from llm_jax.sharding import constrain
 
 Params = dict[str, Any]
@@ -39,8 +39,8 @@ def project(x: jax.Array, w: Weight, contracted: int = 1) -> jax.Array:
     """Every projection of the model: contracts x's last `contracted` axes with w's first, in x's dtype."""
     dims = tuple(range(x.ndim - contracted, x.ndim)), tuple(range(contracted))
     value = w.get_value()
-    if isinstance(value, Int8Weight):
-        return jax.lax.dot_general(x, value.values.astype(x.dtype), (dims, ((), ()))) * value.scale.astype(x.dtype)
+    if isinstance(value, OutputsFirst):
+        return value.product(x, contracted)
     return jax.lax.dot_general(x, value.astype(x.dtype), (dims, ((), ())))
 
 
@@ -306,25 +306,46 @@ def apply(m: ConfigDict, vocab_size: int, params: Params, tokens_BT, positions_B
     """
     if cache is None:
         return merged(m, vocab_size, params)(tokens_BT, positions_BT, segments_BT)
-    rest = {key: value for key, value in params.items() if key != "stack"}
+    rest = {key: params[key] for key in ("embedding", "norm", "tail")}
     return merged(m, vocab_size, rest)(tokens_BT, positions_BT, segments_BT, cache, params["stack"])
 
 
 def for_decoding(m: ConfigDict, params: Params, int8: bool = False) -> Params:
     """The parameters as a forward with a cache reads them, once a token: the stack taken apart into its groups, and
-    matrices in the compute dtype, which is what `project` would make of them each time, or in int8.
+    matrices with their outputs first, in the compute dtype (which `project` would make of them each time) or in int8.
     """
-
-    def cast(path, leaf):
-        kept = isinstance(leaf, Int8Weight) or path[-1].key in ("scale", "router")
-        return leaf if kept else leaf.astype(m.compute_dtype)
-
     groups = m.layers // len(m.layer_pattern)
     stack = [jax.tree.map(lambda w, i=i: w[i], params["stack"]) for i in range(groups)]
-    layers = {"stack": stack, "tail": params.get("tail", {})}
-    if int8:
-        layers = {"stack": [quantized(group) for group in stack], "tail": quantized(layers["tail"])}
-    return jax.tree_util.tree_map_with_path(cast, {**params, **layers}, is_leaf=lambda x: isinstance(x, Int8Weight))
+    turned = [outputs_first(group, m.compute_dtype, int8) for group in (*stack, params.get("tail", {}))]
+    embedding = params["embedding"].astype(m.compute_dtype)
+    head_VD = embedding if m.tied_embedding else params["head"].T.astype(m.compute_dtype)
+    return {
+        "embedding": embedding,
+        "head_VD": head_VD,
+        "norm": params["norm"],
+        "stack": turned[:-1],
+        "tail": turned[-1],
+    }
+
+
+def decoding_axes(m: ConfigDict, vocab_size: int) -> Params:
+    """The logical axes of each array of `for_decoding`, not in int8."""
+    axes = param_axes(m, vocab_size)
+    is_axes = lambda x: isinstance(x, tuple)  # noqa: E731
+
+    def turn(path, names):
+        name, is_expert = path[-1].key, "expert" in names
+        return OutputsFirst(rotated(names, INPUTS[name]), None) if name in INPUTS and not is_expert else names
+
+    group = jax.tree.map(lambda names: names[1:], axes["stack"], is_leaf=is_axes)
+    group, tail = (jax.tree_util.tree_map_with_path(turn, x, is_leaf=is_axes) for x in (group, axes.get("tail", {})))
+    head = {"head_VD": ("vocab", "embed")}
+    return {
+        **{name: axes[name] for name in ("embedding", "norm")},
+        **head,
+        "stack": [group] * (m.layers // len(m.layer_pattern)),
+        "tail": tail,
+    }
 
 
 def head_DV(m: ConfigDict, params: Params) -> jax.Array:

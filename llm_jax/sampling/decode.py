@@ -1,9 +1,9 @@
 """The device's half of the engine: the state of the slots, and the jitted functions that move it.
 
-State, one entry a slot: `cache`, `token` (the last one, not read yet), `position` (its), `count` (tokens written),
-`done`, `waiting` (for a tool), what its request asks for (`ROW_FIELDS`, `bias`, `seen`), `forced_at`, and what it wrote
-since the host last looked: `fresh` tokens in `out_*`, (slots, OUT_ROOM). Every setting is data: programs are compiled
-for the cache's length, the number of prompts and the length of a prompt's piece, and for nothing else.
+State, one entry a slot, beside the cache: `token` (the last one, not read yet), `position` (its), `count` (tokens
+written), `done`, `waiting` (for a tool), what its request asks for (`ROW_FIELDS`, `bias`, `seen`), `forced_at`; and
+what it wrote since the host last looked: `fresh` tokens in `out_*`. Every setting is data. Programs are compiled for the
+cache's length, and to read for the number of prompts and the length of their pieces; for nothing else.
 """
 
 import functools
@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from llm_jax.losses import logits_of
 from llm_jax.model import kv_cache, transformer
 from llm_jax.sampling import sampler
 
@@ -46,13 +45,12 @@ State = dict[str, Any]
 Static = tuple[str, int, int]  # what the functions are specialised on: model config as JSON, vocabulary, drafts
 
 
-def empty_state(model: ConfigDict, vocab_size: int, slots: int, length: int, drafts: int, int8_cache: bool) -> State:
-    """Slots without requests (all done) and a cache of `length` positions. With drafts, also each row's `history`."""
+def empty_state(vocab_size: int, slots: int, longest: int, drafts: int) -> State:
+    """Slots without requests, all done. With drafts, also each row's `history`, which has room for the longest."""
     V, room = transformer.padded_vocab(vocab_size), MOST_STEPS + 1 + drafts
     state = {name: jnp.zeros((slots, *shape), dtype) for name, (shape, dtype) in ROW_FIELDS.items()}
     state |= {name: jnp.zeros(slots, jnp.int32) for name in ("token", "count", "forced_at", "fresh")}
     state |= {
-        "cache": transformer.empty_cache(model, slots, length, int8_cache),
         "bias": jnp.zeros((slots, V), jnp.float32),
         "seen": jnp.zeros((slots, V), bool),
         "done": jnp.ones(slots, bool),
@@ -62,7 +60,7 @@ def empty_state(model: ConfigDict, vocab_size: int, slots: int, length: int, dra
         "out_top_ids": jnp.zeros((slots, room, TOP), jnp.int32),
         "out_top": jnp.zeros((slots, room, TOP), jnp.float32),
     }
-    return state | ({"history": jnp.zeros((slots, length), jnp.int32)} if drafts else {})
+    return state | ({"history": jnp.zeros((slots, longest), jnp.int32)} if drafts else {})
 
 
 @functools.cache
@@ -76,50 +74,51 @@ def forward(static: Static, params, tokens_BT, positions_BT, cache: kv_cache.Cac
 
 
 def logits(static: Static, params, hidden: jax.Array) -> jax.Array:
-    return logits_of(hidden, transformer.head_DV(model_of(static[0]), params), static[1])
+    """Float32 logits; the columns that pad the vocabulary are -1e30. As in `losses.logits_of`, but weights first."""
+    last = hidden.ndim - 1
+    out_V = jax.lax.dot_general(
+        params["head_VD"], hidden, (((1,), (last,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    out = jnp.moveaxis(out_V, 0, -1)
+    return jnp.where(jnp.arange(out.shape[-1]) < static[1], out, sampler.NEVER)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def read_piece(static: Static, params, state: State, prompts: dict[str, jax.Array]) -> State:
-    """Reads a piece of each of R prompts into the cache; nothing is sampled.
+def read(static: Static, params, cache: kv_cache.Cache, prompts: dict[str, jax.Array]):
+    """Reads a piece of each of R prompts into the cache: (the hidden state of each one's last token (R, D), cache).
 
-    `prompts`: `tokens` (R, P), `start` (the position of a piece's first token), `origin` (the slot whose cache holds
-    what stands before it), `slot` (where it goes; beyond the slots: nowhere).
+    `prompts`: `tokens` (R, P), `length` (how many of them are the piece's), `start` (the position of the first),
+    `origin` (the slot whose cache holds what stands before it), `slot` (where it goes; beyond the slots: nowhere).
     """
-    return state | {"cache": _read(static, params, state, prompts)[1]}
-
-
-def _read(static: Static, params, state: State, prompts: dict[str, jax.Array]):
-    rows = kv_cache.take_rows(state["cache"], prompts["origin"])
+    rows = kv_cache.take_rows(cache, prompts["origin"])
     positions_RP = prompts["start"][:, None] + jnp.arange(prompts["tokens"].shape[1])
     # What the origin holds beyond the start is never seen: it is overwritten, or lies after the last position.
     hidden_RPD, rows = forward(static, params, prompts["tokens"], positions_RP, rows)
-    return hidden_RPD, kv_cache.put_rows(state["cache"], rows, prompts["slot"])
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def admit(static: Static, shared: bool, params, state: State, prompts, rows: State, admitted_B, source_B, closings):
-    """Puts requests into the slots of `admitted_B`: the last piece of R prompts, and each one's first new token.
-
-    `rows` has ROW_FIELDS for all slots, `source_B` the number of each one's prompt among the R. With `shared`, slots
-    with one prompt get their caches from the slot that it was read into.
-    """
-    hidden_RPD, cache = _read(static, params, state, prompts)
-    if shared:
-        own_B = jnp.arange(len(source_B))
-        cache = kv_cache.take_rows(cache, jnp.where(admitted_B, prompts["slot"][source_B], own_B))
     last_R = prompts["length"] - 1
     hidden_RD = jnp.take_along_axis(hidden_RPD, last_R[:, None, None], axis=1)[:, 0]
+    return hidden_RD, kv_cache.put_rows(cache, rows, prompts["slot"])
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def shared(cache: kv_cache.Cache, from_B: jax.Array) -> kv_cache.Cache:
+    """Each slot's cache from a slot: those of a group have one prompt, which was read once."""
+    return kv_cache.take_rows(cache, from_B)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def begin(static: Static, params, state: State, rows: State, hidden_RD, source_B, admitted_B, closings) -> State:
+    """Puts requests into the slots of `admitted_B`, and samples each one's first token.
+
+    `rows` has ROW_FIELDS for all slots, `source_B` the number of each one's prompt among the R that were read.
+    """
 
     def chosen(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(admitted_B.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
 
-    adjusts = rows["adjusts"][:, None]
-    state = {**state, **{name: chosen(rows[name], state[name]) for name in ROW_FIELDS}, "cache": cache}
+    state = {**state, **{name: chosen(rows[name], state[name]) for name in ROW_FIELDS}}
     state |= {name: chosen(jnp.zeros_like(state[name]), state[name]) for name in ("count", "forced_at", "fresh")}
-    state |= {
-        name: jnp.where(admitted_B[:, None] & ~adjusts, zero, state[name]) for name, zero in NO_ADJUSTMENT.items()
-    }
+    plain_B1 = (admitted_B & ~rows["adjusts"])[:, None]
+    state |= {name: jnp.where(plain_B1, zero, state[name]) for name, zero in NO_ADJUSTMENT.items()}
     state |= {
         "waiting": state["waiting"] & ~admitted_B,
         "done": jnp.where(admitted_B, state["limit"] == 0, state["done"]),
@@ -127,37 +126,38 @@ def admit(static: Static, shared: bool, params, state: State, prompts, rows: Sta
     return advance(state, logits(static, params, hidden_RD)[source_B], admitted_B, closings)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def decode_chunk(static: Static, params, state: State, steps, patience, closings) -> tuple[State, State]:
-    """(state, what was written since the last chunk): up to `steps` steps, until `patience` slots cannot go on.
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))
+def decode_chunk(static: Static, params, cache: kv_cache.Cache, state: State, steps, patience, closings):
+    """(cache, state, what was written since the last chunk): up to `steps` steps, until `patience` slots are stuck.
 
-    The outputs are those of admitted rows' first tokens, too; `steps` in them counts the steps that were done.
+    The outputs have admitted rows' first tokens, too. `steps` and `worked` in them count the steps that were done, and
+    those of each slot in which it wrote.
     """
     drafts, room = static[2], state["out_ids"].shape[1]
 
     def going(carry):
-        step, state = carry
+        step, _, _, state = carry
         stuck = jnp.sum(state["done"] | state["waiting"])
         return (step < steps) & (stuck < patience) & jnp.all(state["fresh"] + 1 + drafts <= room)
 
     def body(carry):
-        step, state = carry
+        step, worked, cache, state = carry
         live = ~(state["done"] | state["waiting"])
         draft_BK = drafted(state, drafts)
         tokens_BT = jnp.concatenate([state["token"][:, None], draft_BK], axis=1)
         positions_BT = state["position"][:, None] + jnp.arange(1 + drafts)
-        hidden_BTD, cache = forward(static, params, tokens_BT, positions_BT, state["cache"])
+        hidden_BTD, cache = forward(static, params, tokens_BT, positions_BT, cache)
         logits_BTV = logits(static, params, hidden_BTD)
-        state = {**state, "cache": cache}
+        worked += jnp.sum(live)
         for k in range(1 + drafts):  # a draft counts while the tokens before it came out as drafted
             state = advance(state, logits_BTV[:, k], live, closings)
             live &= state["token"] == tokens_BT[:, min(k + 1, drafts)]
-        return step + 1, state
+        return step + 1, worked, cache, state
 
-    steps, state = jax.lax.while_loop(going, body, (0, state))
+    steps, worked, cache, state = jax.lax.while_loop(going, body, (0, 0, cache, state))
     names = [name for name in state if name.startswith("out_")]
-    outputs = {name: state[name] for name in (*names, "fresh", "done", "waiting")} | {"steps": steps}
-    return state | {"fresh": jnp.zeros_like(state["fresh"])}, outputs
+    outputs = {name: state[name] for name in (*names, "fresh", "done", "waiting")} | {"steps": steps, "worked": worked}
+    return cache, state | {"fresh": jnp.zeros_like(state["fresh"])}, outputs
 
 
 def drafted(state: State, drafts: int) -> jax.Array:

@@ -69,3 +69,13 @@ class Completion:
     tool_calls: int = 0
     reused: int = 0  # tokens of the prompt that were in the cache already
     finish: str | None = None
+
+    @property
+    def columns(self) -> tuple[list, ...]:
+        """The lists with an entry for each token, in the order of `decode.OUTPUTS`."""
+        return self.ids, self.sampled_mask, self.sampling_logprob, self.logprob
+
+    def keep(self, n: int) -> None:
+        """Drops what comes after the first n tokens."""
+        for values in (*self.columns, self.top or []):
+            del values[n:]

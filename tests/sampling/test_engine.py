@@ -282,7 +282,8 @@ def test_an_empty_prompt_is_a_users_mistake(engine, params):
 def test_a_second_call_of_the_same_shapes_compiles_nothing(engine, tokenizer, params):
     prompts = encoded(tokenizer)
     engine.generate(params, [Request(prompts[0], max_new_tokens=NEW)])
-    compiled = decode.admit._cache_size(), decode.decode_chunk._cache_size()
+    programs = (decode.read, decode.begin, decode.decode_chunk)
+    compiled = [program._cache_size() for program in programs]
     requests = [Request(p, 1 + i, 1.0, NEW - i, suppress=(i,)) for i, p in enumerate(prompts)]
     engine.generate(jax.tree.map(lambda x: x + 0, params), requests)
-    assert (decode.admit._cache_size(), decode.decode_chunk._cache_size()) == compiled
+    assert [program._cache_size() for program in programs] == compiled

@@ -1,0 +1,215 @@
+"""The slots on the device: weights, cache and state, and the compiled calls that move them."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from llm_jax import sharding
+from llm_jax.model import kv_cache, transformer
+from llm_jax.sampling import decode
+from llm_jax.sampling.decode import FORCED_ROOM
+from llm_jax.sampling.requests import Request
+from llm_jax.tokenizer import Tokenizer
+
+CACHE_BUCKET = 64  # the cache's length is this, doubled as often as the longest row needs
+PIECES = (32, 64, 128, 256)  # a prompt is read in pieces, the last one padded to one of these lengths
+TOGETHER = 4  # a quarter of the slots has its prompts read together
+
+Piece = tuple[tuple[int, ...], int, int, int]  # ids, the slot they go to, the one that holds what is before, how much
+
+
+def bucket(size: int, sizes: tuple[int, ...]) -> int:
+    """The smallest of the sizes that holds it, or the largest."""
+    return next((s for s in sizes if s >= size), sizes[-1])
+
+
+def cache_lengths(longest: int) -> tuple[int, ...]:
+    out = [min(CACHE_BUCKET, longest)]
+    while out[-1] < longest:
+        out.append(min(2 * out[-1], longest))
+    return tuple(out)
+
+
+class Slots:
+    """`count` slots for rows of at most `length` tokens; `closings` are the ids that make a row wait for a tool."""
+
+    def __init__(
+        self, model, tokenizer: Tokenizer, mesh: Mesh, count: int, length: int, closings: list[int], options: dict
+    ):
+        self.tokenizer, self.mesh, self.count = tokenizer, mesh, count
+        self.int8_weights, self.drafts = options.get("int8_weights", False), options.get("drafts", 0)
+        self.static = (model.to_json(), tokenizer.vocab_size, self.drafts)
+        self.lengths = cache_lengths(-(-length // 8) * 8)
+        shards = sharding.shards(mesh, "batch")
+        self.together = tuple(sorted({shards, max(1, count // (TOGETHER * shards)) * shards}))
+        self._closings = self._put(np.array([*closings, -1], np.int32), split=False)
+        self._params = self._weights = None
+        cache, state = makers(self.static, count, self.lengths[-1], options.get("int8_cache", False))
+        cache = functools.partial(cache, self.lengths[0])
+        self._cache, self._state = (jax.jit(make, out_shardings=placed(mesh, make))() for make in (cache, state))
+
+    def use(self, params) -> bool:
+        """Decodes with these parameters from now on; whether they are others."""
+        if params is self._params:
+            return False
+        self._params, self._weights = params, decoding_weights(self.static, self.int8_weights, params)
+        return True
+
+    @property
+    def length(self) -> int:
+        """Of the cache, now."""
+        return kv_cache.length_of(self._cache)
+
+    def make_room(self, needed: int, shrink: bool = False) -> None:
+        """Lengthens the cache to the bucket that holds `needed` positions; with `shrink`, also shortens it to that."""
+        length = bucket(needed, self.lengths)
+        if length > self.length or (shrink and length < self.length):
+            self._cache = decode.resized(self._cache, length)
+
+    def read(self, pieces: list[Piece]) -> jax.Array:
+        """Reads a piece of each of a few prompts into the cache: the hidden state of each one's last token."""
+        R = bucket(len(pieces), self.together)
+        P = bucket(max((len(ids) for ids, *_ in pieces), default=1), PIECES)
+        tokens = np.full((R, P), self.tokenizer.pad, np.int32)
+        prompts = {"length": np.ones(R, np.int32), "slot": np.full(R, self.count, np.int32)}  # past the last: nowhere
+        prompts |= {name: np.zeros(R, np.int32) for name in ("origin", "start")}
+        for r, (ids, slot, origin, start) in enumerate(pieces):
+            tokens[r, : len(ids)] = ids
+            for name, value in (("length", len(ids)), ("slot", slot), ("origin", origin), ("start", start)):
+                prompts[name][r] = value
+        return self._read({"tokens": tokens, **prompts})
+
+    def _read(self, prompts: dict[str, np.ndarray]) -> jax.Array:
+        prompts = {name: self._put(x) for name, x in prompts.items()}
+        hidden_RD, self._cache = decode.read(self.static, self._weights, self._cache, prompts)
+        return hidden_RD
+
+    def share(self, origins: dict[int, int]) -> None:
+        """Gives slots the cache of another."""
+        origin = np.arange(self.count, dtype=np.int32)
+        origin[list(origins)] = list(origins.values())
+        self._cache = decode.shared(self._cache, self._put(origin))
+
+    def begin(
+        self, requests: dict[int, Request], hidden_RD: jax.Array, sources: dict[int, int], limits: dict[int, int]
+    ):
+        """Begins requests, slot -> request; `sources` says whose hidden state is which."""
+        for slot, request in requests.items():
+            self._put_row(slot, request)
+        rows = {name: np.zeros((self.count, *shape), dtype) for name, (shape, dtype) in decode.ROW_FIELDS.items()}
+        rows["stops"][:] = -1
+        for slot, request in requests.items():
+            for name, value in fields(request, limits[slot]).items():
+                rows[name][slot] = value
+            rows["stops"][slot, : 1 + len(request.stop_ids)] = (self.tokenizer.end, *request.stop_ids)
+            rows["forced"][slot, : len(request.forced)] = request.forced
+        source = np.zeros(self.count, np.int32)
+        source[list(sources)] = list(sources.values())
+        rows = {name: self._put(x) for name, x in rows.items()}
+        numbers = self._put(source), self._mask(requests), self._closings
+        self._state = decode.begin(self.static, self._weights, self._state, rows, hidden_RD, *numbers)
+
+    def _put_row(self, slot: int, request: Request) -> None:
+        """What only some requests have, and is as large as the vocabulary, or the context."""
+        V = transformer.padded_vocab(self.tokenizer.vocab_size)
+        if adjusts(request):
+            bias, seen = np.zeros(V, np.float32), np.zeros(V, bool)
+            bias[list(request.bias)] = list(request.bias.values())
+            bias[list(request.suppress)] = -1e30
+            seen[request.prompt] = True
+            self._state = decode.put_row(self._state, np.int32(slot), {"bias": bias, "seen": seen})
+        if self.drafts:
+            history = np.zeros(self.lengths[-1], np.int32)
+            history[: len(request.prompt)] = request.prompt
+            self._state = decode.put_row(self._state, np.int32(slot), {"history": history})
+
+    def chunk(self, steps: int, patience: int) -> decode.State:
+        """Up to `steps` steps, until `patience` slots are stuck: what was written."""
+        numbers = np.int32(steps), np.int32(patience), self._closings
+        self._cache, self._state, out = decode.decode_chunk(
+            self.static, self._weights, self._cache, self._state, *numbers
+        )
+        return out
+
+    def stop(self, slots: list[int]) -> None:
+        self._state = decode.stopped(self._state, self._mask(slots))
+
+    def force(self, queues: dict[int, list[int]]) -> None:
+        """Puts ids into the mouths of rows that wait."""
+        forced, length = np.zeros((self.count, FORCED_ROOM), np.int32), np.zeros(self.count, np.int32)
+        for slot, ids in queues.items():
+            forced[slot, : len(ids)], length[slot] = ids, len(ids)
+        self._state = decode.queue_forced(self._state, self._mask(queues), self._put(forced), self._put(length))
+
+    def _mask(self, slots) -> jax.Array:
+        mask = np.zeros(self.count, bool)
+        mask[list(slots)] = True
+        return self._put(mask)
+
+    def _put(self, x: np.ndarray, split: bool = True) -> jax.Array:
+        axes = ("batch",) if split else (None,)
+        return jax.device_put(x, sharding.named(self.mesh, *axes, *(None,) * (x.ndim - 1)))
+
+    def warm_up(self) -> None:
+        """Compiles every program that any mixture of requests can need."""
+        nobody = Request([self.tokenizer.pad], bias={0: 0.0})
+        self._put_row(0, nobody)
+        self.stop([])
+        self.force({})
+        for length in self.lengths:
+            for other in self.lengths:
+                self.make_room(other, shrink=True)
+                self.make_room(length, shrink=True)
+            for R in self.together:
+                for P in PIECES:
+                    numbers = {"length": 1, "slot": self.count, "origin": 0, "start": 0}
+                    prompts = {name: np.full(R, value, np.int32) for name, value in numbers.items()}
+                    hidden_RD = self._read({"tokens": np.zeros((R, P), np.int32), **prompts})
+                self.begin({}, hidden_RD, {}, {})
+            self.share({})
+            self.chunk(1, self.count)
+
+
+def adjusts(request: Request) -> bool:
+    return bool(request.suppress or request.bias or request.repetition_penalty != 1)
+
+
+def fields(request: Request, limit: int) -> dict[str, float]:
+    """The numbers of `decode.ROW_FIELDS`."""
+    return {
+        "limit": limit,
+        "seed": request.seed % 2**32,
+        "temperature": request.temperature,
+        "top_k": request.top_k,
+        "top_p": request.top_p,
+        "min_p": request.min_p,
+        "penalty": request.repetition_penalty,
+        "adjusts": adjusts(request),
+        "wants_top": request.top > 0,
+        "forced_length": len(request.forced),
+        "position": len(request.prompt) - 1,
+    }
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def decoding_weights(static: decode.Static, int8: bool, params):
+    return transformer.for_decoding(decode.model_of(static[0]), params, int8)
+
+
+def makers(static: decode.Static, slots: int, longest: int, int8_cache: bool = False) -> tuple[Callable, Callable]:
+    """(length -> an empty cache, () -> the empty state)"""
+    cache = functools.partial(transformer.empty_cache, decode.model_of(static[0]), slots, int8=int8_cache)
+    return cache, functools.partial(decode.empty_state, static[1], slots, longest, static[2])
+
+
+def placed(mesh: Mesh, make: Callable):
+    """The shardings of what a maker makes: slots over the batch axes; the cache's heads, a bias's ids over `tensor`."""
+    others = {"bias": ("vocab",), "seen": ("vocab",)} | dict.fromkeys(kv_cache.LENGTH_AXIS, ("kv_heads", None, None))
+
+    def place(path, leaf):
+        return sharding.named(mesh, "batch", *others.get(path[0].key, (None,) * (leaf.ndim - 1)))
+
+    return jax.tree_util.tree_map_with_path(place, jax.eval_shape(make))
