@@ -17,7 +17,7 @@ from llm_jax.config import default
 def get_config():
     c = default()
     c.model.dim, c.model.layers, c.model.ff_dim = 256, {layers}, 512
-    c.model.heads, c.model.kv_heads, c.model.head_dim = 4, 2, 128
+    c.model.heads, c.model.kv_heads, c.model.head_dim = 4, {kv_heads}, 128
     c.model.compute_dtype = "bfloat16"
     c.tokenizer.vocab_size, c.data.sequence_length, c.train.microbatch = 1024, 512, 0
     c.pretrain.batch = c.sft.batch = 8
@@ -28,9 +28,9 @@ def get_config():
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 
 
-def compile_ahead(tmp_path, *arguments: str, layers: int = 4, mesh=(4, 1, 1, 1, 1), name: str = "small"):
+def compile_ahead(tmp_path, *arguments: str, layers=4, mesh=(4, 1, 1, 1, 1), kv_heads=2, name: str = "small"):
     path = tmp_path / f"{name}.py"
-    path.write_text(CONFIG.format(layers=layers, mesh=mesh))
+    path.write_text(CONFIG.format(layers=layers, mesh=mesh, kv_heads=kv_heads))
     command = [sys.executable, "-m", "llm_jax.compile_ahead", f"--config={path}", *arguments]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
@@ -105,3 +105,17 @@ def test_what_does_not_fit_is_an_answer(tmp_path):
     assert done.returncode == 0 and answer["fits"] is False
     assert answer["hbm_peak_gib"] - answer["hbm_available_gib"] == pytest.approx(answer["hbm_missing_gib"])
     assert answer["hbm_missing_gib"] > 1
+
+
+@pytest.mark.tpu_compile
+@needs_libtpu
+def test_the_decoding_step_compiles_and_its_figures_add_up(tmp_path):
+    """The engine's own chunk, on heads split over `tensor`: its matrix products, and a cache that is updated in place."""
+    ours = figures(tmp_path, "--function=decode", mesh=(1, 4, 1, 1, 1), kv_heads=4)
+    slots, layers, length = 64, 4, 512
+    layer = 256 * 128 * 4 * 4 + 3 * 256 * 512  # q, k, v, o; gate, up, down
+    attention = 2 * length * 4 * 128  # q k and weights v, of four heads
+    assert ours["fits"] and ours["function"] == "decode"
+    assert ours["gemm_flops"] == pytest.approx(2 * slots * (layers * (layer + attention) + 256 * 1024) / 4, rel=0.05)
+    cache_gib = slots * layers * 2 * 4 * length * 128 * 2 / 4 / 2**30
+    assert ours["hbm_args_gib"] > cache_gib and ours["hbm_temp_gib"] < cache_gib / 2

@@ -23,7 +23,6 @@ from llm_jax.sharding import constrain
 
 Params = dict[str, Any]
 VOCAB_MULTIPLE = 128
-RESIDUAL = ("batch", "length", "residual")  # the axes of activations between layers
 
 
 class Weight(nnx.Param):
@@ -152,9 +151,16 @@ class Block(nnx.Module):
 
     def __call__(self, x_BTD, places: Places, mask: Mask, cache: dict | None):
         out_BTD, cache = self.attention(self.attention_norm(x_BTD), places, mask, cache)
-        x_BTD = constrain(x_BTD + out_BTD, *RESIDUAL)
+        x_BTD = between_layers(x_BTD + out_BTD, cache)
         out_BTD, auxiliary = self.ff(self.ff_norm(x_BTD))
-        return constrain(x_BTD + out_BTD, *RESIDUAL), cache, auxiliary
+        return between_layers(x_BTD + out_BTD, cache), cache, auxiliary
+
+
+def between_layers(x_BTD: jax.Array, cache: dict | None) -> jax.Array:
+    """Pins activations: over `tensor` in training, where they are large; whole in decoding, a few tokens at a time.
+    (Split there too, XLA's partitioner gave wrong numbers on a mesh of data, fsdp and tensor, two each.)
+    """
+    return constrain(x_BTD, "batch", "length", "residual" if cache is None else None)
 
 
 class Group(nnx.Module):
@@ -195,7 +201,7 @@ class Transformer(nnx.Module):
         # The embedding is scaled to unit variance: the residual stream starts at the size that the norms expect.
         table_VD = self.embedding[...]
         x_BTD = look_up(table_VD, tokens_BT, self.dtype) if cache is None else table_VD[tokens_BT].astype(self.dtype)
-        x_BTD = constrain(x_BTD * table_VD.shape[1] ** 0.5, *RESIDUAL)
+        x_BTD = between_layers(x_BTD * table_VD.shape[1] ** 0.5, cache)
         places = Places.of(positions_BT, self.head_dim, self.rope_base)
         if cache is None:
             x_BTD, auxiliary = self._layers(x_BTD, places, training_mask(segments_BT))

@@ -1,9 +1,9 @@
 """The device's half of the engine: the state of the slots, and the jitted functions that move it.
 
 State, one entry a slot, beside the cache: `token` (the last one, not read yet), `position` (its), `count` (tokens
-written), `done`, `waiting` (for a tool), what its request asks for (`ROW_FIELDS`, `bias`, `seen`), `forced_at`; and
-what it wrote since the host last looked: `fresh` tokens in `out_*`. Every setting is data. Programs are compiled for the
-cache's length, and to read for the number of prompts and the length of their pieces; for nothing else.
+written), `done`, `waiting` (for a tool), `forced_at`, what its request asks for (`ROW_FIELDS`, `bias`, `seen`); and
+what it wrote since the host last looked: `fresh` tokens in `out_*`. Every setting is data. Programs are compiled for
+the cache's length, and to read for the number of prompts and the length of their pieces; for nothing else.
 """
 
 import functools
@@ -80,6 +80,8 @@ def logits(static: Static, params, hidden: jax.Array) -> jax.Array:
         params["head_VD"], hidden, (((1,), (last,)), ((), ())), preferred_element_type=jnp.float32
     )
     out = jnp.moveaxis(out_V, 0, -1)
+    if out.shape[-1] == static[1]:
+        return out
     return jnp.where(jnp.arange(out.shape[-1]) < static[1], out, sampler.NEVER)
 
 

@@ -22,7 +22,7 @@ from llm_jax.sampling.slots import PIECES, Piece, Slots
 from llm_jax.tokenizer import Tokenizer
 
 CHUNKS = (1, 4, 16, MOST_STEPS)  # steps between looks at what was written
-REFILLED = 16  # slots are refilled when one in so many is free
+REFILLED = 8  # slots are refilled when one in so many is free
 SHARED = 16  # tokens that a prompt must have in common with a slot for its cache to be worth a look
 TOOL_THREADS = 4
 
@@ -214,6 +214,10 @@ class Engine:
             if taken and prompt not in taken and (is_long or len(taken) == self._slots.together[-1]):
                 break
             taken.setdefault(prompt, []).append(self._queue.popleft())
+        fits = max((n for n in self._slots.together if n <= len(taken)), default=0)
+        while len(taken) > fits >= self._refill:  # no more than a program reads without padding
+            _, rows = taken.popitem()
+            self._queue.extendleft(reversed(rows))
         return taken
 
     def _admit(self, prompts: dict[tuple[int, ...], list[Row]]) -> None:

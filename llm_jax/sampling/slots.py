@@ -16,7 +16,7 @@ from llm_jax.tokenizer import Tokenizer
 
 CACHE_BUCKET = 64  # the cache's length is this, doubled as often as the longest row needs
 PIECES = (32, 64, 128, 256)  # a prompt is read in pieces, the last one padded to one of these lengths
-TOGETHER = 4  # a quarter of the slots has its prompts read together
+TOGETHER = (4, 8)  # prompts are read together for a quarter of the slots, an eighth, or one alone
 
 Piece = tuple[tuple[int, ...], int, int, int]  # ids, the slot they go to, the one that holds what is before, how much
 
@@ -44,7 +44,7 @@ class Slots:
         self.static = (model.to_json(), tokenizer.vocab_size, self.drafts)
         self.lengths = cache_lengths(-(-length // 8) * 8)
         shards = sharding.shards(mesh, "batch")
-        self.together = tuple(sorted({shards, max(1, count // (TOGETHER * shards)) * shards}))
+        self.together = tuple(sorted({shards, *(max(1, count // (part * shards)) * shards for part in TOGETHER)}))
         self._closings = self._put(np.array([*closings, -1], np.int32), split=False)
         self._params = self._weights = None
         cache, state = makers(self.static, count, self.lengths[-1], options.get("int8_cache", False))
