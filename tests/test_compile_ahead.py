@@ -110,12 +110,12 @@ def test_what_does_not_fit_is_an_answer(tmp_path):
 @pytest.mark.tpu_compile
 @needs_libtpu
 def test_the_decoding_step_compiles_and_its_figures_add_up(tmp_path):
-    """The engine's own chunk, on heads split over `tensor`: its matrix products, and a cache that is updated in place."""
+    """The engine's own chunk, heads split over `tensor`: its matrix products, and a cache that is updated in place."""
     ours = figures(tmp_path, "--function=decode", mesh=(1, 4, 1, 1, 1), kv_heads=4)
     slots, layers, length = 64, 4, 512
     layer = 256 * 128 * 4 * 4 + 3 * 256 * 512  # q, k, v, o; gate, up, down
-    attention = 2 * length * 4 * 128  # q k and weights v, of four heads
     assert ours["fits"] and ours["function"] == "decode"
-    assert ours["gemm_flops"] == pytest.approx(2 * slots * (layers * (layer + attention) + 256 * 1024) / 4, rel=0.05)
+    # One query a head is no matrix product to the compiler, so attention is not counted.
+    assert ours["gemm_flops"] == pytest.approx(2 * slots * (layers * layer + 256 * 1024) / 4, rel=0.001)
     cache_gib = slots * layers * 2 * 4 * length * 128 * 2 / 4 / 2**30
     assert ours["hbm_args_gib"] > cache_gib and ours["hbm_temp_gib"] < cache_gib / 2
