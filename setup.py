@@ -30,7 +30,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["llm_jax", "llm_jax.*", "data_pipelines", "data_pipelines.*"]),
-    package_data={"llm_jax.report": ["*.html"]},
+    package_data={"llm_jax.report": ["*.html"], "llm_jax.serve": ["static/*"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "jax>=0.10.2,<0.13",
@@ -48,12 +48,14 @@ setup(
         "jinja2>=3.1,<4",
         "matplotlib>=3.10,<4",
         "pydantic-monty>=1.4,<2",
+        "fastapi>=0.120",
+        "uvicorn>=0.38",
+        "prometheus-client>=0.21",
         *WEB,
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "gpu": ["jax[cuda13]>=0.10.2,<0.13"],
-        "serve": ["fastapi>=0.120", "uvicorn>=0.38"],
         "hf": ["safetensors>=0.6"],
         "test": [
             "psutil>=6",
@@ -64,6 +66,9 @@ setup(
             "ruff>=0.14",
             "nbclient>=0.10",
             "ipykernel>=6.29",
+            "openai>=1.60",
+            "httpx",
+            "playwright>=1.50",
         ],
     },
 )

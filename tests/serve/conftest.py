@@ -1,0 +1,34 @@
+"""One run and one server for all tests of this folder."""
+
+import jax
+import pytest
+
+from tests.conftest import drawn_params, tiny_config
+from tests.serve.servers import make_run, serving
+
+CONTEXT = 128
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory, tokenizer):
+    config = tiny_config()
+    config.data.sequence_length = CONTEXT
+    params = {
+        stage: drawn_params(config.model, tokenizer.vocab_size, seed) for seed, stage in enumerate(("pretrain", "sft"))
+    }
+    return make_run(tmp_path_factory.mktemp("served") / "run", config, tokenizer, params)
+
+
+@pytest.fixture(scope="session")
+def programs():
+    """The environment of servers that share what they compile with each other and with this process."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+
+
+@pytest.fixture(scope="session")
+def server(workdir, programs):
+    with serving(workdir, "--slots=4", "--max_queue=100", **programs) as running:
+        yield running.wait()

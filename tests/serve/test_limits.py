@@ -1,0 +1,113 @@
+"""Keys, limits, models that do not load, and how a server begins and ends."""
+
+import shutil
+import signal
+
+import httpx
+import pytest
+
+from llm_jax.config import UserError
+from llm_jax.serve.worker import Workers
+from tests.commands import refused, run
+from tests.serve.servers import events, serving
+
+HELLO = [{"role": "user", "content": "How many cats are there?"}]
+CHAT = "/v1/chat/completions"
+KEY = {"Authorization": "Bearer sesame ü".encode()}
+
+
+@pytest.fixture(scope="module")
+def strict(workdir, programs):
+    """Little room, little time, and a key."""
+    flags = ("--slots=4", "--max_queue=2", "--timeout=0.3", "--max_n=8")
+    with serving(workdir, *flags, LLM_JAX_API_KEY="sesame ü", **programs) as server:
+        yield server
+
+
+def test_time_goes_by_while_the_model_loads(strict):
+    """First of all, since loading takes longer than the limit."""
+    assert strict.health()["status"] == "loading"
+    response = strict.post(CHAT, {"messages": HELLO}, headers=KEY)
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "timeout")
+
+
+def test_v1_wants_the_key_and_the_page_does_not(strict):
+    for headers in (
+        {},
+        {"Authorization": "Bearer sesam"},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer sesame \xfc".encode("latin-1")},
+    ):
+        response = strict.post(CHAT, b"no JSON", headers=headers)
+        assert response.status_code == 401 and "API key" in response.json()["error"]["message"]
+        assert strict.http.get(f"{strict.url}/v1/models", headers=headers).status_code == 401
+    assert strict.http.get(f"{strict.url}/v1/models", headers=KEY).status_code == 200
+    assert strict.http.get(strict.url).status_code == strict.http.get(f"{strict.url}/metrics").status_code == 200
+
+
+def test_more_rows_than_there_is_room_for_are_refused(strict):
+    strict.wait()
+    response = strict.post(CHAT, {"messages": HELLO, "n": 7}, headers=KEY)
+    assert (
+        response.status_code == 429
+        and response.headers["retry-after"]
+        and response.json()["error"]["type"] == "rate_limit_error"
+    )
+    response = strict.post(CHAT, {"messages": HELLO, "n": 9}, headers=KEY)
+    assert response.status_code == 400 and "n: is 9; at most 8" in response.json()["error"]["message"]
+
+
+def test_an_answer_that_takes_too_long_is_cut(strict, tokenizer):
+    strict.wait()
+    body = {"messages": HELLO, "n": 6, "logit_bias": {str(tokenizer.end): -100}, "logprobs": True, "top_logprobs": 20}
+    response = strict.post(CHAT, body, headers=KEY)
+    while response.status_code == 504:  # programs are still compiled
+        response = strict.post(CHAT, body, headers=KEY)
+    choices = response.json()["choices"]
+    assert response.status_code == 200 and {c["finish_reason"] for c in choices} == {"length"}
+    strict.until("running_rows", 0)
+
+
+@pytest.fixture(scope="module")
+def damaged(workdir, tmp_path_factory):
+    """A run whose sft cannot be read, and whose rl is still being written."""
+    copy = tmp_path_factory.mktemp("damaged") / "run"
+    shutil.copytree(workdir, copy)
+    shutil.rmtree(copy / "sft/checkpoints/1/params")
+    (copy / "rl/checkpoints/5.orbax-checkpoint-tmp-0").mkdir(parents=True)
+    return copy
+
+
+def test_a_stage_that_does_not_load_is_no_end_and_a_signal_is(damaged, programs, tokenizer):
+    with serving(damaged, "--stage=pretrain", "--host=0.0.0.0", "--slots=4", **programs) as server:
+        server.wait()
+        assert [m["id"] for m in server.http.get(f"{server.url}/v1/models").json()["data"]] == ["pretrain", "sft"]
+        for _ in range(2):
+            response = server.post(CHAT, {"messages": HELLO, "model": "sft"})
+            assert response.status_code == 503 and "damaged" in response.json()["error"]["message"]
+        assert server.post(CHAT, {"messages": HELLO, "model": "rl"}).status_code == 404
+        assert server.post("/v1/completions", {"prompt": "The cat", "max_tokens": 3}).status_code == 200
+        assert server.health()["status"] == "ok"
+
+        body = {"prompt": "The", "max_tokens": 100, "n": 16, "stream": True, "logit_bias": {str(tokenizer.end): -100}}
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60) as response:
+            lines = response.iter_lines()
+            next(lines)
+            server.process.send_signal(signal.SIGTERM)
+            *_, last = events(lines)
+        assert "stopped" in last["error"]["message"] or last == "[DONE]"
+        assert server.stop() == 0
+        assert [line for line in server.errors if "warning" in line and "--api_key" in line]
+        assert not [line for line in server.errors if "Traceback" in line]
+
+
+def test_a_server_that_cannot_start_says_why(server, workdir, tmp_path):
+    refused(run("llm_jax.serve", f"--workdir={workdir}", f"--port={server.port}"), f"port {server.port}", "--port")
+    for folder, stage, reason in ((tmp_path, "", "no run"), (workdir, "rl", "'rl'"), (workdir, "king", "'king'")):
+        with pytest.raises(UserError, match=reason):
+            Workers(folder, stage, slots=1, max_queue=0)
+
+
+def test_ctrl_c_while_the_model_loads_ends_the_server(workdir, programs):
+    with serving(workdir, **programs) as server:
+        assert server.stop(signal.SIGINT) == 0

@@ -1,0 +1,172 @@
+"""The chat page in a real browser, against a real server. Needs Debian's chromium, or one named by CHROMIUM."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from data_pipelines.chats import convert, refuse
+from llm_jax.tokenizer import Tokenizer
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+expect = sync_api.expect
+WAIT = 120_000  # milliseconds that a program may take to compile
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, server):
+    """(width, height, dark) -> the page in a fresh profile. Afterwards: no script failed, no other site was asked."""
+    contexts, wrong = [], []
+
+    def go(width: int = 1280, height: int = 800, dark: bool = False):
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(WAIT)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: request.url.startswith(server.url) or wrong.append(request.url))
+        page.goto(server.url)
+        expect(page.get_by_test_id("send")).to_be_enabled(timeout=WAIT)
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+def ask(page, text: str) -> None:
+    """By keyboard alone."""
+    page.get_by_test_id("composer").focus()
+    page.keyboard.type(text)
+    page.keyboard.press("Enter")
+    expect(page.get_by_test_id("send")).to_be_visible(timeout=WAIT)
+
+
+def records(workdir, name: str) -> list[dict]:
+    path = workdir / "feedback" / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def overflows(page) -> bool:
+    return page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+
+
+def test_a_conversation_by_keyboard_outlives_a_reload(open_page):
+    page = open_page()
+    page.get_by_test_id("max-tokens").fill("12")
+    ask(page, "The <b>cat</b>")
+    answer = page.get_by_test_id("message-assistant")
+    expect(answer).to_have_count(1)
+    expect(page.get_by_test_id("message-user")).to_contain_text("The <b>cat</b>")  # text stays text
+    said = answer.inner_text()
+    ask(page, "And?")
+    expect(answer).to_have_count(2)
+    page.reload()
+    expect(page.get_by_test_id("message-assistant")).to_have_count(2)
+    assert page.get_by_test_id("message-assistant").first.inner_text().split("\n")[0] in said
+
+
+def test_escape_stops_the_answer_on_the_server(open_page, server):
+    page = open_page()
+    page.get_by_test_id("composer").fill("The cat")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    expect(page.get_by_test_id("send")).to_be_visible(timeout=WAIT)
+    server.until("running_rows", 0)
+
+
+def test_an_edited_answer_becomes_a_conversation_and_a_pair_to_train_on(open_page, workdir):
+    page, before = open_page(), {name: len(records(workdir, name)) for name in ("conversations", "pairs", "ratings")}
+    page.get_by_test_id("max-tokens").fill("8")
+    ask(page, "How many cats?")
+    answer = page.get_by_test_id("message-assistant")
+    answer.get_by_test_id("edit").click()
+    page.get_by_test_id("edit-input").fill("Twelve.")
+    page.get_by_test_id("save-edit").click()
+    expect(page.get_by_test_id("toast")).to_contain_text("conversations")
+    expect(answer).to_contain_text("Twelve.")
+    answer.get_by_test_id("up").click()
+    expect(answer.get_by_test_id("up")).to_have_attribute("aria-pressed", "true")
+    saved = records(workdir, "conversations")[before["conversations"] :]
+    assert saved[0]["messages"][0]["content"] == "How many cats?" and "Twelve." in json.dumps(saved[0]["messages"][-1])
+    pair = records(workdir, "pairs")[before["pairs"]]
+    assert "Twelve." in json.dumps(pair["chosen"]) and pair["rejected"] != pair["chosen"]
+    assert records(workdir, "ratings")[-1]["rating"] == 1
+    assert all(record["messages"] for record in convert(str(workdir / "feedback" / "conversations.jsonl"), refuse))
+
+
+def test_the_better_of_two_answers_becomes_a_pair(open_page, workdir):
+    page, before = open_page(), len(records(workdir, "pairs"))
+    page.get_by_test_id("max-tokens").fill("10")
+    ask(page, "The dog")
+    page.get_by_test_id("message-assistant").get_by_test_id("compare").click()
+    better = page.get_by_test_id("better-b")
+    expect(better).to_be_visible(timeout=WAIT)
+    better.click()
+    expect(better).to_have_count(0)
+    pair = records(workdir, "pairs")[before]
+    assert pair["chosen"] != pair["rejected"] and pair["prompt"][-1]["content"] == "The dog"
+
+
+def test_tokens_show_their_probabilities_and_runners_up(open_page):
+    page = open_page()
+    page.get_by_test_id("max-tokens").fill("6")
+    page.get_by_test_id("show-tokens").check()
+    ask(page, "The cat")
+    chips = page.get_by_test_id("message-assistant").get_by_test_id("token")
+    expect(chips.first).to_be_visible()
+    chips.first.focus()
+    inspector = page.get_by_test_id("inspector")
+    expect(inspector).to_be_visible()
+    expect(inspector).to_contain_text("%")
+
+
+def test_text_is_cut_as_the_tokenizer_cuts_it(open_page, workdir):
+    page, text = open_page(), "Grüße 日本 <|end|>"
+    page.get_by_test_id("tab-tokens").click()
+    page.get_by_test_id("tokenize-input").fill(text)
+    ids = Tokenizer.load(workdir / "data" / "tokenizer.model").encode(text)
+    expect(page.get_by_test_id("tokenize-count")).to_contain_text(str(len(ids)))
+
+
+def test_the_base_model_continues_a_document_and_undo_takes_it_back(open_page):
+    page = open_page()
+    page.get_by_test_id("tab-document").click()
+    document = page.get_by_test_id("document-input")
+    document.fill("The cat sat")
+    page.get_by_test_id("document-max-tokens").fill("12")
+    page.get_by_test_id("continue").click()
+    expect(page.get_by_test_id("document-stop")).to_be_hidden(timeout=WAIT)
+    longer = document.input_value()
+    assert longer.startswith("The cat sat") and len(longer) > len("The cat sat")
+    page.get_by_test_id("undo").click()
+    expect(document).to_have_value("The cat sat")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width, height", [(1280, 800), (360, 740)])
+def test_it_fits_screens_and_has_its_theme(open_page, tmp_path, width, height, dark):
+    page = open_page(width, height, dark)
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    channels = [int(n) for n in ground[ground.index("(") + 1 : -1].split(",")[:3]]
+    assert (sum(channels) < 3 * 128) == dark
+    for name in ("tab-chat", "tab-tokens", "tab-document"):
+        page.get_by_test_id(name).click()
+        assert not overflows(page)
+        assert len(page.screenshot(path=tmp_path / f"{name}.png")) > 5000

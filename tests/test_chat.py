@@ -1,0 +1,247 @@
+"""The chat in a terminal: real processes, some of them under a pseudo-terminal."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+
+import pytest
+from pexpect import EOF
+from pexpect.fdpexpect import fdspawn
+
+from data_pipelines.chats import convert
+from llm_jax.chat import visible
+from llm_jax.checkpoint import Checkpoints
+from llm_jax.config import flatten
+from llm_jax.tokenizer import train_tokenizer
+from tests import commands
+from tests.conftest import CORPUS, drawn_params, tiny_config
+
+UP, PASTE, PASTED, CTRL_C, CTRL_D = "\033[A", "\033[200~", "\033[201~", "\003", "\004"
+AT_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def drawn_run(workdir, stages=("pretrain", "sft"), length=512):
+    """A run whose parameters are drawn, not trained: it talks nonsense, and greedily it never ends its turn."""
+    config, tokenizer = tiny_config(), train_tokenizer(CORPUS, 420)
+    config.data.sequence_length = length
+    (workdir / "data").mkdir(parents=True)
+    tokenizer.save(workdir / "data/tokenizer.model")
+    (workdir / "config.json").write_text(json.dumps({"config": flatten(config)}))
+    for seed, stage in enumerate(stages):
+        params = drawn_params(config.model, tokenizer.vocab_size, seed)
+        params["head"] = params["head"].at[:, tokenizer.end].set(0.0)
+        store = Checkpoints(workdir, stage)
+        store.save(3, params, params["norm"], {"tokenizer": tokenizer.sha256})
+        store.close()
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """Processes find what others have compiled; one's home is another's."""
+    folder = tmp_path_factory.mktemp("home")
+    found = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/jax", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**found, "XDG_STATE_HOME": f"{folder}/state", "TERM": "xterm", "NO_COLOR": ""}.items():
+            patch.setitem(commands.ENVIRONMENT, name, value)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, compiled_once):
+    return drawn_run(tmp_path_factory.mktemp("run") / "drawn")
+
+
+def piped(workdir, *lines, flags=()):
+    result = commands.run("llm_jax.chat", f"--workdir={workdir}", *flags, stdin="".join(f"{line}\n" for line in lines))
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout.split("\n> ")[1:]
+
+
+class Terminal:
+    """The chat under a pseudo-terminal."""
+
+    def __init__(self, workdir, *flags, **environment):
+        ours, its = pty.openpty()
+        termios.tcsetwinsize(ours, (50, 250))
+        # Not pexpect.spawn, which forks: JAX has threads.
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", AT_TERMINAL, "-m", "llm_jax.chat", f"--workdir={workdir}", *flags],
+            cwd=commands.ROOT,
+            env={**commands.ENVIRONMENT, **environment},
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            start_new_session=True,
+        )
+        os.close(its)
+        self.screen = fdspawn(ours, encoding="utf-8", codec_errors="replace", timeout=300)
+        self.prompted()
+
+    def prompted(self) -> str:
+        """What was printed up to the next prompt; readline says so when it takes pastes, thus when it reads."""
+        self.screen.expect_exact("\033[?2004h> ")
+        return self.screen.before
+
+    def say(self, text: str) -> str:
+        self.screen.send(text + "\r")
+        return self.prompted()
+
+    def ended(self) -> int:
+        self.screen.expect(EOF)
+        self.screen.close()
+        return self.process.wait()
+
+
+def typed(history):
+    return [json.loads(line) for line in history.read_text().splitlines() if line.endswith('"')]
+
+
+def saved(path):
+    """The record of /save, as stage `data` reads it."""
+    [record] = convert(str(path), pytest.fail)
+    assert record["source"] == "chat"
+    return record["messages"]
+
+
+def test_text_of_a_model_does_nothing_to_the_terminal():
+    assert visible("\033]0;title\007\r\x9b2J\x7f") == "\\x1b]0;title\\x07\\x0d\\x9b2J\\x7f"
+    assert visible("tab\tand\nline, Köln 日本") == "tab\tand\nline, Köln 日本"
+
+
+def test_control_characters_of_an_answer_are_spelled_out(workdir):
+    flags = (f"--workdir={workdir}", "--stage=pretrain", "--prompt=The cat")
+    answer = json.loads(commands.run("llm_jax.chat", *flags, "--json").stdout)["text"]
+    assert CONTROL.search(answer), "this nonsense has none; draw another"
+    shown = commands.run("llm_jax.chat", *flags).stdout
+    assert not CONTROL.search(shown)
+    assert "".join(shown.split()) == "".join(visible(answer).split())
+
+
+def test_commands(workdir, tmp_path):
+    file = tmp_path / "talk.jsonl"
+    file_again, nowhere = f"/save {file}", f"/save {tmp_path}/none/talk.jsonl"
+    lines = {
+        "/save x": "no answer to save",
+        "/help": "/think auto|on|off|show|fold",
+        "/rest": "did you mean /reset?",
+        "/zzz": "/help lists",
+        "/think perhaps": "usage: /think auto|on|off|show|fold",
+        "/seed few": "no whole number",
+        "/temperature -1": "no temperature",
+        "/system You are the cat.": "",
+        "/tools off": "",
+        "/think off": "",
+        "//etc is a \\\nfolder": "",
+        f"/save {file}": f"{file}: 1 turns",
+        file_again + "  ": "File exists",
+        nowhere: "No such file",
+        "/stage rl": "no checkpoint of stage 'rl'",
+        "/stage king": "choose pretrain, sft, rl",
+        "/think on": "",
+        "/think fold": "",
+        "Hello": "thought for ",
+        "/think show": "",
+        "Hello again": "thinks: ",
+        "/stage pretrain": "pretrain model. Begin a document",
+        "/think off ": "for stages that answer",
+        "/system x": "for stages that answer",
+        "/tools on": "for stages that answer",
+        "The dog": "",
+    }
+    said = piped(workdir, *lines)
+    assert len(said) == len(lines) + 1  # the last prompt finds the end
+    for (line, expected), printed in zip(lines.items(), said, strict=False):
+        assert expected in printed, (line, printed)
+    messages = saved(file)
+    assert [m["role"] for m in messages] == ["system", "user", "assistant"]
+    assert messages[0]["content"] == "You are the cat." and messages[1]["content"] == "/etc is a \nfolder"
+    assert "python" not in str(messages[2]["content"]) and "'think'" not in str(messages[2]["content"])
+
+
+def test_temperature_and_seed_are_those_of_the_flags(workdir):
+    flags = ("--temperature=1.5", "--seed=7")
+    by_flags = piped(workdir, "Hello", flags=flags)[0]
+    assert piped(workdir, "/temperature 1.5", "/seed 7", "Hello")[2] == by_flags
+    assert piped(workdir, "Hello", "/reset", "/seed 7", "Hello", flags=flags)[::3] == [by_flags, by_flags]
+    assert piped(workdir, "Hello", flags=("--temperature=1.5", "--seed=8"))[0] != by_flags
+
+
+def test_an_empty_line_ends_where_no_terminal_is(workdir):
+    assert len(piped(workdir, "/seed 1", "", "/seed 2")) == 2
+
+
+def test_a_conversation_in_a_terminal(workdir, tmp_path):
+    chat, file = Terminal(workdir), tmp_path / "talk.jsonl"
+    assert chat.say("") == "\r\n\033[?2004l\r\r\n", "an empty line is no message"
+    chat.screen.send(f"{PASTE}first line\r/second line{PASTED}")
+    chat.screen.expect_exact("second line")
+    chat.say("")
+    chat.screen.send("Tell me more\r")
+    chat.screen.expect_exact("\033[?2004l\r")
+    chat.screen.expect(r"\S")  # it answers
+    chat.screen.send(CTRL_C)
+    chat.screen.expect_exact("[stopped]")
+    chat.prompted()
+    chat.screen.send("never sent" + CTRL_C)
+    chat.screen.expect_exact("Ctrl-D ends")
+    chat.prompted()
+    assert "2 turns" in chat.say(f"/save {file}")
+    chat.screen.send(CTRL_C)  # not the second in a row
+    chat.prompted()
+    chat.screen.send(CTRL_D)
+    assert chat.ended() == 0
+    messages = saved(file)
+    assert [m["content"] for m in messages if m["role"] == "user"] == ["first line\n/second line", "Tell me more"]
+    whole, stopped = (len(str(m["content"])) for m in messages if m["role"] == "assistant")
+    assert 0 < stopped < whole
+
+
+def test_what_was_typed_is_there_again(workdir, tmp_path):
+    home = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    chat = Terminal(workdir, **home)
+    chat.screen.send(f"{PASTE}/system one\rtwo{PASTED}\r")
+    chat.prompted()
+    chat.say("/seed 5")
+    chat.screen.send(CTRL_C)
+    chat.prompted()
+    chat.screen.send(CTRL_C)
+    assert chat.ended() == 0
+    history = tmp_path / "state/llm_jax/history"
+    assert typed(history) == ["/system one\ntwo", "/seed 5"]
+    assert history.stat().st_mode & 0o77 == 0
+    with history.open("a") as file:
+        file.write('\n"cut sho')
+    chat = Terminal(workdir, **home)
+    assert "/seed 5" in chat.say(UP)
+    chat.screen.send(UP + UP + UP)
+    chat.screen.expect_exact("two")
+    chat.screen.send("\r")
+    chat.prompted()
+    chat.screen.send("/save" + CTRL_D)
+    chat.screen.send("\r")
+    assert "usage: /save FILE" in chat.prompted()
+    chat.screen.send(CTRL_D)
+    assert chat.ended() == 0
+    assert typed(history) == ["/system one\ntwo", "/seed 5", "/seed 5", "/system one\ntwo", "/save"]
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_colours_and_a_home_that_cannot_be_written(workdir, tmp_path, colour):
+    (tmp_path / "file").write_text("")
+    environment = {"XDG_STATE_HOME": str(tmp_path / "file/below")} | ({} if colour else {"NO_COLOR": "1"})
+    chat = Terminal(workdir, **environment)
+    chat.say("/think on")
+    assert ("\033[2mthinks: " in chat.say("Hello")) == colour
+    assert "/think on" in chat.say(UP + UP)
+    chat.screen.send(CTRL_D)
+    assert chat.ended() == 0
