@@ -69,6 +69,7 @@ setup(
             "openai>=1.60",
             "httpx",
             "playwright>=1.50",
+            "pexpect>=4.9",
         ],
     },
 )

@@ -90,7 +90,8 @@ def ours(config: ConfigDict, folder: Path) -> Run:
     quiet_logs()
     from benchmarks.ours import context_of
     from llm_jax.hub.export import export
-    from llm_jax.sampling.engine import Engine, Request
+    from llm_jax.sampling.engine import Engine
+    from llm_jax.sampling.requests import Request
 
     context = context_of(config)
     params, tokenizer = context.init_params(), NoText(context.vocab_size)

@@ -1,13 +1,13 @@
-"""What our engine's slots are worth, and what it costs beside the model's own work; at the speedrun's size, greedy.
+"""What our engine's slots are worth, and what it costs beside its own jitted steps; at the speedrun's size, greedy.
 
     python -m benchmarks.slots [--rounds=5] [--slots=32]
 
 refills: the mixed requests of `benchmarks.decode`, all at once, against groups of as many as there are slots, each of
-which waits for its longest. bare: `slots` rows of 64 + 64 tokens against jitted functions that read the prompts and
-decode, and do nothing else; and the first two tokens of one row. Everything runs in one process, in turns.
+which waits for its longest. overhead: rows of 64 + 64 tokens from request to completion against the jitted calls alone
+that read the prompts and decode; and the first token of one row against reading its prompt and two steps. All in one
+process, in turns.
 """
 
-import functools
 from collections.abc import Callable
 
 from absl import flags
@@ -19,52 +19,17 @@ from llm_jax.cli import quiet_logs, run_cli
 quiet_logs()
 
 import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks.ours import context_of  # noqa: E402
-from llm_jax.losses import logits_of  # noqa: E402
-from llm_jax.model import transformer  # noqa: E402
-from llm_jax.sampling.engine import Engine, Request  # noqa: E402
+from llm_jax.sampling.engine import Engine  # noqa: E402
+from llm_jax.sampling.requests import Request  # noqa: E402
+from llm_jax.sampling.slots import Slots  # noqa: E402
 
 
 def define_flags() -> None:
     flags.DEFINE_integer("rounds", 5, "Measurements of each side.", lower_bound=2)
     flags.DEFINE_integer("slots", 32, "Of the engine.", lower_bound=1)
-
-
-class Bare:
-    """The model's work alone, for rows of PROMPT + NEW tokens."""
-
-    def __init__(self, context, params):
-        self.model, self.vocab_size = context.model, context.vocab_size
-        self.weights = jax.jit(functools.partial(transformer.for_decoding, self.model))(params)
-
-    def _next(self, weights, cache, tokens_BT, start):
-        """Reads tokens that stand at `start` -> (the cache, the likeliest id after the last)."""
-        positions_BT = jnp.broadcast_to(start + jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-        ones_BT = jnp.ones_like(tokens_BT)
-        hidden_BTD, cache, _ = transformer.apply(
-            self.model, self.vocab_size, weights, tokens_BT, positions_BT, ones_BT, cache
-        )
-        logits_BV = logits_of(hidden_BTD[:, -1], transformer.head_DV(self.model, weights), self.vocab_size)
-        return cache, jnp.argmax(logits_BV, axis=-1)
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def read(self, weights, tokens_BP):
-        cache = transformer.empty_cache(self.model, len(tokens_BP), PROMPT + NEW)
-        return self._next(weights, cache, tokens_BP, 0)
-
-    @functools.partial(jax.jit, static_argnums=(0, 4), donate_argnums=2)
-    def decode(self, weights, cache, token_B, steps: int):
-        """(cache, ids (steps + 1, B)), `token_B` the first of them."""
-
-        def one(carry, position):
-            cache, token_B = self._next(weights, carry[0], carry[1][:, None], position)
-            return (cache, token_B), token_B
-
-        (cache, _), ids_TB = jax.lax.scan(one, (cache, token_B), PROMPT + jnp.arange(steps))
-        return cache, jnp.concatenate([token_B[None], ids_TB])
 
 
 def timed(function: Callable, *args) -> tuple[np.ndarray, object]:
@@ -86,13 +51,11 @@ def refills(context, params, slots: int, rounds: int) -> None:
     def run(draw: tuple[int, int], group: int) -> tuple[np.ndarray, float]:
         """(clocks, share of the slots' steps that wrote a token)."""
         requests = [Request(prompt=ids, max_new_tokens=new) for ids, new in requests_of("speedrun/mixed", draw)]
-        requests.sort(key=lambda request: len(request.prompt))  # as the engine does
-        before, started = engine.steps, clocks()
+        engine.steps = engine.worked = 0
+        started = clocks()
         for i in range(0, len(requests), group):
             engine.generate(params, requests[i : i + group])
-        took = clocks() - started
-        by_steps = sum(r.max_new_tokens - 1 for r in requests)  # the first token comes with the prompt
-        return took, by_steps / ((engine.steps - before) * slots)
+        return clocks() - started, engine.occupancy
 
     requests = requests_of("speedrun/mixed")
     wanted = sum(new for _, new in requests)
@@ -109,54 +72,52 @@ def refills(context, params, slots: int, rounds: int) -> None:
     print(f"refilled / in groups: {shown(spread(wall))}; of CPU seconds {shown(spread(cpu))}\n")
 
 
-def bare(context, params, slots: int, rounds: int) -> None:
-    """Prints the engine's time over the bare functions'. Exits where they give other ids."""
-    least = Bare(context, params)
-    new_engine = functools.partial(
-        Engine, context.model, NoText(context.vocab_size), context.mesh, length=context.config.data.sequence_length
+def overhead(context, params, slots: int, rounds: int) -> None:
+    """Prints the engine's time over that of its jitted calls alone."""
+    make = lambda kind, count, *more: kind(  # noqa: E731
+        context.model, NoText(context.vocab_size), context.mesh, count, context.config.data.sequence_length, *more
     )
-    many, one = new_engine(slots=slots), new_engine(slots=1)
+    many, one = make(Engine, slots), make(Engine, 1)
+    many_bare, one_bare = make(Slots, slots, [], {}), make(Slots, 1, [], {})
+    for bare in (many_bare, one_bare):
+        bare.use(params)
+        bare.make_room(PROMPT + NEW)
 
-    def all_rows(prompts_BP):
-        cache, token_B = least.read(least.weights, prompts_BP)
-        return least.decode(least.weights, cache, token_B, NEW - 1)[1]
+    def begin(bare: Slots, requests: list[Request]) -> None:
+        for i in range(0, len(requests), bare.together[-1]):
+            group = dict(enumerate(requests[i : i + bare.together[-1]], i))
+            hidden_RD = bare.read([(tuple(r.prompt), slot, slot, 0) for slot, r in group.items()])
+            limits = {slot: r.max_new_tokens for slot, r in group.items()}
+            bare.begin(group, hidden_RD, {slot: slot - i for slot in group}, limits)
 
-    def first_two(prompts_BP):
-        cache, token_B = least.read(least.weights, prompts_BP)
-        return least.decode(least.weights, cache, token_B, 1)[1]
-
-    def steps_alone(cache, token_B):
-        return least.decode(least.weights, cache, token_B, NEW - 1)[1]
-
-    def whole(prompts_BP):
-        requests = [Request(prompt=ids, max_new_tokens=NEW) for ids in prompts_BP.tolist()]
-        return np.array([completion.ids for completion in many.generate(params, requests)]).T
-
-    def first_of_stream(prompts_BP):
-        stream = one.stream(params, Request(prompt=prompts_BP[0].tolist(), max_new_tokens=NEW))
-        ids = next(stream)
+    def first_token(requests: list[Request]) -> None:
+        stream = one.stream(params, requests[0])
+        next(stream)
         stream.close()
-        return ids
+
+    def read_and(bare: Slots, requests: list[Request], *counts: int) -> None:
+        begin(bare, requests)
+        for count in counts:
+            jax.device_get(bare.chunk(count, bare.count)["steps"])
 
     ratios = []
-    print("round   engine tok/s  bare tok/s  bare steps alone tok/s   engine, bare ms to the second token")
+    print("round   engine tok/s  jitted calls alone   first token, ms: engine, prompt and two steps")
     for i in range(rounds + 1):
-        prompts_BP = np.random.default_rng(i).integers(context.vocab_size, size=(slots, PROMPT), dtype=np.int32)
-        a, ids = timed(whole, prompts_BP)
-        b, least_ids = timed(all_rows, prompts_BP)
-        agree = np.all(ids == np.asarray(least_ids), axis=0).mean()
-        if agree < 0.9:  # see AGREEING in benchmarks.decode
-            raise SystemExit(f"error: engine and bare functions give the same ids in {agree:.0%} of the rows only")
-        c, _ = timed(steps_alone, *jax.block_until_ready(least.read(least.weights, prompts_BP)))
-        d, ids = timed(first_of_stream, prompts_BP[:1])
-        e, least_ids = timed(first_two, prompts_BP[:1])
+        rng = np.random.default_rng(i)
+        draw = lambda n, size, rng=rng: rng.integers(context.vocab_size, size=(n, size)).tolist()  # noqa: E731
+        requests = [Request(ids, max_new_tokens=NEW) for ids in draw(slots, PROMPT)]
+        a, _ = timed(many.generate, params, requests)
+        b, _ = timed(read_and, many_bare, requests, NEW - 1)
+        single = [Request(ids, max_new_tokens=NEW) for ids in draw(1, PROMPT)]
+        c, _ = timed(first_token, single)
+        d, _ = timed(read_and, one_bare, single, 1, 1)
         if i:  # the first compiles
-            ratios.append([a / b, a * (NEW - 1) / (c * NEW), d / e])
-            rates = f"{slots * NEW / a[0]:12,.0f}  {slots * NEW / b[0]:10,.0f}  {slots * (NEW - 1) / c[0]:22,.0f}"
-            print(f"{i:5}   {rates}   {1000 * d[0]:6.1f}, {1000 * e[0]:6.1f} ({len(ids)} tokens)", flush=True)
-    names = ("engine / bare, prompts and all", "engine / bare steps alone, per token", "first tokens, engine / bare")
+            ratios.append([b / a, c / d])
+            rates = f"{slots * NEW / a[0]:12,.0f}  {slots * NEW / b[0]:18,.0f}"
+            print(f"{i:5}   {rates}   {1000 * c[0]:6.1f}, {1000 * d[0]:6.1f}", flush=True)
+    names = ("rate of the engine / of its jitted calls alone", "time to the first token / prompt and two steps")
     for name, (wall, cpu) in zip(names, np.transpose(ratios, (1, 2, 0)), strict=True):
-        print(f"time of {name}: {shown(spread(wall))}; of CPU seconds {shown(spread(cpu))}")
+        print(f"{name}: {shown(spread(wall))}; of CPU seconds {shown(spread(cpu))}")
 
 
 def main() -> None:
@@ -164,7 +125,7 @@ def main() -> None:
     context = context_of(shape("speedrun"))
     params = context.init_params()
     refills(context, params, f.slots, f.rounds)
-    bare(context, params, f.slots, f.rounds)
+    overhead(context, params, f.slots, f.rounds)
 
 
 if __name__ == "__main__":

@@ -215,9 +215,8 @@ def checked(messages: Any) -> list[dict]:
 def answered(loaded: Loaded, requests: list[Request], stop: Interrupt, bar: "Bar") -> Iterator[Completion] | None:
     """Completions in the order of the requests, or None when stopped."""
     engine = loaded.engine
-    # A copy: the engine forgets what it has read. What is read anew or not changes the rounding, and a run that was
-    # stopped and goes on must write what it would have written.
-    engine.use({**loaded.params})
+    engine.use(loaded.params)
+    engine.forget()  # what is read anew or not changes the rounding, and a resumed run must write the same bytes
     # In the order of `Engine.generate`.
     key = lambda i: (-requests[i].max_new_tokens, len(requests[i].prompt), requests[i].prompt)  # noqa: E731
     completions = {i: engine.submit(requests[i]) for i in sorted(range(len(requests)), key=key)}

@@ -41,12 +41,12 @@ class Chat:
         Closing the iterator ends the answer; what was said of it stays in the conversation. The next prompt begins with
         the ids of this turn, so the engine reads only what is new. Raises UserError when the text is too long.
         """
-        tokenizer, self.ids = self.model.tokenizer, []
+        pieces, self.ids = Pieces(self.model.tokenizer), []
         prompt, dropped = self._prompt(text)
-        if dropped:
-            yield "notice", f"[the first {dropped} turns no longer fit and were dropped]\n"
-        pieces, stream = Pieces(tokenizer), self.model.engine.stream(self.model.params, self._request(prompt))
+        stream = self.model.engine.stream(self.model.params, self._request(prompt))
         try:
+            if dropped:
+                yield "notice", f"[the first {dropped} turns no longer fit and were dropped]\n"
             for new in stream:
                 self.ids += new
                 for _, kind, piece in pieces.take(new):

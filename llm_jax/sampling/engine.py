@@ -89,7 +89,12 @@ class Engine:
     def use(self, params) -> None:
         """Decodes with these parameters from now on. What was read with others is forgotten."""
         if self._slots.use(params):
-            self._kept = [[] for _ in self._rows]
+            self.forget()
+
+    def forget(self) -> None:
+        """Lets free slots be as if they had read nothing: what comes next does not depend on what was before."""
+        self._kept = [[] for _ in self._rows]
+        self._free.sort()
 
     def submit(self, request: Request) -> Completion:
         """Queues a request; its completion grows with every `step`. Raises UserError as `generate` does."""
@@ -111,7 +116,7 @@ class Engine:
         """Compiles every program that any mixture of requests can need."""
         self.use(params)
         self._slots.warm_up()
-        self._kept = [[] for _ in self._rows]
+        self.forget()
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -152,7 +157,8 @@ class Engine:
         if not live:
             return []
         steps = min(steps, MOST_STEPS)
-        self._make_room(max(map(self._position, live)) + steps * (1 + self._slots.drafts) + 1)
+        ahead = steps * (1 + self._slots.drafts)
+        self._make_room(max(min(self._position(slot) + ahead, self._end(self._rows[slot][0])) for slot in live))
         stuck = self.slots - len(live)
         # Where rows wait for slots, or may wait for tools, the chunk ends when a few slots are stuck.
         patience = stuck + self._refill if self._queue or self._closing else self.slots
@@ -199,6 +205,10 @@ class Engine:
         request, completion = self._rows[slot]
         return len(request.prompt) + max(1, len(completion.ids))
 
+    def _end(self, request: Request) -> int:
+        """The length of prompt and completion at which a row ends."""
+        return min(len(request.prompt) + request.max_new_tokens, self.length)
+
     def _make_room(self, needed: int, shrink: bool = False) -> None:
         self._slots.make_room(needed, shrink)
         self._kept = [ids[: self._slots.length] for ids in self._kept]
@@ -239,7 +249,7 @@ class Engine:
         hidden_RD = self._read(pieces)
         if len(rows) > len(pieces):
             self._slots.share({slot: pieces[number][1] for slot, number in sources.items()})
-        limits = {slot: min(r.max_new_tokens, self.length - len(r.prompt)) for slot, (r, _) in rows.items()}
+        limits = {slot: self._end(request) - len(request.prompt) for slot, (request, _) in rows.items()}
         self._slots.begin({slot: request for slot, (request, _) in rows.items()}, hidden_RD, sources, limits)
         for slot, row in rows.items():
             self._rows[slot], self._kept[slot] = row, []

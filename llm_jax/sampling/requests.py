@@ -6,6 +6,7 @@ from collections.abc import Callable
 from llm_jax.config import UserError
 from llm_jax.sampling.decode import FORCED_ROOM, STOP_ROOM, TOP
 
+LARGE = 1_000_000  # numbers up to this leave logits finite, and those that pad the vocabulary far below the others
 Tool = Callable[[str], str]  # the text inside a span -> the text of the output span
 
 
@@ -30,11 +31,15 @@ class Request:
         """Raises UserError for what the engine cannot do."""
         ids = [*self.prompt, *self.forced, *self.suppress, *self.bias, *self.stop_ids]
         ranges = (
-            ("temperature", 0 <= self.temperature < float("inf"), "a number from 0 on"),
-            ("top_k", self.top_k >= 0, "0 (all) or more"),
+            ("temperature", 0 <= self.temperature <= LARGE, f"0 to {LARGE:,}"),
+            ("top_k", 0 <= self.top_k < 2**31, "0 (all) or more, below 2^31"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "0 to 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "a number above 0 (1: none)"),
+            (
+                "repetition_penalty",
+                1 / LARGE <= self.repetition_penalty <= LARGE,
+                f"above 0 (1: none), at most {LARGE:,}",
+            ),
             ("max_new_tokens", self.max_new_tokens >= 0, "0 or more"),
             ("top", 0 <= self.top <= TOP, f"0 to {TOP}"),
         )
@@ -51,8 +56,8 @@ class Request:
             raise UserError(f"at most {STOP_ROOM - 1} ids can end a completion")
         if any(not 0 <= i < vocab_size for i in ids):
             raise UserError(f"an id is not in the vocabulary of {vocab_size}")
-        if not all(abs(b) < float("inf") for b in self.bias.values()):
-            raise UserError("a bias is no finite number")
+        if not all(abs(b) <= LARGE for b in self.bias.values()):
+            raise UserError(f"a bias is not between -{LARGE:,} and {LARGE:,}")
 
 
 @dataclasses.dataclass

@@ -12,13 +12,15 @@ CHARACTER = 4  # the most bytes that one character takes
 class Conversation:
     """Whole turns, as the ids that were read and written: the next turn's prompt begins with them, letter for letter.
 
-    `length` is the longest prompt and answer together, in tokens.
+    `length` is the longest prompt and answer together, in tokens. Raises UserError for too long a system prompt.
     """
 
     def __init__(self, tokenizer: Tokenizer, length: int, system: str = ""):
         self.tokenizer, self.length = tokenizer, length
         self.messages: list[dict] = [{"role": "system", "content": system}] if system else []
         self._start = tokenizer.render(self.messages).ids
+        if (fits := length - 2 * min(ANSWER_ROOM, length // 4)) < len(self._start):
+            raise UserError(f"the system prompt is {len(self._start)} tokens long; there is room for {fits}")
         self._turns: list[list[int]] = []  # a question and its answer each
 
     def ask(self, text: str) -> tuple[list[int], int]:
@@ -39,7 +41,11 @@ class Conversation:
         return [*self._start, *(i for turn in self._turns for i in turn)], dropped
 
     def answered(self, ids: list[int]) -> None:
-        """Ends the turn that `ask` began; an answer that was cut short is ended."""
+        """Ends the turn that `ask` began; an answer that was cut short is ended, a turn without any taken back."""
+        if not ids:
+            self._turns.pop()
+            self.messages.pop()
+            return
         self._turns[-1] += ids if ids[-1:] == [self.tokenizer.end] else [*ids, self.tokenizer.end]
         parts, _ = self.tokenizer.parse(ids)
         self.messages.append({"role": "assistant", "content": parts})

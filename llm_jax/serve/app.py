@@ -221,7 +221,8 @@ class Answer:
     async def _events(self, first: tuple[int, Shown], steps: AsyncIterator[tuple[int, Shown]]) -> AsyncIterator[str]:
         """The data of server-sent events."""
         head = {**self.head, "object": self.style.chunk_object}
-        chunk = lambda *choices, **more: json.dumps({**head, "choices": choices, **more}, ensure_ascii=False)  # noqa: E731
+        # All in ASCII: some clients take U+2028 and its like for the end of a line.
+        chunk = lambda *choices, **more: json.dumps({**head, "choices": choices, **more})  # noqa: E731
         try:
             for index in range(self.body.n):
                 yield chunk(self.style.begin(index))

@@ -157,7 +157,7 @@ class Worker:
     def _deliver(self, told: list[tuple[Job, News]]) -> None:
         for job, news in told:
             self.written += len(news.ids)
-            if job in self._jobs and time.sleep(0.2) is None:
+            if job in self._jobs:
                 job.tell(news)
                 if news.finish:
                     job.left -= 1

@@ -287,3 +287,36 @@ def test_a_second_call_of_the_same_shapes_compiles_nothing(engine, tokenizer, pa
     requests = [Request(p, 1 + i, 1.0, NEW - i, suppress=(i,)) for i, p in enumerate(prompts)]
     engine.generate(jax.tree.map(lambda x: x + 0, params), requests)
     assert [program._cache_size() for program in programs] == compiled
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("temperature", 1e300),
+        ("temperature", float("nan")),
+        ("top_k", 2**40),
+        ("top_p", 0.0),
+        ("min_p", 1.5),
+        ("repetition_penalty", 0.0),
+        ("max_new_tokens", -1),
+        ("top", 21),
+        ("bias", {3: float("inf")}),
+        ("bias", {10**9: 1.0}),
+        ("stop_ids", tuple(range(8))),
+        ("prompt", [5] * LONGEST),
+        ("prompt", [-1]),
+    ],
+)
+def test_what_the_engine_cannot_do_is_a_users_mistake_and_leaves_it_whole(engine, tokenizer, params, name, value):
+    request = Request([tokenizer.bos])
+    setattr(request, name, value)
+    with pytest.raises(UserError):
+        engine.generate(params, [Request([5]), request])
+    assert not engine.busy and len(engine.generate(params, [Request([5], max_new_tokens=3)])[0].ids) <= 3
+
+
+def test_the_largest_numbers_it_takes_give_ids_of_the_vocabulary(engine, tokenizer, params):
+    wild = {"temperature": 1e6, "repetition_penalty": 1e6, "bias": {5: 1e6, 6: -1e6}, "top_k": 2**31 - 1}
+    done = engine.generate(params, [Request([tokenizer.bos], seed, max_new_tokens=NEW, **wild) for seed in range(4)])
+    assert all(0 <= i < tokenizer.vocab_size for c in done for i in c.ids)
+    assert all(np.isfinite(c.logprob).all() and np.isfinite(c.sampling_logprob).all() for c in done)

@@ -279,9 +279,10 @@ def test_a_client_that_leaves_frees_its_slots(server, endless, streams):
             while not server.metric("running_rows"):
                 pass
         server.until("requests_total", left + 1, status="499")
-    server.until("running_rows", 0)
-    server.until("queued_rows", 0)
+    # The next one would have to wait for its rows, were they still there.
+    assert server.post(CHAT, {"messages": HELLO, "max_tokens": 1}).status_code == 200
     assert server.metric("generated_tokens_total") - before < 16 * (CONTEXT - 20), "all of them were answered"
+    assert server.metric("running_rows") == server.metric("queued_rows") == 0
 
 
 def raw(body: dict) -> bytes:
@@ -396,3 +397,16 @@ def test_feedback_is_saved_in_the_run(server, workdir):
     assert lines[-1]["messages"] == [*HELLO, {"role": "assistant", "content": "Three."}]
     refused = server.post("/v1/feedback", {**body, "edited": ""})
     assert refused.status_code == 400 and "edited" in refused.json()["error"]["message"]
+
+
+def test_an_event_is_one_line_whatever_the_model_writes(server, tokenizer):
+    """Also for clients that take every line separator of Unicode for one."""
+    separator = tokenizer.encode("\u2028")
+    bias = {str(i): 100 for i in separator}
+    body = {"messages": HELLO, "max_tokens": 60, "temperature": 1, "logit_bias": bias, "stream": True}
+    texts = []
+    for seed in range(20):
+        lines = server.post(CHAT, {**body, "seed": seed}).text.splitlines()
+        assert all(line.startswith("data: ") for line in lines if line)
+        texts.append("".join(p["text"] for p in together(list(events(lines))[:-1])[0][0]["parts"]))
+    assert "\u2028" in "".join(texts)
