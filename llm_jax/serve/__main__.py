@@ -96,7 +96,10 @@ async def serve(workers: Workers, limits: Limits, listening: socket.socket) -> N
         asyncio.get_running_loop().add_signal_handler(s, stop)
     host, port = listening.getsockname()[:2]
     where = f"[{host}]" if ":" in host else host
-    print(f"{workers.default} of {workers.workdir}: http://{where}:{port}/  (Ctrl-C ends)", flush=True)
+    print(
+        f"{workers.default} of {workers.workdir}: http://{where}:{port}/  (Ctrl-C ends it; the model is loading)",
+        flush=True,
+    )
     await server.serve(sockets=[listening])
 
 

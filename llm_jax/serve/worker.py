@@ -93,8 +93,8 @@ class Worker:
     says why: the worker is then of no more use.
     """
 
-    def __init__(self, load: Callable[[], Loaded], room: int, warm_up: bool):
-        self.room, self.rows = room, 0
+    def __init__(self, stage: str, load: Callable[[], Loaded], room: int, warm_up: bool):
+        self.stage, self.room, self.rows = stage, room, 0
         self.written = 0  # tokens
         self.engine: Engine | None = None  # once it is ready
         self.failure: ApiError | None = None
@@ -147,6 +147,7 @@ class Worker:
 
     def _ready(self, engine: Engine) -> None:
         self.engine = engine
+        print(f"{self.stage} is ready", flush=True)
 
     def _fail(self, failure: ApiError) -> None:
         self.failure = failure
@@ -277,7 +278,7 @@ class Workers:
         if worker is None or worker.failure:
             options, warm_up = self.options, self.warm_up and stage == self.default  # stages share their programs
             room = self.slots + self.max_queue
-            worker = Worker(lambda: load(self.workdir, stage, self.slots, **options), room, warm_up)
+            worker = Worker(stage, lambda: load(self.workdir, stage, self.slots, **options), room, warm_up)
             self.loaded[stage] = worker
         return worker
 
