@@ -78,7 +78,7 @@ def overhead(context, params, slots: int, rounds: int) -> None:
         context.model, NoText(context.vocab_size), context.mesh, count, context.config.data.sequence_length, *more
     )
     many, one = make(Engine, slots), make(Engine, 1)
-    many_bare, one_bare = make(Slots, slots, [], {}), make(Slots, 1, [], {})
+    many_bare, one_bare = make(Slots, slots, []), make(Slots, 1, [])
     for bare in (many_bare, one_bare):
         bare.use(params)
         bare.make_room(PROMPT + NEW)

@@ -49,7 +49,7 @@ class Engine:
     ):
         self.tokenizer, self.length, self.tools = tokenizer, length, tools or {}
         self._closing = {tokenizer.close[name]: name for name in self.tools}
-        self._slots = Slots(model, tokenizer, mesh, slots, length, list(self._closing), options)
+        self._slots = Slots(model, tokenizer, mesh, slots, length, list(self._closing), **options)
         self._refill = max(1, slots // REFILLED)
         self._queue: collections.deque[Row] = collections.deque()
         self._rows: list[Row | None] = [None] * slots

@@ -37,17 +37,26 @@ class Slots:
     """`count` slots for rows of at most `length` tokens; `closings` are the ids that make a row wait for a tool."""
 
     def __init__(
-        self, model, tokenizer: Tokenizer, mesh: Mesh, count: int, length: int, closings: list[int], options: dict
+        self,
+        model,
+        tokenizer: Tokenizer,
+        mesh: Mesh,
+        count: int,
+        length: int,
+        closings: list[int],
+        int8_weights: bool = False,
+        int8_cache: bool = False,
+        drafts: int = 0,
     ):
         self.tokenizer, self.mesh, self.count = tokenizer, mesh, count
-        self.int8_weights, self.drafts = options.get("int8_weights", False), options.get("drafts", 0)
+        self.int8_weights, self.drafts = int8_weights, drafts
         self.static = (model.to_json(), tokenizer.vocab_size, self.drafts)
         self.lengths = cache_lengths(-(-length // 8) * 8)
         shards = sharding.shards(mesh, "batch")
         self.together = tuple(sorted({shards, *(max(1, count // (part * shards)) * shards for part in TOGETHER)}))
         self._closings = self._put(np.array([*closings, -1], np.int32), split=False)
         self._params = self._weights = None
-        cache, state = makers(self.static, count, self.lengths[-1], options.get("int8_cache", False))
+        cache, state = makers(self.static, count, self.lengths[-1], int8_cache)
         cache = functools.partial(cache, self.lengths[0])
         self._cache, self._state = (jax.jit(make, out_shardings=placed(mesh, make))() for make in (cache, state))
 
