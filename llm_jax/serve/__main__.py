@@ -60,12 +60,16 @@ def main() -> None:
 
 def listen(host: str, port: int) -> socket.socket:
     """Raises UserError where that is not possible."""
+    # Only of sockets that say they are TCP does asyncio send small packets at once; others wait for the last one's ACK.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=512
-        )
+        listening.bind((host, port))
+        listening.listen(512)
     except OSError as error:
         raise UserError(f"cannot listen on {host} port {port} ({error.strerror}); choose another --port") from error
+    return listening
 
 
 class Server(uvicorn.Server):
