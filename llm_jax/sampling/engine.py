@@ -9,7 +9,7 @@ new. The forward is the trainer's own.
 
 import collections
 from collections.abc import Iterator
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import jax
 import numpy as np
@@ -265,14 +265,18 @@ class Engine:
 
     def _longest_prefix(self, prompt: tuple[int, ...]) -> tuple[int, int]:
         """(slot, tokens): where the most of a prompt's beginning has been read; its last token is always read anew."""
-        best, known = 0, 0
+        best, known, length = 0, 0, self._slots.length
+        if len(prompt) <= SHARED:
+            return best, known
+        beginning = list(prompt[:SHARED])
         for slot, row in enumerate(self._rows):
+            if (row[0].prompt if row else self._kept[slot])[:SHARED] != beginning:
+                continue
             read = [*row[0].prompt, *row[1].ids][:-1] if row else self._kept[slot]
-            most = min(len(read), len(prompt) - 1, self._slots.length)
-            if most >= SHARED and most > known:
-                differ = np.flatnonzero(np.not_equal(read[:most], prompt[:most]))
-                same = int(differ[0]) if len(differ) else most
-                best, known = (slot, same) if same > max(known, SHARED - 1) else (best, known)
+            most = min(len(read), len(prompt) - 1, length)
+            differ = np.flatnonzero(np.not_equal(read[:most], prompt[:most]))
+            same = int(differ[0]) if len(differ) else most
+            best, known = (slot, same) if same > known else (best, known)
         return best, known
 
     # Tools
@@ -287,9 +291,9 @@ class Engine:
         return self.tools[name](self.tokenizer.decode(ids[opening + 1 : -1]))
 
     def _take_answers(self, wait_for_all: bool) -> None:
-        """Queues the output spans of the tools that are done; waits for one where nothing else can run."""
-        if wait_for_all or (self.running == len(self._calls) and not self._queue):
-            wait(self._calls.values(), return_when=ALL_COMPLETED if wait_for_all else FIRST_COMPLETED)
+        """Queues the output spans of the tools that are done."""
+        if wait_for_all:
+            wait(self._calls.values())
         queues = {}
         for slot in [slot for slot, call in self._calls.items() if call.done()]:
             body = self.tokenizer.encode(self._calls.pop(slot).result())[: FORCED_ROOM - 2]

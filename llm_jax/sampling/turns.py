@@ -57,12 +57,22 @@ def fitted(tokenizer: Tokenizer, messages: list[dict], length: int) -> tuple[lis
     Raises UserError when the last turn does not fit alone, and for what `Tokenizer.render` refuses.
     """
     first = 1 if messages[0]["role"] == "system" else 0
-    starts = [i for i, message in enumerate(messages) if i >= first and message["role"] == "user"] or [first]
-    for dropped, start in enumerate([first, *starts[1:]]):
-        ids = tokenizer.render([*messages[:first], *messages[start:]], for_generation=True).ids
-        if len(ids) <= length - min(ANSWER_ROOM, length // 2):
-            return ids, dropped
-    raise UserError(f"the last turn is {len(ids)} tokens long; this model reads {length}, its answer included")
+    users = [i for i, message in enumerate(messages) if i >= first and message["role"] == "user"]
+    starts = [first, *users[1:]]
+    ends = [*starts[1:], len(messages)]
+    head, turns = tokenizer.render(messages[:first]).ids, []
+    room = length - min(ANSWER_ROOM, length // 2) - len(head)
+    # From the newest turn on, each rendered once: long conversations may come with every request.
+    for start, end in zip(reversed(starts), reversed(ends), strict=True):
+        ids = tokenizer.render(messages[start:end], for_generation=end == len(messages)).ids[1:]
+        if len(ids) > room:
+            break
+        room -= len(ids)
+        turns.insert(0, ids)
+    if not turns:
+        size = len(head) + len(ids)
+        raise UserError(f"the last turn is {size} tokens long; this model reads {length}, its answer included")
+    return [*head, *(i for turn in turns for i in turn)], len(starts) - len(turns)
 
 
 class Pieces:
