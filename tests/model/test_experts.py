@@ -153,8 +153,9 @@ def test_the_router_is_float32_in_any_compute_dtype(mixed, draw_params, monkeypa
 
 def test_cached_equals_uncached(mixed, draw_params):
     params, (tokens, positions, ones), prompt = draw_params(mixed.model, VOCAB), row(), 5
-    step = jax.jit(lambda *a: transformer.apply(mixed.model, VOCAB, params, *a))
-    whole, _, _ = step(tokens, positions, ones)
+    whole, _, _ = jax.jit(lambda *a: transformer.apply(mixed.model, VOCAB, params, *a))(tokens, positions, ones)
+    weights = transformer.for_decoding(mixed.model, params)
+    step = jax.jit(lambda *a: transformer.apply(mixed.model, VOCAB, weights, *a))
     cache = transformer.empty_cache(mixed.model, B, T)
     hidden, cache, _ = step(tokens[:, :prompt], positions[:, :prompt], ones[:, :prompt], cache)
     pieces = [hidden]
