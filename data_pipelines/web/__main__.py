@@ -58,7 +58,7 @@ def check_same(recipe: Recipe, work: Path) -> None:
     theirs = json.loads(path.read_text())
     if changed := [key for key, value in mine.items() if theirs.get(key) != value]:
         raise UserError(f"{work.parent} was made with another {', '.join(changed)}; give another --output")
-    for file, then in theirs.get("bytes", {}).items():  # an older folder has none
+    for file, then in theirs["bytes"].items():
         if sizes[file] != then:
             what = f"{file} had {then:,} bytes when {work.parent} was begun, and has {sizes[file]:,} now"
             raise UserError(f"{what}; give another --output, or the old file")

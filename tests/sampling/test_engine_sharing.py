@@ -1,6 +1,7 @@
 """What the engine shares and saves: prompts read once, caches kept, drafts, int8, programs compiled beforehand."""
 
 import collections
+import itertools
 import random
 import threading
 
@@ -14,6 +15,7 @@ from llm_jax.sampling.requests import Request
 from llm_jax.sampling.slots import Slots
 
 LENGTH = 96
+LONG = "The cat sat on the mat and the dog sat on the cat. How many cats are there?"  # enough to be shared
 
 
 def make(tiny_model, tokenizer, mesh, slots: int = 4, **options) -> Engine:
@@ -66,11 +68,27 @@ def test_the_next_turn_reads_only_what_is_new(tiny_model, tokenizer, mesh, param
 
 def test_other_parameters_forget_what_was_read(tiny_model, tokenizer, mesh, params, draw_params):
     engine, others = make(tiny_model, tokenizer, mesh, 1), draw_params(tiny_model, tokenizer.vocab_size, 1)
-    request = Request(prompt(tokenizer, "The cat sat on the mat and the dog"), max_new_tokens=10)
+    request = Request(prompt(tokenizer, LONG), max_new_tokens=10)
     first = engine.generate(params, [request])[0]
+    assert engine.generate(params, [request])[0].reused == len(request.prompt) - 1  # there is something to forget
     second = engine.generate(others, [request])[0]
     assert second.reused == 0 and second.ids != first.ids
     assert second == make(tiny_model, tokenizer, mesh, 1).generate(others, [request])[0]
+
+
+def test_a_prompt_shares_no_more_than_its_beginning(tiny_model, tokenizer, mesh, params):
+    """Two prompts begin alike and go on differently: the second reads what the first did not."""
+    texts = (LONG + " 12 + 7 = 19 cats", LONG + " def add(a, b)")
+    first, second = (Request(prompt(tokenizer, text), max_new_tokens=20, suppress=(tokenizer.end,)) for text in texts)
+    alike = sum(
+        1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first.prompt, second.prompt, strict=False))
+    )
+    fresh = make(tiny_model, tokenizer, mesh, 1).generate(params, [second])[0]
+    engine = make(tiny_model, tokenizer, mesh, 2)
+    engine.generate(params, [first])
+    done = engine.generate(params, [second])[0]
+    assert done.reused == alike > 16 and done.ids == fresh.ids
+    np.testing.assert_allclose(done.logprob, fresh.logprob, atol=1e-5)
 
 
 def test_long_prompts_are_read_in_pieces(tiny_model, tokenizer, mesh, params, monkeypatch):
