@@ -9,6 +9,7 @@ process, in turns.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from absl import flags
 
@@ -22,7 +23,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks.ours import context_of  # noqa: E402
-from llm_jax.sampling.engine import Engine  # noqa: E402
+from llm_jax.sampling.engine import Engine, lanes_for  # noqa: E402
 from llm_jax.sampling.requests import Request  # noqa: E402
 from llm_jax.sampling.slots import Slots  # noqa: E402
 
@@ -51,11 +52,11 @@ def refills(context, params, slots: int, rounds: int) -> None:
     def run(draw: tuple[int, int], group: int) -> tuple[np.ndarray, float]:
         """(clocks, share of the slots' steps that wrote a token)."""
         requests = [Request(prompt=ids, max_new_tokens=new) for ids, new in requests_of("speedrun/mixed", draw)]
-        engine.steps = engine.worked = 0
-        started = clocks()
+        before, started = np.array([engine.worked, engine.slot_steps]), clocks()
         for i in range(0, len(requests), group):
             engine.generate(params, requests[i : i + group])
-        return clocks() - started, engine.occupancy
+        worked, slot_steps = np.array([engine.worked, engine.slot_steps]) - before
+        return clocks() - started, worked / slot_steps
 
     requests = requests_of("speedrun/mixed")
     wanted = sum(new for _, new in requests)
@@ -78,17 +79,12 @@ def overhead(context, params, slots: int, rounds: int) -> None:
         context.model, NoText(context.vocab_size), context.mesh, count, context.config.data.sequence_length, *more
     )
     many, one = make(Engine, slots), make(Engine, 1)
-    many_bare, one_bare = make(Slots, slots, []), make(Slots, 1, [])
-    for bare in (many_bare, one_bare):
-        bare.use(params)
+    lanes = lanes_for(context.mesh, slots)
+    many_bare, one_bare = [make(Slots, slots // lanes, []) for _ in range(lanes)], make(Slots, 1, [])
+    for bare in (*many_bare, one_bare):
+        bare.use(bare.weights_of(params))
         bare.make_room(PROMPT + NEW)
-
-    def begin(bare: Slots, requests: list[Request]) -> None:
-        for i in range(0, len(requests), bare.together[-1]):
-            group = dict(enumerate(requests[i : i + bare.together[-1]], i))
-            hidden_RD = bare.read([(tuple(r.prompt), slot, slot, 0) for slot, r in group.items()])
-            limits = {slot: r.max_new_tokens for slot, r in group.items()}
-            bare.begin(group, hidden_RD, {slot: slot - i for slot in group}, limits)
+    threads = ThreadPoolExecutor(lanes)
 
     def first_token(requests: list[Request]) -> None:
         stream = one.stream(params, requests[0])
@@ -96,9 +92,17 @@ def overhead(context, params, slots: int, rounds: int) -> None:
         stream.close()
 
     def read_and(bare: Slots, requests: list[Request], *counts: int) -> None:
-        begin(bare, requests)
+        for i in range(0, len(requests), bare.together[-1]):
+            group = dict(enumerate(requests[i : i + bare.together[-1]], i))
+            hidden_RD = bare.read([(tuple(r.prompt), slot, slot, 0) for slot, r in group.items()])
+            limits = {slot: r.max_new_tokens for slot, r in group.items()}
+            bare.begin(group, hidden_RD, {slot: slot - i for slot in group}, limits)
         for count in counts:
             jax.device_get(bare.chunk(count, bare.count)["steps"])
+
+    def side_by_side(requests: list[Request]) -> None:
+        parts = [requests[i::lanes] for i in range(lanes)]
+        list(threads.map(lambda bare, part: read_and(bare, part, NEW - 1), many_bare, parts))
 
     ratios = []
     print("round   engine tok/s  jitted calls alone   first token, ms: engine, prompt and two steps")
@@ -107,7 +111,7 @@ def overhead(context, params, slots: int, rounds: int) -> None:
         draw = lambda n, size, rng=rng: rng.integers(context.vocab_size, size=(n, size)).tolist()  # noqa: E731
         requests = [Request(ids, max_new_tokens=NEW) for ids in draw(slots, PROMPT)]
         a, _ = timed(many.generate, params, requests)
-        b, _ = timed(read_and, many_bare, requests, NEW - 1)
+        b, _ = timed(side_by_side, requests)
         single = [Request(ids, max_new_tokens=NEW) for ids in draw(1, PROMPT)]
         c, _ = timed(first_token, single)
         d, _ = timed(read_and, one_bare, single, 1, 1)

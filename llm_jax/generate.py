@@ -217,15 +217,13 @@ def answered(loaded: Loaded, requests: list[Request], stop: Interrupt, bar: "Bar
     engine = loaded.engine
     engine.use(loaded.params)
     engine.forget()  # what is read anew or not changes the rounding, and a resumed run must write the same bytes
-    # In the order of `Engine.generate`.
-    key = lambda i: (-requests[i].max_new_tokens, len(requests[i].prompt), requests[i].prompt)  # noqa: E731
-    completions = {i: engine.submit(requests[i]) for i in sorted(range(len(requests)), key=key)}
+    completions = engine.submit_all(requests)
     while engine.busy:
         if stop.wanted:
             return None
         engine.step()
-        bar.running(completions.values())
-    return (completions[i] for i in range(len(requests)))
+        bar.running(completions)
+    return iter(completions)
 
 
 def line(row: Row, answers: Iterator[Completion], tokenizer: Tokenizer) -> dict[str, Any]:

@@ -56,17 +56,18 @@ class Slots:
         self.together = tuple(sorted({shards, *(max(1, count // (part * shards)) * shards for part in TOGETHER)}))
         self._by_rank = {n: sharding.named(mesh, "batch", *(None,) * (n - 1)) for n in (1, 2)}
         self._closings = jax.device_put(np.array([*closings, -1], np.int32), sharding.named(mesh, None))
-        self._params = self._weights = None
+        self._weights = None
         cache, state = makers(self.static, count, self.lengths[-1], int8_cache)
         cache = functools.partial(cache, self.lengths[0])
         self._cache, self._state = (jax.jit(make, out_shardings=placed(mesh, make))() for make in (cache, state))
 
-    def use(self, params) -> bool:
-        """Decodes with these parameters from now on; whether they are others."""
-        if params is self._params:
-            return False
-        self._params, self._weights = params, decoding_weights(self.static, self.int8_weights, params)
-        return True
+    def weights_of(self, params):
+        """Parameters as `use` takes them."""
+        return decoding_weights(self.static, self.int8_weights, params)
+
+    def use(self, weights) -> None:
+        """Decodes with these weights from now on."""
+        self._weights = weights
 
     @property
     def length(self) -> int:

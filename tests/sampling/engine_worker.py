@@ -42,7 +42,7 @@ def main() -> None:
             ]
             requests += [Request(requests[1].prompt, 50 + i, 1.0, 24) for i in range(3)]  # a group
             done = engine.generate(params, requests)
-            part = engine._slots._cache["k"][0]
+            part = engine._lanes[0]._slots._cache["k"][0]
             share = part.addressable_shards[0].data.size / part.size
         out[name] = {"ids": [d.ids for d in done], "logprob": [d.logprob for d in done], "share": share}
     print(json.dumps(out))

@@ -61,7 +61,7 @@ def test_the_next_turn_reads_only_what_is_new(tiny_model, tokenizer, mesh, param
         new = read["tokens"] - before
         assert done.reused == len(ids) - new
         assert done.ids == fresh.generate(params, [Request(ids, max_new_tokens=10, suppress=(tokenizer.end,))])[0].ids
-        fresh._kept = [[]]
+        fresh.forget()
         ids = [*ids, *done.ids, *tokenizer.encode("\n\n7 + 12")]
     assert new == len(tokenizer.encode("\n\n7 + 12")) + 1  # and the last token of the answer, which nobody had read
 
@@ -95,7 +95,7 @@ def test_long_prompts_are_read_in_pieces(tiny_model, tokenizer, mesh, params, mo
     ids = prompt(tokenizer, "The cat sat on the mat. " * 9)[:77]
     requests = [Request(ids[:n], max_new_tokens=12, suppress=(tokenizer.end,)) for n in (77, 20, 64, 33)]
     whole = make(tiny_model, tokenizer, mesh, 2).generate(params, requests)
-    for module in ("engine", "slots"):
+    for module in ("lane", "slots"):
         monkeypatch.setattr(f"llm_jax.sampling.{module}.PIECES", (8, 16))
     assert [done.ids for done in make(tiny_model, tokenizer, mesh, 2).generate(params, requests)] == [
         d.ids for d in whole
@@ -138,7 +138,7 @@ def test_drafts_save_steps(tiny_model, tokenizer, mesh, params):
     engines = [make(tiny_model, tokenizer, mesh, 1, drafts=n) for n in (0, 3)]
     for engine in engines:
         engine.generate(params, [Request([tokenizer.bos], max_new_tokens=len(opening), forced=opening)])
-    assert engines[1].steps <= engines[0].steps / 2
+    assert engines[1].slot_steps <= engines[0].slot_steps / 2
 
 
 @pytest.mark.parametrize("option", ["int8_weights", "int8_cache"])

@@ -1,0 +1,277 @@
+"""A lane of the engine: a fixed number of slots and the requests that run in them.
+
+The host admits requests into free slots, runs jitted chunks of decoding steps, and takes out what was written. Every
+slot has a queue of forced tokens: an opening put into the model's mouth, and what a tool returned. A row that closes a
+tool's span waits, while the host runs the tool and fills its queue. A slot keeps its cache after it is done: a prompt
+that begins with what some slot has read continues from there, so the next turn of a conversation reads only what is
+new.
+"""
+
+import collections
+from concurrent.futures import Executor, Future, wait
+
+import jax
+import numpy as np
+
+from llm_jax.sampling import decode
+from llm_jax.sampling.decode import FORCED_ROOM, MOST_STEPS
+from llm_jax.sampling.requests import Completion, Request, Tool
+from llm_jax.sampling.slots import PIECES, Piece, Slots
+from llm_jax.tokenizer import Tokenizer
+
+REFILLED = 8  # slots are refilled when one in so many is free
+SHARED = 16  # tokens that a prompt must have in common with a slot for its cache to be worth a look
+
+Row = tuple[Request, Completion]
+
+
+class Lane:
+    """Answers its queue; `tools` run in the threads of `pool`. `length` is the longest prompt and completion together.
+
+    `submit`, `room`, `load`, `known` and `running` may be asked from another thread while the lane is at work: what
+    they say may then be a moment old.
+    """
+
+    def __init__(self, slots: Slots, tokenizer: Tokenizer, length: int, tools: dict[str, Tool], pool: Executor):
+        self.tokenizer, self.length, self.tools, self._pool = tokenizer, length, tools, pool
+        self._closing = {tokenizer.close[name]: name for name in tools}
+        self._slots, self.count = slots, slots.count
+        self._refill = max(1, slots.count // REFILLED)
+        self._queue: collections.deque[Row] = collections.deque()
+        self._rows: list[Row | None] = [None] * slots.count
+        self._kept: list[list[int]] = [[] for _ in self._rows]  # what a free slot's cache holds
+        self._free = list(range(slots.count))  # the one that was used last at the end
+        self._calls: dict[int, Future] = {}  # slot -> its tool at work
+        self.steps = self.worked = 0  # decoding steps done; those of each slot in which it wrote, over all slots
+        self._asked = self._answered = 0  # tokens that requests may take; those of the requests that are done
+
+    # Requests
+
+    def weights_of(self, params):
+        """Parameters as `use` takes them; all lanes share them."""
+        return self._slots.weights_of(params)
+
+    def use(self, weights) -> None:
+        """Decodes with these weights from now on. What was read with others is forgotten."""
+        self._slots.use(weights)
+        self.forget()
+
+    def forget(self) -> None:
+        """Lets free slots be as if they had read nothing."""
+        self._kept = [[] for _ in self._rows]
+        self._free.sort()
+
+    def submit(self, request: Request, completion: Completion) -> None:
+        self._asked += self._most(request)
+        self._queue.append((request, completion))
+
+    def cancel(self, completion: Completion) -> None:
+        """Takes it out, if it is here; what it has so far stays."""
+        for row in [row for row in self._queue if row[1] is completion]:
+            self._queue.remove(row)
+            self._answered += self._most(row[0])
+        for slot, row in enumerate(self._rows):
+            if row and row[1] is completion:
+                self._slots.stop([slot])
+                self._finish(slot, "cancelled")
+
+    def warm_up(self) -> None:
+        self._slots.warm_up()
+        self.forget()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._queue) or any(self._rows)
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        return self.count - len(self._free)
+
+    @property
+    def room(self) -> int:
+        """Slots that nobody has asked for."""
+        return len(self._free) - len(self._queue)
+
+    @property
+    def load(self) -> int:
+        """Tokens that the requests which are not done may take."""
+        return self._asked - self._answered
+
+    def known(self, prompt: list[int]) -> int:
+        """How much of a prompt some slot has read."""
+        return self._longest_prefix(tuple(prompt))[1]
+
+    # The loop
+
+    def step(self, steps: int = MOST_STEPS, wait_for_tools: bool = True) -> list[Completion]:
+        """Admits what it can and runs one chunk of at most `steps` steps; gives the completions that moved."""
+        self._take_answers(wait_for_tools)
+        while self._queue and len(self._free) >= min(self._refill, len(self._queue)):
+            self._admit(self._next_prompts())
+        live = [slot for slot, row in enumerate(self._rows) if row and slot not in self._calls]
+        if not live:
+            return []
+        steps = min(steps, MOST_STEPS)
+        ahead = steps * (1 + self._slots.drafts)
+        self._make_room(max(min(self._position(slot) + ahead, self._end(slot)) for slot in live))
+        stuck = self.count - len(live)
+        # Where rows wait for slots, or may wait for tools, the chunk ends when a few slots are stuck.
+        patience = stuck + self._refill if self._queue or self._closing else self.count
+        return self._take(self._slots.chunk(steps, min(patience, self.count)), live)
+
+    def _take(self, out: decode.State, live: list[int]) -> list[Completion]:
+        """Hands what was written to its completions, frees slots that are done, starts the tools of those that wait."""
+        wanted = any(self._rows[slot][0].top for slot in live)
+        out = jax.device_get({k: v for k, v in out.items() if wanted or not k.startswith("out_top")})
+        self.steps, self.worked = self.steps + int(out["steps"]), self.worked + int(out["worked"])
+        moved = []
+        for slot in live:
+            request, completion = self._rows[slot]
+            moved.append(completion)
+            append(completion, request.top, out, slot)
+            if request.stop and self._ends(completion, request.stop):
+                self._slots.stop([slot])
+                self._finish(slot, "stop")
+            elif out["done"][slot]:
+                ends = (self.tokenizer.end, *request.stop_ids)
+                self._finish(slot, "stop" if completion.ids and completion.ids[-1] in ends else "length")
+            elif out["waiting"][slot]:
+                completion.tool_calls += 1
+                self._calls[slot] = self._pool.submit(self._call, list(completion.ids))
+        return moved
+
+    def _ends(self, completion: Completion, texts: tuple[str, ...]) -> bool:
+        """Whether it contains a text that ends it; what was written after that is taken back."""
+        says = lambda n: any(text in self.tokenizer.decode(completion.ids[:n]) for text in texts)  # noqa: E731
+        if not says(len(completion.ids)):
+            return False
+        completion.keep(next(n for n in range(len(completion.ids) + 1) if says(n)))
+        return True
+
+    def _finish(self, slot: int, why: str) -> None:
+        request, completion = self._rows[slot]
+        completion.finish = why
+        self._answered += self._most(request)
+        self._kept[slot] = [*request.prompt, *completion.ids][:-1]  # the last token has not been read
+        self._rows[slot] = None
+        self._calls.pop(slot, None)
+        self._free.append(slot)
+
+    def _position(self, slot: int) -> int:
+        request, completion = self._rows[slot]
+        return len(request.prompt) + max(1, len(completion.ids))
+
+    def _end(self, slot: int) -> int:
+        """The length of prompt and completion at which its row ends."""
+        request, _ = self._rows[slot]
+        return len(request.prompt) + self._most(request)
+
+    def _most(self, request: Request) -> int:
+        """Tokens that it may get."""
+        return min(request.max_new_tokens, self.length - len(request.prompt))
+
+    def _make_room(self, needed: int, shrink: bool = False) -> None:
+        self._slots.make_room(needed, shrink)
+        self._kept = [ids[: self._slots.length] for ids in self._kept]
+
+    # Admission
+
+    def _next_prompts(self) -> dict[tuple[int, ...], list[Row]]:
+        """The next of the queue that fit into free slots and one call, by prompt. One of several pieces goes alone."""
+        taken: dict[tuple[int, ...], list[Row]] = {}
+        while self._queue and sum(map(len, taken.values())) < len(self._free):
+            prompt = tuple(self._queue[0][0].prompt)
+            is_long = any(len(other) > PIECES[-1] for other in (prompt, *taken))
+            if taken and prompt not in taken and (is_long or len(taken) == self._slots.together[-1]):
+                break
+            taken.setdefault(prompt, []).append(self._queue.popleft())
+        fits = max((n for n in self._slots.together if n <= len(taken)), default=0)
+        while len(taken) > fits >= self._refill:  # no more than a program reads without padding
+            _, rows = taken.popitem()
+            self._queue.extendleft(reversed(rows))
+        return taken
+
+    def _admit(self, prompts: dict[tuple[int, ...], list[Row]]) -> None:
+        """Puts rows into free slots; each prompt is read once, beyond what some slot has read of it."""
+        needed = max(max(map(len, prompts)) + 2, *(self._position(s) for s, row in enumerate(self._rows) if row), 0)
+        self._make_room(needed, shrink=not any(self._rows) or 4 * needed <= self._slots.length)
+        pieces: list[Piece] = []
+        rows: dict[int, Row] = {}
+        sources: dict[int, int] = {}  # slot -> the number of its prompt
+        for number, (prompt, group) in enumerate(prompts.items()):
+            origin, known = self._longest_prefix(prompt)
+            own = origin if known and origin in self._free else self._free[0]
+            pieces.append((prompt[known:], own, origin, known))
+            for row in group:
+                slot = own if row is group[0] else self._free[0]
+                self._free.remove(slot)
+                row[1].reused = known if row is group[0] else len(prompt)
+                rows[slot], sources[slot] = row, number
+        hidden_RD = self._read(pieces)
+        if len(rows) > len(pieces):
+            self._slots.share({slot: pieces[number][1] for slot, number in sources.items()})
+        limits = {slot: self._most(request) for slot, (request, _) in rows.items()}
+        self._slots.begin({slot: request for slot, (request, _) in rows.items()}, hidden_RD, sources, limits)
+        for slot, row in rows.items():
+            self._rows[slot], self._kept[slot] = row, []
+
+    def _read(self, pieces: list[Piece]) -> jax.Array:
+        """Reads prompts; one that is longer than a piece, in several."""
+        (ids, slot, origin, known), most = pieces[0], PIECES[-1]
+        while len(ids) > most:
+            self._slots.read([(ids[:most], slot, origin, known)])
+            ids, origin, known = ids[most:], slot, known + most
+            pieces = [(ids, slot, origin, known)]
+        return self._slots.read(pieces)
+
+    def _longest_prefix(self, prompt: tuple[int, ...]) -> tuple[int, int]:
+        """(slot, tokens): where the most of a prompt's beginning has been read; its last token is always read anew."""
+        best, known, length = 0, 0, self._slots.length
+        if len(prompt) <= SHARED:
+            return best, known
+        beginning = list(prompt[:SHARED])
+        for slot, row in enumerate(self._rows):
+            if (row[0].prompt if row else self._kept[slot])[:SHARED] != beginning:
+                continue
+            read = [*row[0].prompt, *row[1].ids][:-1] if row else self._kept[slot]
+            most = min(len(read), len(prompt) - 1, length)
+            differ = np.flatnonzero(np.not_equal(read[:most], prompt[:most]))
+            same = int(differ[0]) if len(differ) else most
+            best, known = (slot, same) if same > known else (best, known)
+        return best, known
+
+    # Tools
+
+    def _call(self, ids: list[int]) -> str:
+        """Runs the call that the last id closes; a closing without its opening calls nothing."""
+        name = self._closing[ids[-1]]
+        spans = {*self.tokenizer.open.values(), *self.tokenizer.close.values()}
+        opening = max((i for i, t in enumerate(ids[:-1]) if t in spans), default=-1)
+        if opening < 0 or ids[opening] != self.tokenizer.open[name]:
+            return "error: no call was opened"
+        return self.tools[name](self.tokenizer.decode(ids[opening + 1 : -1]))
+
+    def _take_answers(self, wait_for_all: bool) -> None:
+        """Queues the output spans of the tools that are done."""
+        if wait_for_all:
+            wait(self._calls.values())
+        queues = {}
+        for slot in [slot for slot, call in self._calls.items() if call.done()]:
+            body = self.tokenizer.encode(self._calls.pop(slot).result())[: FORCED_ROOM - 2]
+            queues[slot] = [self.tokenizer.open["output"], *body, self.tokenizer.close["output"]]
+        if queues:
+            self._slots.force(queues)
+
+
+def append(completion: Completion, top: int, out: dict[str, np.ndarray], slot: int) -> None:
+    """Adds what a slot wrote in a chunk."""
+    n = int(out["fresh"][slot])
+    for name, values in zip(decode.OUTPUTS, completion.columns, strict=True):
+        values += out[f"out_{name}"][slot, :n].tolist()
+    if top:
+        ids, values = out["out_top_ids"][slot, :n, :top].tolist(), out["out_top"][slot, :n, :top].tolist()
+        completion.top += [list(zip(*pair, strict=True)) for pair in zip(ids, values, strict=True)]
