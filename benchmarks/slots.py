@@ -8,7 +8,7 @@ that read the prompts and decode; and the first token of one row against reading
 process, in turns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from absl import flags
@@ -27,6 +27,8 @@ from llm_jax.sampling.engine import Engine, lanes_for  # noqa: E402
 from llm_jax.sampling.requests import Request  # noqa: E402
 from llm_jax.sampling.slots import Slots  # noqa: E402
 
+FIRSTS = 10  # first tokens in a round
+
 
 def define_flags() -> None:
     flags.DEFINE_integer("rounds", 5, "Measurements of each side.", lower_bound=2)
@@ -35,7 +37,7 @@ def define_flags() -> None:
 
 def timed(function: Callable, *args) -> tuple[np.ndarray, object]:
     started = clocks()
-    out = jax.block_until_ready(function(*args))
+    out = function(*args)
     return clocks() - started, out
 
 
@@ -86,10 +88,10 @@ def overhead(context, params, slots: int, rounds: int) -> None:
         bare.make_room(PROMPT + NEW)
     threads = ThreadPoolExecutor(lanes)
 
-    def first_token(requests: list[Request]) -> None:
-        stream = one.stream(params, requests[0])
+    def first_token(request: Request) -> Iterator[list[int]]:
+        stream = one.stream(params, request)
         next(stream)
-        stream.close()
+        return stream
 
     def read_and(bare: Slots, requests: list[Request], *counts: int) -> None:
         for i in range(0, len(requests), bare.together[-1]):
@@ -112,9 +114,12 @@ def overhead(context, params, slots: int, rounds: int) -> None:
         requests = [Request(ids, max_new_tokens=NEW) for ids in draw(slots, PROMPT)]
         a, _ = timed(many.generate, params, requests)
         b, _ = timed(side_by_side, requests)
-        single = [Request(ids, max_new_tokens=NEW) for ids in draw(1, PROMPT)]
-        c, _ = timed(first_token, single)
-        d, _ = timed(read_and, one_bare, single, 1, 1)
+        firsts = []
+        for ids in draw(FIRSTS, PROMPT):
+            c, stream = timed(first_token, Request(ids, max_new_tokens=NEW))
+            stream.close()
+            firsts.append((c, timed(read_and, one_bare, [Request(ids, max_new_tokens=NEW)], 1, 1)[0]))
+        c, d = np.mean(firsts, axis=0)
         if i:  # the first compiles
             ratios.append([b / a, c / d])
             rates = f"{slots * NEW / a[0]:12,.0f}  {slots * NEW / b[0]:18,.0f}"
