@@ -68,7 +68,7 @@ class Lane:
     def cancel(self, completion: Completion) -> None:
         """Takes it out, if it is here; what it has so far stays."""
         for row in [row for row in self._queue if row[1] is completion]:
-            self._queue.remove(row)
+            self._queue = collections.deque(other for other in self._queue if other is not row)
             self._answered += self._most(row[0])
         for slot, row in enumerate(self._rows):
             if row and row[1] is completion:
