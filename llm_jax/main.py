@@ -120,8 +120,13 @@ def claim(workdir: Path, config: ConfigDict) -> None:
                 )
     workdir.mkdir(parents=True, exist_ok=True)
     noted = {"config": flatten(config), **{stage: identity(config, stage) for stage in IDENTITY}}
+    replace(path, json.dumps(noted, indent=1))
+
+
+def replace(path: Path, text: str) -> None:
+    """Writes a file that others, or a later run, find whole or not at all."""
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(noted, indent=1))
+    partial.write_text(text)
     partial.replace(path)
 
 
@@ -165,11 +170,12 @@ def starting_params(context: train.Context, stage: str):
 
 
 class Times:
-    """Wall seconds of each stage and the machine's speed, kept in the workdir over restarts."""
+    """Wall seconds of each stage and the machine's speed, kept in the workdir over restarts by the first process."""
 
     def __init__(self, workdir: Path):
-        self.path = workdir / "times.json"
-        self.data = json.loads(self.path.read_text()) if self.path.exists() else {"seconds": {}, "gflops": []}
+        self.path, self.writes = workdir / "times.json", jax.process_index() == 0
+        known = self.writes and self.path.exists()
+        self.data = json.loads(self.path.read_text()) if known else {"seconds": {}, "gflops": []}
         self._stage = ""
 
     def of(self, stage: str) -> "Times":
@@ -192,8 +198,8 @@ class Times:
         self._write()
 
     def _write(self) -> None:
-        if jax.process_index() == 0:
-            self.path.write_text(json.dumps(self.data, indent=1))
+        if self.writes:
+            replace(self.path, json.dumps(self.data, indent=1))
 
 
 def finish_report(workdir: Path, times: Times) -> None:

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from llm_jax.main import Times
 from tests.commands import ROOT, TINY, refused, run
 
 MESH = ("--config.mesh.data=2", "--config.mesh.fsdp=4", "--config.log.eval_every=6")
@@ -83,3 +84,16 @@ def test_half_said_clusters_are_refused(tmp_path):
     refused(run(*alone, "--coordinator=localhost:1"), "--processes", "--process")
     refused(run(*alone, "--distributed"), "no cluster", "--coordinator")
     assert not (tmp_path / "run").exists()
+
+
+def test_only_the_first_process_reads_and_writes_the_times(tmp_path, monkeypatch):
+    """Another one may come while the first writes."""
+    times = tmp_path / "times.json"
+    times.write_text('{"sec')
+    monkeypatch.setattr("jax.process_index", lambda: 1)
+    Times(tmp_path).add("startup", 1.0)
+    assert times.read_text() == '{"sec'
+    times.unlink()
+    monkeypatch.setattr("jax.process_index", lambda: 0)
+    Times(tmp_path).add("startup", 1.0)
+    assert Times(tmp_path).data["seconds"] == {"startup": 1.0} and [p.name for p in tmp_path.iterdir()] == [times.name]
