@@ -3,9 +3,9 @@
 python -m data_pipelines.chats --input='sets/*.jsonl' --output=X.jsonl [--skip_bad]
 
 Knows OpenAI's messages (SmolTalk, Tulu 3, tool calls), ShareGPT's turns, OpenAssistant's trees, GSM8K's questions, and
-the pairs of OpenAI, UltraFeedback and HH-RLHF; the format is told by a record's fields. Writes `conversation` records
-{id, source, messages}, or `pair` records {id, source, prompt, chosen, rejected}. A call of a tool becomes the Python
-call that it is, and the tools of a record are listed in its system message.
+the pairs of OpenAI, TRL, UltraFeedback and HH-RLHF, and ours; the format is told by a record's fields. Writes
+`conversation` records {id, source, messages}, or `pair` records {id, source, prompt, chosen, rejected}. A call of a
+tool becomes the Python call that it is, and the tools of a record are listed in its system message.
 """
 
 import gzip
@@ -257,12 +257,14 @@ def checked(messages: list[dict], field: str) -> list[dict]:
 
 
 def preference(record: dict) -> dict:
-    """UltraFeedback's lists, ShareGPT's two last turns, or HH-RLHF's two transcripts."""
+    """UltraFeedback's lists, two answers to TRL's or ShareGPT's turns, or HH-RLHF's two transcripts."""
     if isinstance(record["chosen"], str) and HH_TURN.match(record["chosen"]):
         return parted(*(checked(transcript(record, side), side) for side in ("chosen", "rejected")), "rejected")
     before = turns(record["conversations"], "conversations") if record.get("conversations") else []
     if not before and isinstance(record.get("prompt"), str) and isinstance(record["chosen"], str):
         before = [{"role": "user", "content": record["prompt"]}]
+    if isinstance(record.get("prompt"), list):
+        before = turns(record["prompt"], "prompt")
     return pair(record, before, "chosen", "rejected")
 
 
@@ -270,10 +272,16 @@ def pair(record: dict, before: list[dict], better: str, worse: str) -> dict:
     both = []
     for side in (better, worse):
         said = record[side]
-        said = [{"role": "assistant", "content": said}] if isinstance(said, str) else said
+        is_content = isinstance(said, str) or (isinstance(said, list) and all(map(is_part, said)))
+        said = [{"role": "assistant", "content": said}] if is_content else said
         said = said if isinstance(said, list) else [said]
         both.append(checked([*before, *turns(said, side)], side))
     return parted(*both, worse)
+
+
+def is_part(piece) -> bool:
+    """Of an answer, where a message would have a role."""
+    return isinstance(piece, dict) and "type" in piece and not {"role", "from"} & piece.keys()
 
 
 def parted(chosen: list[dict], rejected: list[dict], field: str) -> dict:

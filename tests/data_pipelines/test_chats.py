@@ -77,10 +77,19 @@ def test_gsm8k_and_instructions():
             "chosen": {"from": "gpt", "value": "4"},
             "rejected": {"from": "gpt", "value": "5"},
         },
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": [{**ANSWER, "content": "5"}]},
+        {"prompt": [USER], "chosen": "4", "rejected": "5"},
     ],
 )
 def test_every_form_of_a_preference_is_the_same_pair(record):
     assert converted(record) == {"prompt": [USER], "chosen": "4", "rejected": "5"}
+
+
+def test_our_own_pairs_are_read_again():
+    """What the chat page saves, and what this command writes."""
+    thought = [part("think", "2 and 2."), part("answer", " 4")]
+    ours = {"prompt": [{"role": "system", "content": "Be brief."}, USER], "chosen": thought, "rejected": "5"}
+    assert converted({"id": "1", "source": "feedback", **ours}) == ours
 
 
 @pytest.mark.parametrize(
