@@ -221,8 +221,10 @@ def finish_report(workdir: Path, times: Times) -> None:
     path.write_text(json.dumps(report, indent=1))
     page = write_page(workdir)
     python = os.path.relpath(sys.executable)
-    chat = f"{'python' if python.startswith('..') else python} -m llm_jax.chat --workdir={workdir}"
-    console.print(f"\n[bold]report[/bold]  {page}\n[bold]chat[/bold]    {chat}", soft_wrap=True)
+    python = "python" if python.startswith("..") else python
+    console.print(f"\n[bold]report[/bold]  {page}", soft_wrap=True)
+    for command in ("chat", "serve"):
+        console.print(f"[bold]{command:8}[/bold]{python} -m llm_jax.{command} --workdir={workdir}", soft_wrap=True)
 
 
 if __name__ == "__main__":
