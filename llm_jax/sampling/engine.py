@@ -130,10 +130,15 @@ class Engine:
         completion.finish = completion.finish or "cancelled"
 
     def warm_up(self, params) -> None:
-        """Compiles every program that any mixture of requests can need."""
+        """Compiles every program that any mixture of requests can need.
+
+        Lanes share their programs. Of two, one begins with the first and one with the last, so that both cores compile.
+        """
         self.use(params)
-        for lane in self._lanes:
-            self._on_mesh(lane.warm_up)
+        wait(self._at_work.values())
+        parts = [self._threads.submit(self._on_mesh, lane.warm_up, i % 2 == 1) for i, lane in enumerate(self._lanes)]
+        for part in parts:
+            part.result()
 
     def close(self) -> None:
         for threads in (self._threads, self._pool):

@@ -75,8 +75,8 @@ class Lane:
                 self._slots.stop([slot])
                 self._finish(slot, "cancelled")
 
-    def warm_up(self) -> None:
-        self._slots.warm_up()
+    def warm_up(self, backwards: bool) -> None:
+        self._slots.warm_up(backwards)
         self.forget()
 
     @property

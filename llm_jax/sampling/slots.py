@@ -166,18 +166,18 @@ class Slots:
             return arrays  # the program's own call puts them there, ten times as fast
         return jax.device_put(arrays, jax.tree.map(lambda x: self._by_rank[x.ndim], arrays))
 
-    def warm_up(self) -> None:
-        """Compiles every program that any mixture of requests can need."""
+    def warm_up(self, backwards: bool) -> None:
+        """Compiles every program that any mixture of requests can need; backwards, those of the longest cache first."""
         nobody = Request([self.tokenizer.pad], bias={0: 0.0})
         self._put_row(0, nobody)
         self.stop([])
         self.force({})
-        for length in self.lengths:
+        for length in self.lengths[:: -1 if backwards else 1]:
             for other in self.lengths:
                 self.make_room(other, shrink=True)
                 self.make_room(length, shrink=True)
             for R in self.together:
-                for P in PIECES:
+                for P in PIECES[: 1 + PIECES.index(bucket(length, PIECES))]:  # a longer piece needs a longer cache
                     numbers = {"length": 1, "slot": self.count, "origin": 0, "start": 0}
                     prompts = {name: np.full(R, value, np.int32) for name, value in numbers.items()}
                     hidden_RD = self._read({"tokens": np.zeros((R, P), np.int32), **prompts})
