@@ -22,7 +22,8 @@ from tests.conftest import CORPUS, drawn_params, tiny_config
 
 UP, PASTE, PASTED, CTRL_C, CTRL_D = "\033[A", "\033[200~", "\033[201~", "\003", "\004"
 AT_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell in the background has it ignored
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
