@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import resource
 import subprocess
 import sys
 import zlib
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from datatrove.data import Document
 
-from data_pipelines.web.extract import Extract
+from data_pipelines.web.extract import MEMORY_BYTES, Extract
 from tests.data_pipelines.test_web import PAGE, read, run, warc_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,20 +26,43 @@ made = len(list(reader.run()))
 most = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]  # ru_maxrss has the parent's, too
 print(json.dumps([made, reasons, int(most) * 1024]))
 """
+EXTRACT = """
+import json, resource, sys
+from datatrove.data import Document
+from data_pipelines.web.extract import Extract
+block, results = Extract(seconds=2, memory_bytes=int(sys.argv[1])), []
+for html in json.load(sys.stdin):
+    page = Document(text=html, id="page", metadata={"markup": "html"})
+    results.append((block.filter(page), page.text[:100]))
+block.stop()
+print(json.dumps([results, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024]))
+"""
+
+
+def apart(script: str, *args: str, stdin: str = "") -> list:
+    """What the script prints, run in a process of its own: a test's own memory would count as its children's, too."""
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *args], cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
 
 
 def read_apart(path: Path) -> tuple[int, list[str], int]:
-    """In a process of its own -> (documents, reasons, most bytes of memory)"""
-    ended = subprocess.run(
-        [sys.executable, "-c", READ, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert ended.returncode == 0, ended.stderr
-    return tuple(json.loads(ended.stdout))
+    """-> (documents, reasons, most bytes of memory)"""
+    return tuple(apart(READ, str(path)))
+
+
+def extract_apart(html: str, memory_bytes: int = MEMORY_BYTES) -> tuple[bool | list, int]:
+    """A page, and a plain one that must come after it -> (the result, most bytes of memory of the parser)"""
+    (first, second), memory = apart(EXTRACT, str(memory_bytes), stdin=json.dumps([html, PAGE.decode()]))
+    assert second == [True, "Some words."]
+    return first[0], memory
 
 
 def gzipped(head: bytes, megabytes: int, tail: bytes) -> bytes:
     """A gzip member of so many MB of `a` between the two, made without holding them."""
-    packer = zlib.compressobj(6, wbits=31)
+    packer = zlib.compressobj(1, wbits=31)
     block = b"a" * 2**20
     parts = [packer.compress(head), *(packer.compress(block) for _ in range(megabytes)), packer.compress(tail)]
     return b"".join(parts) + packer.flush()
@@ -56,15 +78,15 @@ def record(megabytes: int) -> bytes:
 @pytest.mark.parametrize(
     "name, content",
     [
-        ("page.warc.gz", record(500)),
-        ("member.warc.gz", record(1200)),
-        ("body.warc.gz", warc_of([gzipped(b"", 1200, b"")], **{"Content-Encoding": "gzip"})),
+        ("page.warc.gz", lambda: record(500)),
+        ("member.warc.gz", lambda: record(1200)),
+        ("body.warc.gz", lambda: warc_of([gzipped(b"", 1200, b"")], **{"Content-Encoding": "gzip"})),
     ],
 )
 def test_a_page_that_unpacks_to_a_gigabyte_is_counted_and_the_next_one_is_read(name, content, tmp_path):
     path = tmp_path / name
-    path.write_bytes(content + warc_of([PAGE]))
-    assert len(content) < 5_000_000
+    path.write_bytes(content() + warc_of([PAGE]))
+    assert path.stat().st_size < 10_000_000
     made, reasons, memory = read_apart(path)
     assert (made, reasons) == (1, ["page_too_large"])
     assert memory < 400 * 2**20
@@ -108,15 +130,17 @@ REASONS = ("page_nested_too_deep", "page_too_slow", "page_breaks_the_parser", "n
 
 @pytest.mark.parametrize("kind", NASTY)
 def test_a_page_built_against_its_parser_ends_and_the_next_one_is_read(kind):
-    block = Extract(seconds=2)
-    page = Document(text=f"<html><body>{NASTY[kind]}", id="nasty", metadata={"markup": "html"})
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    result = block.filter(page)
+    result, memory = extract_apart(f"<html><body>{NASTY[kind]}")
     assert result is True or result[1] in REASONS
-    following = Document(text=PAGE.decode(), id="following", metadata={"markup": "html"})
-    assert block.filter(following) is True and following.text == "Some words."
-    block.stop()
-    assert max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * 1024 <= 2.2 * 2**30
+    assert memory < 400 * 2**20
+
+
+def test_a_page_that_takes_more_memory_than_the_parser_may_have_is_dropped_and_the_next_one_is_read():
+    table = NASTY["a wide table"]
+    result, memory = extract_apart(table)
+    assert result is True and memory > 150 * 2**20
+    result, memory = extract_apart(table, memory_bytes=150 * 2**20)
+    assert result == [False, "page_breaks_the_parser"] and memory < 150 * 2**20
 
 
 def test_a_page_of_tags_that_never_close_is_dropped_before_the_parser_and_one_that_closes_them_is_not():
