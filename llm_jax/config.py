@@ -228,6 +228,8 @@ def validate(config: ConfigDict) -> None:
         raise UserError(f"model.heads {m.heads} must be a multiple of model.kv_heads {m.kv_heads}")
     if m.head_dim % 2:
         raise UserError(f"model.head_dim is {m.head_dim}; rotary embedding needs an even size")
+    if config.rl.group < 2:
+        raise UserError("rl.group is 1; an answer's advantage is over the others of its group: at least 2")
     if config.rl.batch % config.rl.group:
         raise UserError(f"rl.batch {config.rl.batch} must be a multiple of rl.group {config.rl.group}")
     for key, names in CHOICES.items():

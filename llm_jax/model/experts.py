@@ -20,7 +20,9 @@ def mixture(x_BTD, logits_BTE, gate_EDF, up_EDF, down_EFD, k: int) -> tuple[jax.
     if jax.sharding.get_abstract_mesh().empty:
         weights_BTk, chosen_BTk = route(logits_BTE, k)
         return run_experts(x_BTD, weights_BTk, chosen_BTk, 0, gate_EDF, up_EDF, down_EFD), chosen_BTk
-    place = lambda *last: sharding.spec(("batch", "length", *last))  # noqa: E731
+    # One token at a time, as in decoding, is not split.
+    length = "length" if x_BTD.shape[1] % sharding.shards(jax.sharding.get_abstract_mesh(), "length") == 0 else None
+    place = lambda *last: sharding.spec(("batch", length, *last))  # noqa: E731
     wide, tall = sharding.spec(("expert", None, "ff")), sharding.spec(("expert", "ff", None))
     expert_axis, ff_axis = sharding.RULES["expert"], sharding.RULES["ff"]
 

@@ -18,7 +18,6 @@ from llm_jax.sampling.requests import Completion, Request, Tool
 from llm_jax.sampling.slots import Slots
 from llm_jax.tokenizer import Tokenizer
 
-CHUNKS = (1, 4, 16, MOST_STEPS)  # steps between looks at what was written
 LANE_SLOTS = 16  # the fewest of a lane, where there are several
 TOOL_THREADS = 4
 
@@ -65,17 +64,23 @@ class Engine:
             request.check(self.tokenizer.vocab_size, self.length)
         self.use(params)
         completions = self.submit_all(requests)
-        while self.busy:
-            self.step()
+        try:
+            while self.busy:
+                self.step()
+        finally:  # where it is interrupted, nothing goes on
+            for completion in completions:
+                self.cancel(completion)
         return completions
 
     def stream(self, params, request: Request) -> Iterator[list[int]]:
         """The new ids of one request, as they come. Closing the iterator ends the request."""
         self.use(params)
-        completion, shown = self.submit(request), 0
+        completion, shown, over = self.submit(request), 0, False
         try:
-            while completion.finish is None:
-                if any(moved is completion for moved in self.step(CHUNKS[0])):
+            while not over:
+                # Its lane may be at work, and it is looked at only when that is done: a stop text takes ids back.
+                if any(moved is completion for moved in self.step(1)):
+                    over = completion.finish is not None
                     yield completion.ids[shown:]
                     shown = len(completion.ids)
         finally:
@@ -99,13 +104,13 @@ class Engine:
     def submit(self, request: Request) -> Completion:
         """Queues a request; its completion grows with every `step`. Raises UserError as `generate` does.
 
-        It goes to the lane with a free slot that has read the most of its prompt; where none is free, to the one with
-        the least to do.
+        Of the lanes with a free slot it goes to the one that has read the most of its prompt, then to the one with the
+        most room; where no slot is free, to the lane with the least to do.
         """
         request.check(self.tokenizer.vocab_size, self.length)
         completion = Completion(top=[] if request.top else None)
         if roomy := [lane for lane in self._lanes if lane.room > 0]:
-            lane = max(roomy, key=lambda lane: lane.known(request.prompt))
+            lane = max(roomy, key=lambda lane: (lane.known(request.prompt), lane.room))
         else:
             lane = min(self._lanes, key=lambda lane: lane.load)
         lane.submit(request, completion)

@@ -102,7 +102,9 @@ class Lane:
         return self._asked - self._answered
 
     def known(self, prompt: list[int]) -> int:
-        """How much of a prompt some slot has read."""
+        """How much of a prompt some slot has read; all of it where the same one waits, for it is read once."""
+        if any(request.prompt == prompt for request, _ in list(self._queue)):
+            return len(prompt)
         return self._longest_prefix(tuple(prompt))[1]
 
     # The loop
@@ -132,8 +134,9 @@ class Lane:
         for slot in live:
             request, completion = self._rows[slot]
             moved.append(completion)
+            before = len(completion.ids)
             append(completion, request.top, out, slot)
-            if request.stop and self._ends(completion, request.stop):
+            if request.stop and self._ends(completion, request.stop, before):
                 self._slots.stop([slot])
                 self._finish(slot, "stop")
             elif out["done"][slot]:
@@ -144,12 +147,15 @@ class Lane:
                 self._calls[slot] = self._pool.submit(self._call, list(completion.ids))
         return moved
 
-    def _ends(self, completion: Completion, texts: tuple[str, ...]) -> bool:
-        """Whether it contains a text that ends it; what was written after that is taken back."""
+    def _ends(self, completion: Completion, texts: tuple[str, ...], before: int) -> bool:
+        """Whether it contains a text that ends it; what was written after that is taken back.
+
+        The first `before` ids were looked at when there were no more.
+        """
         says = lambda n: any(text in self.tokenizer.decode(completion.ids[:n]) for text in texts)  # noqa: E731
         if not says(len(completion.ids)):
             return False
-        completion.keep(next(n for n in range(len(completion.ids) + 1) if says(n)))
+        completion.keep(next(n for n in range(before, len(completion.ids) + 1) if says(n)))
         return True
 
     def _finish(self, slot: int, why: str) -> None:

@@ -72,7 +72,8 @@ def uniform(seed_B, count_B) -> jax.Array:
 
 
 def inverted(p_BV, uniform_B) -> jax.Array:
-    """The first id at which the cumulative probability exceeds the uniform number."""
-    cumulative_BV = jnp.cumsum(p_BV, axis=-1)
-    # uniform < 1 has 23 bits, so that its product with the total stays below the total: an id of no mass is safe.
-    return jnp.sum(cumulative_BV <= (uniform_B * cumulative_BV[:, -1])[:, None], axis=-1)
+    """The first id of some mass at which the cumulative probability exceeds the uniform number."""
+    # Sums of a scan in parallel are rounded each in its own way, and may fall where no mass is.
+    cumulative_BV = jnp.where(p_BV > 0, jnp.cumsum(p_BV, axis=-1), 0.0)
+    # uniform < 1 has 23 bits, so that its product with the total stays below the total: there is such an id.
+    return jnp.argmax(cumulative_BV > (uniform_B * cumulative_BV.max(axis=-1))[:, None], axis=-1)

@@ -18,14 +18,14 @@ from typing import NamedTuple
 from llm_jax.checkpoint import folder
 from llm_jax.config import UserError
 from llm_jax.runs import load_config
-from llm_jax.sampling.engine import CHUNKS, Engine
+from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.loaded import TRAINED, Loaded, load
 from llm_jax.sampling.requests import Completion, Request
 from llm_jax.serve.protocol import ApiError
 from llm_jax.tokenizer import Tokenizer
 
-CHUNK_SECONDS = 0.03  # between looks at what was written, so that streams flow
-LARGEST = 2  # of the engine's CHUNKS
+CHUNKS = (1, 4, 16)  # steps between looks at what was written
+CHUNK_SECONDS = 0.03  # of a chunk, so that streams flow
 STUCK_SECONDS = 0.005  # between looks while all rows wait for their tools
 
 
@@ -209,6 +209,7 @@ class Worker:
                         engine.cancel(row.completion)
                         del rows[id(row.completion)]
             moved = self._step(engine) if engine.busy else []
+            moved = [completion for completion in moved if id(completion) in rows]  # some may have been cancelled
             news = [(rows[id(completion)].job, rows[id(completion)].news()) for completion in moved]
             for completion in moved:
                 if completion.finish:
@@ -232,7 +233,7 @@ class Worker:
         moved = engine.step(CHUNKS[self._size], wait_for_tools=False)
         seconds = time.monotonic() - started
         self._size += (seconds < CHUNK_SECONDS / 2) - (seconds > CHUNK_SECONDS)
-        self._size = min(max(self._size, 0), LARGEST)
+        self._size = min(max(self._size, 0), len(CHUNKS) - 1)
         return moved
 
 

@@ -6,6 +6,7 @@ temperature 1 from the full distribution; token-mean over the whole batch, as in
 """
 
 import json
+import math
 import random
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from llm_jax import losses, train
+from llm_jax import losses, sharding, train
 from llm_jax.config import UserError
 from llm_jax.model import transformer
 from llm_jax.optimizer import adamw
@@ -24,7 +25,7 @@ from llm_jax.sampling.requests import Completion, Request
 from llm_jax.tokenizer import Tokenizer
 from llm_jax.tools.python import PythonTool
 
-ROW_BUCKET = 64  # rows of a training batch are padded to a multiple of this: one shape; empty microbatches are skipped
+ROW_BUCKET = 64  # rows of a training batch are padded to a multiple of this: few shapes
 KEPT_TRANSCRIPTS = 4  # of each step
 
 
@@ -89,6 +90,7 @@ class Rollouts(train.Batches):
         rl: ConfigDict = context.config.rl
         self.rl, self.engine, self.tokenizer = rl, engine, tokenizer
         self.length = context.config.data.sequence_length
+        self.split = context.config.train.microbatch, sharding.shards(context.mesh, "batch")
         self.stream = PromptStream(load_prompts(context.workdir, "train"), dict(rl.tasks), context.config.seed)
         self.path = Path(context.workdir) / "rl" / "transcripts.jsonl"
 
@@ -106,7 +108,7 @@ class Rollouts(train.Batches):
         rewards_PG = np.array([self.reward(o) for o in outcomes], np.float32).reshape(-1, self.rl.group)
         advantage = advantages(rewards_PG, self.rl.advantage).ravel()
         self._write_transcripts(step, outcomes)
-        batch = pack_rollouts(requests, completions, advantage, self.length, self.tokenizer.pad)
+        batch = pack_rollouts(requests, completions, advantage, self.length, self.tokenizer.pad, *self.split)
         return batch, figures(outcomes, completions, rewards_PG)
 
     def requests(self) -> tuple[list[dict], list[Request]]:
@@ -162,7 +164,26 @@ def figures(outcomes: list[Outcome], completions: list[Completion], rewards_PG: 
     }
 
 
-def pack_rollouts(requests: list[Request], completions: list[Completion], advantage, length: int, pad: int) -> dict:
+def padded_rows(rows: int, microbatch: int, shards: int) -> int:
+    """How many rows a batch of so many gets: whole microbatches, where it is more than one, that the mesh can split."""
+    rows = whole(rows, math.lcm(ROW_BUCKET, shards))
+    return whole(rows, microbatch) if 0 < microbatch < rows else rows
+
+
+def whole(n: int, unit: int) -> int:
+    """n, rounded up to a multiple of the unit."""
+    return -(-n // unit) * unit
+
+
+def pack_rollouts(
+    requests: list[Request],
+    completions: list[Completion],
+    advantage,
+    length: int,
+    pad: int,
+    microbatch: int = 0,
+    shards: int = 1,
+) -> dict:
     """Rollouts -> rows of the training step, several to a row (first fit, longest first).
 
     Weights are 1 on sampled tokens and 0 on prompts and on what tools wrote. Rollouts without an advantage, those of
@@ -186,7 +207,7 @@ def pack_rollouts(requests: list[Request], completions: list[Completion], advant
             at = len(rows) - 1
         rows[at].append(i)
         free[at] -= need
-    B = -(-max(1, len(rows)) // ROW_BUCKET) * ROW_BUCKET
+    B = padded_rows(max(1, len(rows)), microbatch, shards)
     out = {name: np.zeros((B, length + 1), np.int32) for name in ("tokens", "segments", "positions")}
     out["tokens"][:] = pad
     out |= {name: np.zeros((B, length + 1), np.float32) for name in ("weights", "old_logp", "advantages")}

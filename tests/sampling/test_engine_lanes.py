@@ -1,5 +1,6 @@
 """Lanes side by side write what one lane writes, whichever is first; and who goes where."""
 
+import dataclasses
 import random
 import time
 import types
@@ -101,3 +102,51 @@ def test_lanes_at_work_can_be_cancelled_and_given_other_parameters(
         assert not any(done.finish == "cancelled" for done in engine.step())
     assert engine.running == 0
     assert engine.generate(others, requests) == expected
+
+
+def test_a_stream_beside_other_requests_gives_all_of_its_ids(make, requests, params):
+    engine, wanted = make(2), make(1).generate(params, requests[:1])[0]
+    engine.use(params)
+    other = engine.submit(dataclasses.replace(requests[1], max_new_tokens=60))
+    (lane,) = [lane for lane in engine._lanes if not lane.busy]
+    work = lane.step
+
+    def late(*args):
+        """The row may be over for a while before that is told; the other lane is looked at meanwhile."""
+        try:
+            return work(*args)
+        finally:
+            time.sleep(0.05)
+
+    lane.step = late
+    assert sum(engine.stream(params, requests[0]), []) == wanted.ids
+    assert other.ids
+
+
+def test_what_was_interrupted_leaves_nothing_behind(make, requests, params, monkeypatch):
+    engine = make(2)
+    step, calls = engine.step, iter(range(2))
+
+    def interrupted() -> None:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        step(1)
+
+    monkeypatch.setattr(engine, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate(params, requests)
+    monkeypatch.undo()
+    engine.step()
+    assert not engine.busy and not engine.running and not engine.queued
+    assert [c.ids for c in engine.generate(params, requests)] == [c.ids for c in make(1).generate(params, requests)]
+
+
+def test_requests_spread_over_the_lanes_but_a_group_stays_together(make, requests):
+    engine = make(2, slots=8)
+    one, group = requests[0], [dataclasses.replace(requests[1], seed=seed) for seed in range(3)]
+    for request in (one, *group, dataclasses.replace(one, prompt=[*one.prompt, 7])):
+        engine.submit(request)
+    assert [[len(request.prompt) for request, _ in lane._queue] for lane in engine._lanes] == [
+        [len(one.prompt), len(one.prompt) + 1],
+        [len(group[0].prompt)] * 3,
+    ]

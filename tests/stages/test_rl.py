@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from llm_jax import train
+from llm_jax import sharding, train
 from llm_jax.config import UserError
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.requests import Completion, Request
@@ -109,6 +109,17 @@ def expected(request: Request, done: Completion, advantage: float, length: int) 
     kept = [i for i, m in enumerate(done.sampled_mask) if m]
     logp = np.round(np.array([done.sampling_logprob[i] for i in kept], np.float32), 4)
     return tuple(done.ids[i] for i in kept), tuple(logp), tuple(np.round(np.full(len(kept), advantage, np.float32), 4))
+
+
+@pytest.mark.parametrize("microbatch", [0, 24, 48, 120, 240])
+@pytest.mark.parametrize("rows", [1, 64, 65, 129, 257])
+def test_a_batch_of_rollouts_splits_into_microbatches_on_any_mesh(rows, microbatch, mesh):
+    requests, done = zip(*[made_up(np.random.default_rng(0), 300, 8, 8)] * rows, strict=True)
+    batch = rl.pack_rollouts(list(requests), list(done), np.ones(rows), 16, 0, microbatch, shards=3)
+    parts = sharding.put_batch(mesh, batch, microbatch)["weights"]
+    assert parts.shape[1] % 3 == 0 and (not microbatch or parts.shape[1] <= microbatch)
+    assert np.count_nonzero(parts.any(axis=2)) == rows
+    assert parts.shape[0] * parts.shape[1] < rows + 3 * rl.ROW_BUCKET + microbatch
 
 
 def test_a_rollout_that_fits_no_row_is_a_users_mistake():
