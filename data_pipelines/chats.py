@@ -21,6 +21,7 @@ from absl import flags
 from data_pipelines.documents import matching, read_parquet, write_jsonl
 from llm_jax.cli import run_cli
 from llm_jax.config import UserError
+from llm_jax.sampling.turns import misplaced
 from llm_jax.tokenizer import SPANS
 
 ROLES = {
@@ -240,18 +241,9 @@ def plain(parts: list[dict], role: str) -> str | list[dict]:
 
 def checked(messages: list[dict], field: str) -> list[dict]:
     """The messages, if a model can learn from them. Raises Invalid."""
-    roles = [message["role"] for message in messages]
-    for i, role in enumerate(roles):
-        before = roles[i - 1] if i else None
-        if role != "tool" and not messages[i]["content"]:
-            raise Invalid(f"{field}: message {i} is empty")
-        if role == "system" and i:
-            raise Invalid(f"{field}: a system message that is not the first")
-        if role == "tool" and before not in ("assistant", "tool"):
-            raise Invalid(f"{field}: what a tool says with no call before it")
-        if role == "assistant" and before not in ("user", "tool"):
-            raise Invalid(f"{field}: an answer that nobody asked for")
-    if "assistant" not in roles:
+    if wrong := misplaced(messages):
+        raise Invalid(f"{field}[{wrong[0]}]: {wrong[1]}")
+    if not any(message["role"] == "assistant" for message in messages):
         raise Invalid(f"{field}: no message of an assistant")
     return messages
 

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -106,7 +107,8 @@ class Session:
 
     def take(self, text: str) -> None:
         if text.startswith("/") and not text.startswith("//"):
-            self.command(*(text[1:].split(maxsplit=1) + ["", ""])[:2])
+            with contextlib.suppress(KeyboardInterrupt):  # while a stage loads, say: all stays as it was
+                self.command(*(text[1:].split(maxsplit=1) + ["", ""])[:2])
         elif text:
             self.show(text[text.startswith("//") :])
 
@@ -128,8 +130,12 @@ class Session:
         plain, dim = (PLAIN, DIM) if self.colour else ("", "")
         last, thought = "", ""
         # Interrupt: a KeyboardInterrupt inside a step of the engine would lose the engine's state.
-        with Interrupt() as stop, contextlib.closing(self.chat.say(text)) as stream:
+        with Interrupt(signal.SIGINT) as stop, contextlib.closing(self.chat.say(text)) as stream:
             for kind, piece in itertools.chain(stream, [("end", "")]):
+                if stop.wanted:
+                    stream.close()
+                if kind == "step":
+                    continue
                 folds = kind == "think" and self.folds
                 if kind != last:
                     if last == "think" and self.folds:
@@ -139,8 +145,6 @@ class Session:
                 thought += piece
                 print("" if folds else visible(piece), end="", flush=True)
                 last = kind
-                if stop.wanted:
-                    stream.close()
         print("[stopped]\n" if stop.wanted else "", end="")
 
     def help(self, _: str) -> None:

@@ -4,6 +4,7 @@ The record (`meta`) carries the step, the config, the stage's identity, the toke
 parameters and whatever else the stage needs to continue exactly (RL: its prompt cursor).
 """
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,16 @@ def checksums(params) -> dict[str, int]:
 
 def folder(workdir: Path, stage: str) -> Path:
     return Path(workdir).absolute() / stage / "checkpoints"
+
+
+def written(workdir: Path, stage: str) -> float | None:
+    """When the newest whole checkpoint of a stage was written, in seconds since 1970; None where there is none."""
+    times = []
+    for path in folder(workdir, stage).glob("*"):
+        with contextlib.suppress(FileNotFoundError):  # just deleted for a newer one
+            if path.name.isdigit():  # one that is still being written has another name
+                times.append(path.stat().st_mtime)
+    return max(times, default=None)
 
 
 class Checkpoints:

@@ -30,11 +30,13 @@ quiet_logs()
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: E402
 
-from llm_jax import checkpoint  # noqa: E402
+from llm_jax.checkpoint import checksums  # noqa: E402
 from llm_jax.config import UserError, differences  # noqa: E402
+from llm_jax.files import replace  # noqa: E402
 from llm_jax.progress import console  # noqa: E402
 from llm_jax.sampling.loaded import Loaded, load  # noqa: E402
 from llm_jax.sampling.requests import Completion, Request  # noqa: E402
+from llm_jax.sampling.turns import misplaced, said, tool_calls  # noqa: E402
 from llm_jax.tokenizer import SPANS, TURNS, Tokenizer  # noqa: E402
 from llm_jax.train import Interrupt  # noqa: E402
 
@@ -77,7 +79,7 @@ def main() -> None:
     if not total:
         raise UserError(f"{source} has no lines")
     settings = {name: f[name].value for name in ("n", "seed", "slots", "skip_bad")} | sampling | engine
-    target, block = Output(output, settings | weights(workdir, loaded.stage) | contents(source)), f.slots * BLOCK
+    target, block = Output(output, settings | weights(loaded) | contents(source)), f.slots * BLOCK
     with Interrupt() as stop, Bar(total, target.resume(read.rows(), block)) as bar:
         rest = itertools.islice(read.rows(), bar.done, None)
         while rows := list(itertools.islice(rest, block)):
@@ -207,6 +209,8 @@ def checked(messages: Any) -> list[dict]:
             fits = isinstance(part, dict) and part.get("type") in ("text", *SPANS) and isinstance(part.get("text"), str)
             if not fits:
                 raise UserError(f"messages[{i}].content must be a text, or a list of parts with `type` and `text`")
+    if wrong := misplaced(messages):
+        raise UserError(f"messages[{wrong[0]}]: {wrong[1]}")
     if role not in ("user", "tool"):
         raise UserError(f"the last message is of the {role}; it must be one to answer, of a user or a tool")
     return messages
@@ -232,18 +236,13 @@ def line(row: Row, answers: Iterator[Completion], tokenizer: Tokenizer) -> dict[
         return {"id": row.id, "sample": row.sample, "error": row.error}
     answer = next(answers)
     parts, _ = tokenizer.parse(answer.ids)
-    said = lambda *kinds: "\n".join(p["text"].strip() for p in parts if p["type"] in kinds)  # noqa: E731
     return {
         "id": row.id,
         "sample": row.sample,
-        "text": said("text", "answer"),
-        "thinking": said("think"),
+        "text": said(parts, "text", "answer"),
+        "thinking": said(parts, "think"),
         "parts": parts,
-        "tool_calls": [
-            {"tool": call["type"], "input": call["text"], "output": output["text"]}
-            for call, output in itertools.pairwise(parts)
-            if output["type"] == "output"
-        ],
+        "tool_calls": tool_calls(parts),
         "tokens": len(answer.ids),
         "finish": answer.finish,
         "logprob": sum((p for p, sampled in zip(answer.logprob, answer.sampled_mask, strict=True) if sampled), 0.0),
@@ -251,13 +250,10 @@ def line(row: Row, answers: Iterator[Completion], tokenizer: Tokenizer) -> dict[
     }
 
 
-def weights(workdir: Path, stage: str) -> dict[str, Any]:
+def weights(loaded: Loaded) -> dict[str, Any]:
     """What tells a checkpoint from others."""
-    store = checkpoint.existing(workdir, stage)
-    step = store.latest()
-    sums = json.dumps(store.meta(step)["checksums"], sort_keys=True)
-    store.close()
-    return {"stage": stage, "step": step, "weights": hashlib.sha256(sums.encode()).hexdigest()[:16]}
+    sums = json.dumps(checksums(loaded.params), sort_keys=True)
+    return {"stage": loaded.stage, "weights": hashlib.sha256(sums.encode()).hexdigest()[:16]}
 
 
 def contents(path: Path) -> dict[str, Any]:
@@ -303,11 +299,9 @@ class Output:
         return whole
 
     def _note(self) -> None:
-        new = self.noted.with_name(self.noted.name + ".new")
         try:
             self.path.absolute().parent.mkdir(parents=True, exist_ok=True)
-            new.write_text(json.dumps(self.settings, indent=1))
-            new.replace(self.noted)
+            replace(self.noted, json.dumps(self.settings, indent=1))
         except OSError as error:
             raise UserError(f"--output={self.path} cannot be written ({error.strerror})") from error
 

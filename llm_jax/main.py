@@ -29,6 +29,7 @@ from llm_jax import sharding, train  # noqa: E402
 from llm_jax.calibrate import machine_gflops  # noqa: E402
 from llm_jax.checkpoint import folder  # noqa: E402
 from llm_jax.config import IDENTITY, STAGES, UserError, differences, flatten, identity, validate  # noqa: E402
+from llm_jax.files import replace  # noqa: E402
 from llm_jax.progress import console  # noqa: E402
 from llm_jax.tokenizer import Tokenizer  # noqa: E402
 
@@ -121,13 +122,6 @@ def claim(workdir: Path, config: ConfigDict) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     noted = {"config": flatten(config), **{stage: identity(config, stage) for stage in IDENTITY}}
     replace(path, json.dumps(noted, indent=1))
-
-
-def replace(path: Path, text: str) -> None:
-    """Writes a file that others, or a later run, find whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def run_stage(stage: str, config: ConfigDict, workdir: Path, times: "Times") -> None:

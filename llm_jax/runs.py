@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from llm_jax.checkpoint import written
 from llm_jax.config import UserError, default
 
 
@@ -32,6 +33,6 @@ def newest_stage(workdir: Path) -> str:
     """The last trained stage. Raises UserError when there is none."""
     load_config(workdir)  # a folder that is no run says so first
     for stage in ("rl", "sft", "pretrain"):
-        if (Path(workdir) / stage / "checkpoints").is_dir():
+        if written(workdir, stage):
             return stage
     raise UserError(f"{workdir} has no trained stage yet; run llm_jax.main first")

@@ -110,11 +110,13 @@ def compiler_options(mesh: Mesh) -> dict[str, int]:
 
 
 class Interrupt:
-    """Turns SIGTERM and SIGINT into a flag that the loop reads between steps; a second Ctrl-C ends at once."""
+    """Turns signals into a flag that the loop reads between steps; a second Ctrl-C ends at once."""
+
+    def __init__(self, *signals: int):
+        self.wanted, self._signals = False, signals or (signal.SIGTERM, signal.SIGINT)
 
     def __enter__(self):
-        self.wanted = False
-        self._old = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        self._old = {s: signal.signal(s, self._note) for s in self._signals}
         return self
 
     def _note(self, number, frame):

@@ -6,11 +6,13 @@ down all the others.
 
 import os
 
+from tests.commands import COMPILED
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.update(COMPILED)  # before JAX is imported
 
 import functools
 import json
-import tempfile
 from collections.abc import Callable
 
 import hypothesis
@@ -23,11 +25,6 @@ from ml_collections import ConfigDict
 from llm_jax import config, losses, sharding, train
 from llm_jax.model import transformer
 from llm_jax.tokenizer import train_tokenizer
-
-# Programs that several tests compile (each run of the train loop makes its own step) are compiled once a session.
-_cache = tempfile.TemporaryDirectory(prefix="llm_jax_tests_")
-jax.config.update("jax_compilation_cache_dir", _cache.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 hypothesis.settings.register_profile(
     "tests",

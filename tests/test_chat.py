@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import termios
@@ -47,18 +48,17 @@ def drawn_run(workdir, stages=("pretrain", "sft"), length=512):
 
 
 @pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
-    """Processes find what others have compiled; one's home is another's."""
+def home(tmp_path_factory):
+    """One process's is the next one's."""
     folder = tmp_path_factory.mktemp("home")
-    found = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/jax", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**found, "XDG_STATE_HOME": f"{folder}/state", "TERM": "xterm", "NO_COLOR": ""}.items():
+        for name, value in {"XDG_STATE_HOME": str(folder), "TERM": "xterm", "NO_COLOR": ""}.items():
             patch.setitem(commands.ENVIRONMENT, name, value)
         yield folder
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory, compiled_once):
+def workdir(tmp_path_factory, home):
     return drawn_run(tmp_path_factory.mktemp("run") / "drawn")
 
 
@@ -205,6 +205,26 @@ def test_a_conversation_in_a_terminal(workdir, tmp_path):
     assert [m["content"] for m in messages if m["role"] == "user"] == ["first line\n/second line", "Tell me more"]
     whole, stopped = (len(str(m["content"])) for m in messages if m["role"] == "assistant")
     assert 0 < stopped < whole
+
+
+def test_a_signal_to_end_ends_it_while_it_answers(workdir):
+    chat = Terminal(workdir)
+    chat.screen.send("Tell me more\r")
+    chat.screen.expect_exact("\033[?2004l\r")
+    chat.screen.expect(r"\S")
+    chat.process.send_signal(signal.SIGTERM)
+    assert chat.ended() == -signal.SIGTERM
+
+
+def test_ctrl_c_while_a_stage_loads_goes_back_to_the_prompt(workdir):
+    chat = Terminal(workdir)
+    chat.screen.send("/stage pretrain\r")
+    chat.screen.expect_exact("\033[?2004l\r")
+    chat.screen.send(CTRL_C)
+    assert "pretrain model" not in chat.prompted()
+    assert "0 takes" in chat.say("/help")
+    chat.screen.send(CTRL_D)
+    assert chat.ended() == 0
 
 
 def test_what_was_typed_is_there_again(workdir, tmp_path):

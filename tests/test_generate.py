@@ -11,14 +11,14 @@ from llm_jax.config import UserError
 from llm_jax.generate import BLOCK, Output, Reader, Row, encoded
 from llm_jax.sampling.loaded import load
 from tests.commands import refused, run, start
-from tests.test_chat import compiled_once, drawn_run  # noqa: F401
+from tests.test_chat import drawn_run
 
 SLOTS = 4
 SYSTEM = "The cat sat on the mat and the dog sat on the cat. There are 12 + 7 = 19 cats."
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory, compiled_once):  # noqa: F811
+def workdir(tmp_path_factory):
     return drawn_run(tmp_path_factory.mktemp("run") / "drawn", length=192)
 
 
@@ -212,7 +212,12 @@ def loaded(workdir):
         ),
         (b'{"messages": [{"role": "user"}]}', "messages[0].content"),
         (b'{"messages": [{"role": "user", "content": [{"type": "image", "text": "x"}]}]}', "messages[0].content"),
-        (b'{"messages": [{"role": "assistant", "content": "x"}]}', "last message is of the assistant"),
+        (
+            b'{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]}',
+            "of the assistant",
+        ),
+        (b'{"messages": [{"role": "tool", "content": "x"}]}', "no call before"),
+        (b'{"messages": [{"role": "user", "content": [{"type": "think", "text": "x"}]}]}', "not all text"),
         (json.dumps({"prompt": "cat " * 300}).encode(), "this model reads 192"),
         (b'{"prompt": "x", "temperature": "hot"}', "temperature is 'hot'"),
         (b'{"prompt": "x", "temperature": NaN}', "temperature is nan"),

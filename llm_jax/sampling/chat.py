@@ -1,13 +1,12 @@
 """The chat core: a conversation with one checkpoint. Turns, tools, streaming of whole characters."""
 
 import dataclasses
-import itertools
 import time
 from collections.abc import Iterator
 
 from llm_jax.sampling.loaded import Loaded
 from llm_jax.sampling.requests import Request
-from llm_jax.sampling.turns import Conversation, Pieces
+from llm_jax.sampling.turns import Conversation, Pieces, said, tool_calls
 
 
 @dataclasses.dataclass
@@ -36,7 +35,8 @@ class Chat:
         self.ids: list[int] = []
 
     def say(self, text: str) -> Iterator[tuple[str, str]]:
-        """Streams ('text' | 'think' | 'answer' | 'python' | 'output' | 'notice', new characters).
+        """Streams ('text' | 'think' | 'answer' | 'python' | 'output' | 'notice', new characters), and a ('step', '')
+        after each step of the engine, which may have written none.
 
         Closing the iterator ends the answer; what was said of it stays in the conversation. The next prompt begins with
         the ids of this turn, so the engine reads only what is new. Raises UserError when the text is too long.
@@ -51,6 +51,7 @@ class Chat:
                 self.ids += new
                 for _, kind, piece in pieces.take(new):
                     yield kind, piece
+                yield "step", ""
             for _, kind, piece in pieces.rest():
                 yield kind, piece
         finally:
@@ -83,10 +84,5 @@ class Chat:
         for _ in self.say(text):
             pass
         parts, _ = self.model.tokenizer.parse(self.ids)
-        said = lambda *kinds: "\n".join(p["text"].strip() for p in parts if p["type"] in kinds)  # noqa: E731
-        calls = [
-            {"tool": call["type"], "input": call["text"], "output": output["text"]}
-            for call, output in itertools.pairwise(parts)
-            if output["type"] == "output"
-        ]
-        return Answer(said("text", "answer"), said("think"), calls, len(self.ids), time.monotonic() - started)
+        seconds = time.monotonic() - started
+        return Answer(said(parts, "text", "answer"), said(parts, "think"), tool_calls(parts), len(self.ids), seconds)

@@ -1,5 +1,6 @@
 """Turns as token ids: what a conversation asks the model to continue, and the parts of what it writes, as they come."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 from llm_jax.config import UserError
@@ -70,9 +71,44 @@ def fitted(tokenizer: Tokenizer, messages: list[dict], length: int) -> tuple[lis
         room -= len(ids)
         turns.insert(0, ids)
     if not turns:
-        size = len(head) + len(ids)
-        raise UserError(f"the last turn is {size} tokens long; this model reads {length}, its answer included")
+        what = f"the last turn is {len(ids)} tokens long"
+        what += f" and the system prompt {len(head)}" if first else ""
+        raise UserError(f"{what}; this model reads {length}, its answer included")
     return [*head, *(i for turn in turns for i in turn)], len(starts) - len(turns)
+
+
+def misplaced(messages: list[dict]) -> tuple[int, str] | None:
+    """(number, reason) of the first of {role, content} that makes no conversation; None where all is well."""
+    before = None
+    for i, message in enumerate(messages):
+        role, content = message["role"], message["content"]
+        spans = {part["type"] for part in content} if isinstance(content, list) else {"text"}
+        if role != "tool" and not content:
+            return i, "it is empty"
+        if role == "system" and i:
+            return i, "a system message that is not the first"
+        if role == "tool" and before not in ("assistant", "tool"):
+            return i, "what a tool says with no call before it"
+        if role == "assistant" and before not in ("user", "tool"):
+            return i, "an answer that nobody asked for"
+        if role in ("system", "user") and spans != {"text"}:
+            return i, f"a message of the {role} that is not all text"
+        before = role
+    return None
+
+
+def said(parts: list[dict], *kinds: str) -> str:
+    """The text of the parts of these kinds."""
+    return "\n".join(part["text"].strip() for part in parts if part["type"] in kinds)
+
+
+def tool_calls(parts: list[dict]) -> list[dict]:
+    """{tool, input, output} of each call that was answered."""
+    return [
+        {"tool": call["type"], "input": call["text"], "output": output["text"]}
+        for call, output in itertools.pairwise(parts)
+        if call["type"] == "python" and output["type"] == "output"
+    ]
 
 
 class Pieces:

@@ -6,6 +6,7 @@ Ctrl-C or SIGTERM ends it.
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ from llm_jax.serve.app import Limits, make_app  # noqa: E402
 from llm_jax.serve.worker import Workers  # noqa: E402
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+NAMES = ("127.0.0.1", "[::1]", "localhost")  # as a URL has them
 GRACE_SECONDS = 2  # for answers under way, when the server ends
 KEEP_ALIVE_SECONDS = 75  # of an idle connection: more than clients keep one, so that none is closed under a request
 
@@ -47,12 +49,15 @@ def define_flags() -> None:
 def main() -> None:
     f = flags.FLAGS
     key = f.api_key or os.environ.get("LLM_JAX_API_KEY", "")
+    if not re.fullmatch(r"[!-~]*", key):
+        raise UserError("the API key has a space, or what is not ASCII, which no header can carry; choose another")
     options = {name: getattr(f, name) for name in ("int8_weights", "int8_cache", "drafts")}
     workers = Workers(Path(f.workdir), f.stage, f.slots, f.max_queue, f.warm_up, **options)
     listening = listen(f.host, f.port)
     if f.host not in LOOPBACK and not key:
         print(f"warning: {f.host} is open to others, and no --api_key is set", file=sys.stderr)
-    asyncio.run(serve(workers, Limits(key, f.max_n, f.timeout), listening))
+    hosts = NAMES if f.host in LOOPBACK and not key else ()
+    asyncio.run(serve(workers, Limits(key, hosts, f.max_n, f.timeout), listening))
     sys.stdout.flush()
     if not all(worker.ended(GRACE_SECONDS) for worker in workers.loaded.values()):
         os._exit(0)  # a program is being compiled, which nothing can interrupt

@@ -193,7 +193,10 @@ class TextStyle:
         self.body, self.names = body, names
 
     def begin(self, index: int) -> dict[str, Any]:
-        text = self.body.prompt if self.body.echo else ""
+        text = ""
+        if self.body.echo:
+            prompt = self.body.prompt[index // self.body.n]
+            text = prompt if isinstance(prompt, str) else self.names.tokenizer.decode(prompt)
         return {"index": index, "text": text, "logprobs": None, "finish_reason": None}
 
     def chunk(self, index: int, writer: Writer, shown: Shown) -> dict[str, Any]:
@@ -214,11 +217,12 @@ class TextStyle:
         }
 
 
-def usage(prompt: int, writers: list[Writer]) -> dict[str, Any]:
+def usage(prompt: int, writers: list[Writer], n: int) -> dict[str, Any]:
+    """Of prompts with so many tokens together, each of which has `n` writers."""
     written = sum(len(writer.ids) for writer in writers)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": written,
         "total_tokens": prompt + written,
-        "prompt_tokens_details": {"cached_tokens": writers[0].reused},
+        "prompt_tokens_details": {"cached_tokens": sum(writer.reused for writer in writers[::n])},
     }

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import hmac
 import json
+import re
 import time
 import traceback
 import uuid
@@ -25,12 +26,14 @@ from llm_jax.serve.worker import Job, Workers
 
 STATIC = Path(__file__).parent / "static"
 BASE = "pretrain"
+LAST_SECONDS = 5  # for the end of an answer that took all the time it might
 LEFT = 499  # the status of a request whose client has gone; nobody reads it but the metrics
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
     api_key: str = ""  # empty: none is asked for
+    hosts: tuple[str, ...] = ()  # names that the server answers to; empty: to any
     max_n: int = 16
     timeout: float = 300.0  # seconds that a request may take
     body_bytes: int = 2**20
@@ -97,20 +100,35 @@ def interface(site: Site) -> APIRouter:
     """All of /v1."""
     workers, limits, feedback = site.workers, site.limits, Feedback(site.workers.workdir / "feedback")
 
-    async def check_key(request: Request) -> None:
+    async def admit(request: Request) -> None:
+        # A page from elsewhere may have its own name lead to this machine, and read what is answered.
+        host = re.sub(r":\d*$", "", request.headers.get("host", "")).lower()
+        if limits.hosts and host not in limits.hosts:
+            reason = f"Host: {host[:100]!r} is none of {', '.join(limits.hosts)}; other names need an --api_key"
+            raise ApiError(403, reason, "Host", "host_not_allowed")
         given = request.headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
         if limits.api_key and not hmac.compare_digest(given, limits.api_key.encode()):
             reason = "wrong or missing API key: send it as 'Authorization: Bearer KEY'"
             raise ApiError(401, reason, code="invalid_api_key")
 
     async def body_of(request: Request, kind: type[AnyBody]) -> AnyBody:
-        return parsed(await read(request, limits.body_bytes), kind)
+        try:
+            async with asyncio.timeout(limits.timeout):
+                data = await read(request, limits.body_bytes)
+        except TimeoutError:
+            raise ApiError(408, f"the body did not come within {limits.timeout:g} seconds") from None
+        return await asyncio.to_thread(parsed, data, kind)
 
-    routes = APIRouter(prefix="/v1", dependencies=[Depends(check_key)])
+    routes = APIRouter(prefix="/v1", dependencies=[Depends(admit)])
 
     @routes.get("/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [described(workers, *stage) for stage in workers.trained().items()]}
+
+    @routes.get("/models/{name}")
+    async def model(name: str) -> dict[str, Any]:
+        stage = workers.known(name)
+        return described(workers, stage, workers.trained()[stage])
 
     @routes.post("/chat/completions")
     async def chat(request: Request) -> Response:
@@ -170,27 +188,31 @@ class Answer:
         self.site, self.body, self.style = site, body, style
         self.stage = site.workers.known(body.model)
         self.head = {"id": f"{style.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.stage}
-        self.writers = [Writer(site.workers.tokenizer, body.stop) for _ in range(min(body.n, site.limits.max_n))]
+        count = min(body.choices, site.limits.max_n)
+        self.writers = [Writer(site.workers.tokenizer, body.stop) for _ in range(count)]
         self.prompt_tokens = 0
 
     async def response(self, request: Request) -> Response:
         """Raises ApiError for what goes wrong before the first token."""
         workers, limits = self.site.workers, self.site.limits
-        if self.body.n > limits.max_n:
-            raise ApiError(400, f"n: is {self.body.n}; at most {limits.max_n} are answered together", "n")
+        if (choices := self.body.choices) > limits.max_n:
+            raise ApiError(400, f"n: {choices} choices are asked for; at most {limits.max_n} are made together", "n")
         requests, notice = await asyncio.to_thread(self.body.asked, workers.tokenizer, workers.length)
         self.head |= {"notice": notice} if notice else {}
-        self.prompt_tokens = len(requests[0].prompt)
+        self.prompt_tokens = sum(len(request.prompt) for request in requests[:: self.body.n])
         steps = self._steps(requests, request)
         if self.body.stream:
-            return EventStream(self._events(await anext(steps), steps), limits.timeout)
+            return EventStream(self._events(await anext(steps), steps), limits.timeout + LAST_SECONDS)
         shown = [Shown([], []) for _ in self.writers]
         async for index, new in steps:
             shown[index].pieces.extend(new.pieces)
             shown[index].tokens.extend(new.tokens)
         choices = [self.style.whole(i, *choice) for i, choice in enumerate(zip(self.writers, shown, strict=True))]
         head = {**self.head, "object": self.style.object}
-        return JSONResponse({**head, "choices": choices, "usage": usage(self.prompt_tokens, self.writers)})
+        return JSONResponse({**head, "choices": choices, "usage": self._usage()})
+
+    def _usage(self) -> dict[str, Any]:
+        return usage(self.prompt_tokens, self.writers, self.body.n)
 
     async def _steps(self, requests: list, request: Request) -> AsyncIterator[tuple[int, Shown]]:
         """(choice, what is new of it) until all are finished. Leaves nothing behind, however it ends.
@@ -224,7 +246,7 @@ class Answer:
         # All in ASCII: some clients take U+2028 and its like for the end of a line.
         chunk = lambda *choices, **more: json.dumps({**head, "choices": choices, **more})  # noqa: E731
         try:
-            for index in range(self.body.n):
+            for index in range(len(self.writers)):
                 yield chunk(self.style.begin(index))
             head.pop("notice", None)  # it is said once
             yield chunk(self.style.chunk(first[0], self.writers[first[0]], first[1]))
@@ -233,7 +255,7 @@ class Answer:
                 if shown.pieces or shown.tokens or writer.finish:
                     yield chunk(self.style.chunk(index, writer, shown))
             if self.body.stream_options.include_usage:
-                yield chunk(usage=usage(self.prompt_tokens, self.writers))
+                yield chunk(usage=self._usage())
             yield "[DONE]"
         except ApiError as error:
             yield json.dumps(error.body())

@@ -1,15 +1,17 @@
 """What people think of answers, kept as the records that training reads: WORKDIR/feedback/*.jsonl."""
 
+import hashlib
 import json
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from llm_jax.files import replace
+from llm_jax.sampling.turns import misplaced
 from llm_jax.serve.protocol import ApiError, Body, Content, Messages, plain
 
 FILES = ("conversations", "pairs", "ratings")
@@ -33,46 +35,47 @@ class FeedbackBody(Body):
             raise ValueError(f"{needed}: field required where kind is {self.kind!r}")
         return self
 
-    def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(file, record). Raises ApiError for what training would refuse: then a whole file could not be read."""
+    def records(self) -> Iterator[tuple[str, str, dict[str, Any] | None]]:
+        """(file, id, record), with None for a record that no longer holds.
+
+        An id says what the record is of, so that what is said twice counts once. Raises ApiError for what training
+        would refuse: then a whole file could not be read.
+        """
         messages = [message.record() for message in self.messages]
         answer = {"edit": self.edited}.get(self.kind) or plain(self.answer)
         worse = {"edit": plain(self.answer), "choose": plain(self.rejected or [])}.get(self.kind)
         check(messages, answer)
-        record = {"id": uuid.uuid4().hex, "source": "feedback"}
         if self.kind != "choose" and self.rating != -1:
-            yield "conversations", {**record, "messages": [*messages, {"role": "assistant", "content": answer}]}
+            conversation = {"messages": [*messages, {"role": "assistant", "content": answer}]}
+            yield "conversations", identity(messages, answer), conversation
+        if self.rating == -1:
+            yield "conversations", identity(messages, answer), None
         if worse and worse != answer:
-            yield "pairs", {**record, "prompt": messages, "chosen": answer, "rejected": worse}
+            yield "conversations", identity(messages, worse), None
+            pair = {"prompt": messages, "chosen": answer, "rejected": worse}
+            yield "pairs", identity(messages, answer, worse), pair
+            yield "pairs", identity(messages, worse, answer), None
         if self.kind == "rate":
             rated = {"model": self.model, "messages": messages, "answer": answer, "rating": self.rating}
-            yield "ratings", {**record, **rated, "time": int(time.time())}
+            yield "ratings", identity(messages, answer), {**rated, "time": int(time.time())}
+
+
+def identity(*said: Any) -> str:
+    return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
 
 
 def check(messages: list[dict[str, Any]], answer: str | list) -> None:
-    """The rules of `data_pipelines.chats`. Raises ApiError."""
+    """That they make a conversation to learn from. Raises ApiError."""
     if not answer:
         raise ApiError(400, "answer: is empty", "answer")
-    before = None
-    for i, message in enumerate(messages):
-        role = message["role"]
-        wrong = {
-            "system": i > 0,
-            "user": False,
-            "assistant": before not in ("user", "tool"),
-            "tool": before not in ("assistant", "tool"),
-        }[role]
-        if wrong:
-            raise ApiError(400, f"messages[{i}].role: {role!r} cannot stand there", "messages")
-        if not message["content"] and role in ("user", "assistant"):
-            raise ApiError(400, f"messages[{i}].content: is empty", "messages")
-        before = role
-    if before not in ("user", "tool"):
+    if wrong := misplaced(messages):
+        raise ApiError(400, f"messages[{wrong[0]}]: {wrong[1]}", "messages")
+    if messages[-1]["role"] not in ("user", "tool"):
         raise ApiError(400, "messages: must end with what is answered, a turn of the user", "messages")
 
 
 class Feedback:
-    """Appends to the files; whole lines only, also when the disk is full."""
+    """Keeps the files; the last word on an answer counts. A disk that is full leaves a file as it was."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -81,29 +84,34 @@ class Feedback:
     def save(self, body: FeedbackBody) -> dict[str, Any]:
         """{saved: names of files, counts: records in each}. Raises ApiError for no record, or a full disk."""
         records = list(body.records())
-        if not records:
+        saved = [f"{name}.jsonl" for name, _, record in records if record]
+        if not saved:
             raise ApiError(400, "rejected: is empty, or the same as the answer", "rejected")
         with self._lock:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                for name, record in records:
-                    append(self.folder / f"{name}.jsonl", record)
+                for name, id_, record in records:
+                    put(self.folder / f"{name}.jsonl", id_, record)
             except OSError as error:
                 raise ApiError(507, f"the feedback cannot be saved: {error.strerror}") from error
             counts = {name: lines(self.folder / f"{name}.jsonl") for name in FILES}
-        return {"saved": [f"{name}.jsonl" for name, _ in records], "counts": counts}
+        return {"saved": saved, "counts": counts}
 
 
-def append(path: Path, record: dict[str, Any]) -> None:
-    line = (json.dumps(record, ensure_ascii=False) + "\n").encode()
-    with path.open("ab", buffering=0) as file:
-        size = file.tell()
-        try:
-            if file.write(line) != len(line):
-                raise OSError(28, "No space left on device")
-        except OSError:
-            file.truncate(size)
-            raise
+def put(path: Path, id_: str, record: dict[str, Any] | None) -> None:
+    """Writes the record at the end of a file of JSON lines, in the place of the one with its id; None: only drops it.
+
+    Other lines stay as they are, whoever wrote them.
+    """
+    old = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    head = json.dumps({"id": id_})[:-1].encode()
+    new = [line for line in old if not line.startswith(head)]
+    if record:
+        if new and not new[-1].endswith(b"\n"):
+            new[-1] += b"\n"
+        new.append((json.dumps({"id": id_, "source": "feedback", **record}, ensure_ascii=False) + "\n").encode())
+    if new != old:
+        replace(path, b"".join(new))
 
 
 def lines(path: Path) -> int:

@@ -80,7 +80,7 @@ class Part(Body):
     text: str
 
 
-Content = Annotated[list[Part], BeforeValidator(as_parts)]
+Content = Annotated[list[Part], Field(max_length=1024, fail_fast=True), BeforeValidator(as_parts)]
 
 
 class FunctionCall(Body):
@@ -106,7 +106,7 @@ class Message(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
     reasoning_content: str = ""
-    tool_calls: list[ToolCall] = []
+    tool_calls: Annotated[list[ToolCall], Field(max_length=128, fail_fast=True)] = []
     parts: Content = []  # an answer of ours, whole: then it stands for the three above
 
     @model_validator(mode="after")
@@ -141,14 +141,34 @@ def plain(parts: list[Part]) -> str | list[dict[str, str]]:
     return [part.model_dump() for part in said]
 
 
-Messages = Annotated[list[Message], Field(min_length=1)]
+# A body of many wrong items is refused at the first one; to list them all takes seconds, which are everybody's.
+Messages = Annotated[list[Message], Field(min_length=1, max_length=4096, fail_fast=True)]
 
 
 # Sampling
 
 
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+def not_too_many(biases: Any) -> Any:
+    if isinstance(biases, dict) and len(biases) > 4096:
+        raise ValueError(f"has {len(biases)} ids; at most 4096")
+    return biases
+
+
 class StreamOptions(Body):
     include_usage: bool = False
+
+
+# What OpenAI's interface has and this server has not, with the values that ask for nothing.
+UNKNOWN = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "suffix": ("",),
+    "best_of": (1,),
+    "response_format": ({"type": "text"},),
+}
 
 
 class Sampling(Body):
@@ -162,7 +182,7 @@ class Sampling(Body):
     top_k: int = Field(0, ge=0)
     min_p: float = Field(0.0, ge=0, le=1)
     repetition_penalty: float = Field(1.0, ge=0.1, le=100)
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = {}
+    logit_bias: Annotated[dict[str, Bias], BeforeValidator(not_too_many)] = {}
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: Annotated[
         list[Annotated[str, Field(min_length=1)]],
@@ -171,6 +191,19 @@ class Sampling(Body):
     ] = []
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, data: Any) -> Any:
+        for name, neutral in UNKNOWN.items() if isinstance(data, dict) else ():
+            if data.get(name) is not None and data[name] not in neutral:
+                raise ValueError(f"{name}: this server does not have it; leave it out")
+        return data
+
+    @property
+    def choices(self) -> int:
+        """How many answers are asked for."""
+        return self.n
 
     def requests(self, prompt: list[int], tokenizer: Tokenizer, length: int, **more) -> list[Request]:
         """One for each of the n choices, with seeds that follow from the first one."""
@@ -213,8 +246,22 @@ def too_long(message: str, param: str) -> ApiError:
     return ApiError(400, message, param, "context_length_exceeded")
 
 
+def is_ids(prompt: Any) -> bool:
+    return isinstance(prompt, list) and bool(prompt) and all(type(i) is int for i in prompt)
+
+
+def as_prompts(prompt: Any) -> Any:
+    """A text or ids of tokens, or several of them, as several."""
+    several = prompt if isinstance(prompt, list) and not is_ids(prompt) else [prompt]
+    if not several or not all(isinstance(one, str) or is_ids(one) for one in several):
+        raise ValueError("must be a text, ids of tokens, or a list of such")
+    return several
+
+
 class CompletionBody(Sampling):
-    prompt: str
+    """Each of the prompts has `n` choices, one after another."""
+
+    prompt: Annotated[list[Any], BeforeValidator(as_prompts)]
     logprobs: int | None = Field(None, ge=0, le=TOP)
     echo: bool = False
 
@@ -222,16 +269,26 @@ class CompletionBody(Sampling):
     def top(self) -> int:
         return self.logprobs or 0
 
+    @property
+    def choices(self) -> int:
+        return self.n * len(self.prompt)
+
     def asked(self, tokenizer: Tokenizer, length: int) -> tuple[list[Request], str]:
-        """(requests, nothing to notice)."""
+        """(requests, nothing to notice). A text begins a document; ids are read as they are."""
         if self.echo and self.logprobs is not None:
             raise ApiError(400, "echo: is not there together with logprobs", "echo")
-        prompt = [tokenizer.bos, *tokenizer.encode(self.prompt)]
-        if len(prompt) >= length:
-            raise too_long(
-                f"prompt: is {len(prompt)} tokens long; this model reads {length}, answer included", "prompt"
-            )
-        return self.requests(prompt, tokenizer, length, max_new_tokens=self.max_tokens or COMPLETION_TOKENS), ""
+        most, requests = self.max_tokens or COMPLETION_TOKENS, []
+        for prompt in self.prompt:
+            ids = [tokenizer.bos, *tokenizer.encode(prompt)] if isinstance(prompt, str) else prompt
+            if wrong := [i for i in ids if not 0 <= i < tokenizer.vocab_size]:
+                what = f"{str(wrong[0])[:40]} is no id of this vocabulary of {tokenizer.vocab_size}"
+                raise ApiError(400, f"prompt: {what}", "prompt")
+            if len(ids) >= length:
+                raise too_long(
+                    f"prompt: is {len(ids)} tokens long; this model reads {length}, answer included", "prompt"
+                )
+            requests += self.requests(ids, tokenizer, length, max_new_tokens=most)
+        return requests, ""
 
 
 class Function(Body):
@@ -257,7 +314,7 @@ class ChatBody(Sampling):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=TOP)
-    tools: list[Tool] = []
+    tools: Annotated[list[Tool], Field(max_length=128, fail_fast=True)] = []
     tool_choice: Annotated[Literal["none", "auto", "required"], BeforeValidator(named_tool)] = "auto"
     thinking: Literal["auto", "on", "off"] = "auto"
     builtin_tools: bool = True
@@ -307,4 +364,4 @@ class ChatBody(Sampling):
 
 class TokenizeBody(Body):
     model: str = ""
-    text: str
+    text: Annotated[str, Field(max_length=2**16)]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from llm_jax.checkpoint import folder
+from llm_jax.checkpoint import written
 from llm_jax.config import UserError
 from llm_jax.runs import load_config
 from llm_jax.sampling.engine import Engine
@@ -112,6 +112,8 @@ class Worker:
         """Queues requests that `Request.check` accepts. Raises ApiError when there is no room."""
         if self.failure:
             raise self.failure
+        if len(requests) > self.room:
+            raise ApiError(400, f"n: {len(requests)} choices are more than this server holds, {self.room}", "n")
         if self.rows + len(requests) > self.room:
             raise ApiError(429, "the server is busy; try again in a moment", code="queue_full", Retry_After="1")
         job = Job(requests)
@@ -255,13 +257,8 @@ class Workers:
 
     def trained(self) -> dict[str, int]:
         """Stages that have a whole checkpoint, in the order of training, and when the newest one was written."""
-        found = {}
-        for stage in TRAINED:
-            # One that is still being written has another name.
-            whole = [path for path in folder(self.workdir, stage).glob("*") if path.name.isdigit()]
-            if whole:
-                found[stage] = int(max(path.stat().st_mtime for path in whole))
-        return found
+        times = {stage: written(self.workdir, stage) for stage in TRAINED}
+        return {stage: int(time) for stage, time in times.items() if time}
 
     def known(self, name: str) -> str:
         """The stage of that name; of an empty one the default. Raises ApiError when there is none."""

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from llm_jax import losses, sharding, train
 from llm_jax.config import UserError
+from llm_jax.files import replace
 from llm_jax.model import transformer
 from llm_jax.optimizer import adamw
 from llm_jax.prompts import Outcome, judge, load_prompts
@@ -143,9 +144,7 @@ class Rollouts(train.Batches):
                     }
                 )
             )
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("\n".join(kept) + "\n")
-        partial.replace(self.path)
+        replace(self.path, "\n".join(kept) + "\n")
 
 
 def figures(outcomes: list[Outcome], completions: list[Completion], rewards_PG: np.ndarray) -> dict[str, float]:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_jax.config import UserError
-from llm_jax.sampling.turns import Conversation, Pieces, fitted
+from llm_jax.sampling.turns import Conversation, Pieces, fitted, said, tool_calls
 
 LENGTH = 64
 TEXTS = ("The cat", "日本é", "🙂", "Grüße ", "\ufffd", "x\n\n")
@@ -59,8 +59,18 @@ def test_messages_are_fitted_as_conversations_are(tokenizer):
     ids, dropped = fitted(tokenizer, messages(9), LENGTH)
     kept = [messages(9)[0], *messages(9)[1 + 2 * dropped :]]
     assert dropped > 3 and ids == tokenizer.render(kept, for_generation=True).ids and len(ids) <= LENGTH // 2
-    with pytest.raises(UserError, match="last turn"):
-        fitted(tokenizer, [{"role": "user", "content": "mat " * 60}], LENGTH)
+    long = {"role": "user", "content": "mat " * 60}
+    with pytest.raises(UserError, match=r"the last turn is \d+ tokens long; this model reads"):
+        fitted(tokenizer, [long], LENGTH)
+    with pytest.raises(UserError, match=r"the last turn is \d+ tokens long and the system prompt \d+;"):
+        fitted(tokenizer, [{**long, "role": "system"}, {"role": "user", "content": "mat"}], LENGTH)
+
+
+def test_only_what_stands_before_its_output_is_a_call():
+    part = lambda kind, text: {"type": kind, "text": text}  # noqa: E731
+    parts = [part("think", "a"), part("output", "error"), part("python", "1"), part("output", "2"), part("python", "3")]
+    assert tool_calls(parts) == [{"tool": "python", "input": "1", "output": "2"}]
+    assert said([part("text", " a "), part("python", "1"), part("answer", "b")], "text", "answer") == "a\nb"
 
 
 @given(data=st.data())

@@ -1,6 +1,5 @@
 """One run and one server for all tests of this folder."""
 
-import jax
 import pytest
 
 from tests.conftest import drawn_params, tiny_config
@@ -20,15 +19,6 @@ def workdir(tmp_path_factory, tokenizer):
 
 
 @pytest.fixture(scope="session")
-def programs():
-    """The environment of servers that share what they compile with each other and with this process."""
-    return {
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }
-
-
-@pytest.fixture(scope="session")
-def server(workdir, programs):
-    with serving(workdir, "--slots=4", "--max_queue=100", **programs) as running:
+def server(workdir):
+    with serving(workdir, "--slots=4", "--max_queue=100") as running:
         yield running.wait()

@@ -41,6 +41,11 @@ SAMPLING = {
     "stream": (1, "true", [], {}),
     "stream_options": ({"include_usage": 1}, [], "x", 1),
     "model": ("gpt-9", "../sft", "sft\n", "rl", *NO_TEXTS),
+    "frequency_penalty": (0.5, "x", []),
+    "presence_penalty": (-1, {}),
+    "response_format": ({"type": "json_object"}, "text", {"type": "json_schema", "json_schema": {}}),
+    "best_of": (3,),
+    "suffix": ("x", 1),
 }
 MESSAGES = (
     *([], {}, "Hi", 1, True, [1], ["Hi"], [[]], [{}], [{"role": "user"}], [{"content": "x"}]),
@@ -80,7 +85,10 @@ WRONG = {
     },
     "/v1/completions": {
         **SAMPLING,
-        "prompt": (*NO_TEXTS, [], ["Hi"], [1, 2], "long " * 200),
+        "prompt": (
+            *(*NO_TEXTS, [], [[]], ["Hi", 1], [1, "x"], [1.5], [True], [["Hi"]], [{}]),
+            *([-1], [10**6], [[1], [2**70]], "long " * 200, [1] * 200, ["Hi", "long " * 200]),
+        ),
         "logprobs": (-1, 21, 1.5, *NO_NUMBERS),
         "echo": (1, "x"),
     },

@@ -240,6 +240,29 @@ def test_feedback_is_kept_as_records_that_training_reads(tmp_path, tokenizer):
     assert all(tokenizer.render(record["messages"]).loss_mask.count(1) > 2 for record in read)
 
 
+def test_the_last_word_on_an_answer_counts(tmp_path):
+    keeper, mine = Feedback(tmp_path), '{"id": "mine", "messages": []}'
+    (tmp_path / "conversations.jsonl").write_text(mine)  # without the end of its line, as an editor may leave it
+
+    def answers() -> list[str]:
+        first, *lines = (tmp_path / "conversations.jsonl").read_text().splitlines()
+        assert first == mine
+        return [json.loads(line)["messages"][-1]["content"] for line in lines]
+
+    for _ in range(2):
+        keeper.save(feedback("rate", rating=1))
+    assert answers() == ["Two."]
+    keeper.save(feedback("rate", rating=-1))
+    assert answers() == []
+    keeper.save(feedback("rate", rating=1))
+    made = keeper.save(feedback("edit", edited="Three."))
+    assert answers() == ["Three."] and made["counts"] == {"conversations": 2, "pairs": 1, "ratings": 1}
+    keeper.save(feedback("choose", answer="Two.", rejected="Three."))
+    assert answers() == []
+    (pair,) = (json.loads(line) for line in (tmp_path / "pairs.jsonl").open())
+    assert (pair["chosen"], pair["rejected"]) == ("Two.", "Three.")
+
+
 @pytest.mark.parametrize(
     ("kind", "fields", "named"),
     [

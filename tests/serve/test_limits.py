@@ -2,25 +2,27 @@
 
 import shutil
 import signal
+import socket
 
 import httpx
 import pytest
 
 from llm_jax.config import UserError
+from llm_jax.runs import newest_stage
 from llm_jax.serve.worker import Workers
 from tests.commands import refused, run
 from tests.serve.servers import events, serving
 
 HELLO = [{"role": "user", "content": "How many cats are there?"}]
 CHAT = "/v1/chat/completions"
-KEY = {"Authorization": "Bearer sesame ü".encode()}
+KEY = {"Authorization": "Bearer sesame"}
 
 
 @pytest.fixture(scope="module")
-def strict(workdir, programs):
+def strict(workdir):
     """Little room, little time, and a key."""
     flags = ("--slots=4", "--max_queue=2", "--timeout=0.3", "--max_n=8")
-    with serving(workdir, *flags, LLM_JAX_API_KEY="sesame ü", **programs) as server:
+    with serving(workdir, *flags, LLM_JAX_API_KEY="sesame") as server:
         yield server
 
 
@@ -36,7 +38,8 @@ def test_v1_wants_the_key_and_the_page_does_not(strict):
         {},
         {"Authorization": "Bearer sesam"},
         {"Authorization": "Bearer"},
-        {"Authorization": "Bearer sesame \xfc".encode("latin-1")},
+        {"Authorization": "Bearer sesam\xfc".encode("latin-1")},
+        {"Authorization": "Bearer sesamü".encode()},
     ):
         response = strict.post(CHAT, b"no JSON", headers=headers)
         assert response.status_code == 401 and "API key" in response.json()["error"]["message"]
@@ -45,16 +48,27 @@ def test_v1_wants_the_key_and_the_page_does_not(strict):
     assert strict.http.get(strict.url).status_code == strict.http.get(f"{strict.url}/metrics").status_code == 200
 
 
-def test_more_rows_than_there_is_room_for_are_refused(strict):
+def test_more_rows_than_there_is_room_for_are_refused(strict, tokenizer):
     strict.wait()
-    response = strict.post(CHAT, {"messages": HELLO, "n": 7}, headers=KEY)
-    assert (
-        response.status_code == 429
-        and response.headers["retry-after"]
-        and response.json()["error"]["type"] == "rate_limit_error"
-    )
-    response = strict.post(CHAT, {"messages": HELLO, "n": 9}, headers=KEY)
-    assert response.status_code == 400 and "n: is 9; at most 8" in response.json()["error"]["message"]
+    body, refused = {"messages": HELLO, "n": 6, "stream": True, "logit_bias": {str(tokenizer.end): -100}}, None
+    while refused is None:  # an answer takes no longer than the limit, and none comes while programs are compiled
+        with strict.http.stream("POST", f"{strict.url}{CHAT}", json=body, headers=KEY) as response:
+            if response.status_code == 200:
+                second = strict.post(CHAT, {"messages": HELLO}, headers=KEY)
+                refused = second if second.status_code == 429 else None
+    assert refused.headers["retry-after"] and refused.json()["error"]["type"] == "rate_limit_error"
+    for n, reason in ((7, "more than this server holds"), (9, "at most 8")):  # never, however idle it is
+        response = strict.post(CHAT, {"messages": HELLO, "n": n}, headers=KEY)
+        assert response.status_code == 400 and response.json()["error"]["message"].startswith(f"n: {n} choices")
+        assert reason in response.json()["error"]["message"]
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(strict):
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sesame\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+    with socket.create_connection(("127.0.0.1", strict.port), timeout=60) as s:
+        s.sendall(head.encode())
+        assert s.recv(2**16).startswith(b"HTTP/1.1 408 ")
 
 
 def test_an_answer_that_takes_too_long_is_cut(strict, tokenizer):
@@ -78,8 +92,8 @@ def damaged(workdir, tmp_path_factory):
     return copy
 
 
-def test_a_stage_that_does_not_load_is_no_end_and_a_signal_is(damaged, programs, tokenizer):
-    with serving(damaged, "--stage=pretrain", "--host=0.0.0.0", "--slots=4", **programs) as server:
+def test_a_stage_that_does_not_load_is_no_end_and_a_signal_is(damaged, tokenizer):
+    with serving(damaged, "--stage=pretrain", "--host=0.0.0.0", "--slots=4") as server:
         server.wait()
         assert [m["id"] for m in server.http.get(f"{server.url}/v1/models").json()["data"]] == ["pretrain", "sft"]
         for _ in range(2):
@@ -101,13 +115,18 @@ def test_a_stage_that_does_not_load_is_no_end_and_a_signal_is(damaged, programs,
         assert not [line for line in server.errors if "Traceback" in line]
 
 
+def test_a_stage_whose_first_checkpoint_is_being_written_is_not_there_yet(damaged):
+    assert newest_stage(damaged) == "sft"
+
+
 def test_a_server_that_cannot_start_says_why(server, workdir, tmp_path):
+    refused(run("llm_jax.serve", f"--workdir={workdir}", "--api_key=sesame ü"), "API key", "ASCII")
     refused(run("llm_jax.serve", f"--workdir={workdir}", f"--port={server.port}"), f"port {server.port}", "--port")
     for folder, stage, reason in ((tmp_path, "", "no run"), (workdir, "rl", "'rl'"), (workdir, "king", "'king'")):
         with pytest.raises(UserError, match=reason):
             Workers(folder, stage, slots=1, max_queue=0)
 
 
-def test_ctrl_c_while_the_model_loads_ends_the_server(workdir, programs):
-    with serving(workdir, **programs) as server:
+def test_ctrl_c_while_the_model_loads_ends_the_server(workdir):
+    with serving(workdir) as server:
         assert server.stop(signal.SIGINT) == 0

@@ -3,8 +3,10 @@
 import concurrent.futures
 import json
 import random
+import re
 import socket
 import subprocess
+import tracemalloc
 
 import httpx
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 
 from llm_jax.sampling.loaded import load
 from llm_jax.sampling.requests import Request
+from llm_jax.serve.protocol import ApiError, ChatBody, parsed
 from tests.serve.conftest import CONTEXT
 from tests.serve.malformed import is_refused_by_name, malformed, mutated
 from tests.serve.servers import events
@@ -242,6 +245,33 @@ def test_text_that_spells_special_tokens_stays_text(client, server, tokenizer):
     assert not {token["id"] for token in cut} & set(tokenizer.special_names)
 
 
+def test_several_prompts_each_have_their_choices(client, tokenizer):
+    """In order; each as it would be alone, given as a text or as its ids."""
+    texts = ["The cat", "7 + 12 =", "Grüße"]
+    fields = {"model": "pretrain", "max_tokens": 8, "seed": 3, "n": 2}
+    alone = [client.completions.create(prompt=text, **fields) for text in texts]
+    wanted = [choice.text for answer in alone for choice in answer.choices]
+    together_ = client.completions.create(prompt=texts, **fields)
+    assert [choice.text for choice in together_.choices] == wanted
+    assert [choice.index for choice in together_.choices] == list(range(6))
+    assert together_.usage.prompt_tokens == sum(answer.usage.prompt_tokens for answer in alone)
+    ids = [[tokenizer.bos, *tokenizer.encode(text)] for text in texts]
+    assert [choice.text for choice in client.completions.create(prompt=ids, **fields).choices] == wanted
+    echoed = client.completions.create(prompt=ids[2], echo=True, **fields)
+    assert [choice.text for choice in echoed.choices] == [f"Grüße{text}" for text in wanted[4:]]
+    streamed: dict[int, str] = {}
+    for chunk in client.completions.create(prompt=texts, stream=True, **fields):
+        for choice in chunk.choices:
+            streamed[choice.index] = streamed.get(choice.index, "") + choice.text
+    assert [streamed[i] for i in range(6)] == wanted
+
+
+def test_a_model_can_be_looked_up(client):
+    assert client.models.retrieve("sft") == {m.id: m for m in client.models.list()}["sft"]
+    with pytest.raises(openai.NotFoundError, match="rl"):
+        client.models.retrieve("rl")
+
+
 # Many clients
 
 
@@ -287,8 +317,8 @@ def test_a_client_that_leaves_frees_its_slots(server, endless, streams):
 
 def raw(body: dict) -> bytes:
     data = json.dumps(body).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-    return head.encode() + data
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
 
 def test_a_client_that_does_not_read_holds_up_nobody(server, tokenizer, endless):
@@ -313,6 +343,38 @@ def test_a_client_that_does_not_read_holds_up_nobody(server, tokenizer, endless)
 
 
 # What is refused
+
+
+def test_a_name_from_elsewhere_that_leads_to_this_machine_is_refused(server):
+    """A web page may let its own name lead here, and would then read the answers."""
+    for host in (f"evil.example:{server.port}", "localhost.evil.example", "127.0.0.1.evil.example:80", ""):
+        response = server.post(CHAT, {"messages": HELLO}, headers={"Host": host})
+        assert (response.status_code, response.json()["error"]["code"]) == (403, "host_not_allowed")
+        assert "--api_key" in response.json()["error"]["message"]
+    for host in ("localhost", f"LOCALHOST:{server.port}", f"[::1]:{server.port}", "127.0.0.1"):
+        assert server.http.get(f"{server.url}/v1/models", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"messages": [{"role": "user", "content": [{}] * 250_000}]}, "messages[0].content[0].type"),
+        ({"messages": [[]] * 250_000}, "messages[0]"),
+        ({"messages": HELLO * 5_000}, "messages"),
+        ({"messages": HELLO, "tools": [{}] * 250_000}, "tools[0].function"),
+        ({"messages": HELLO, "logit_bias": {str(i): "x" for i in range(50_000)}}, "logit_bias"),
+    ],
+)
+def test_a_wide_body_is_refused_at_its_first_mistake(fields, named):
+    """All mistakes of such a body would take seconds and a gigabyte to tell."""
+    with pytest.raises(ApiError, match=re.escape(named)):
+        tracemalloc.start()
+        try:
+            parsed(json.dumps(fields).encode(), ChatBody)
+        finally:
+            _, most = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+    assert most < 100 * 2**20
 
 
 def test_malformed_requests_are_refused_with_the_name_of_the_field(server):
@@ -391,8 +453,8 @@ def test_metrics_count(server, client):
 
 def test_feedback_is_saved_in_the_run(server, workdir):
     body = {"model": "sft", "messages": HELLO, "kind": "edit", "answer": "Two.", "edited": "Three."}
-    counts = [server.post("/v1/feedback", body).json()["counts"] for _ in range(2)]
-    assert counts[1]["conversations"] == counts[0]["conversations"] + 1
+    made = server.post("/v1/feedback", body).json()
+    assert made["saved"] == ["conversations.jsonl", "pairs.jsonl"]
     lines = [json.loads(line) for line in (workdir / "feedback/conversations.jsonl").open()]
     assert lines[-1]["messages"] == [*HELLO, {"role": "assistant", "content": "Three."}]
     refused = server.post("/v1/feedback", {**body, "edited": ""})
