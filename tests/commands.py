@@ -8,9 +8,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = str(ROOT / "tests" / "tiny.py")
-# What several tests and their processes compile is compiled once.
-_cache = tempfile.TemporaryDirectory(prefix="llm_jax_tests_")
-COMPILED = {"JAX_COMPILATION_CACHE_DIR": _cache.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+# What several tests and their processes compile is compiled once. Workers of pytest find the first process's folder.
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+_cache = None if CACHE in os.environ else tempfile.TemporaryDirectory(prefix="llm_jax_tests_")
+COMPILED = {CACHE: _cache.name if _cache else os.environ[CACHE], "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **COMPILED}
 
 

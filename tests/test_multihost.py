@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -52,9 +53,10 @@ def losses(workdir) -> dict[int, float]:
 def workdirs(tmp_path_factory):
     """(one process, two processes), each with the same rows."""
     folders = [tmp_path_factory.mktemp(name) / "run" for name in ("one", "two")]
+    made = run("llm_jax.main", f"--config={TINY}", f"--workdir={folders[0]}", "--stages=data")
+    assert made.returncode == 0, made.stderr[-2000:]
+    shutil.copytree(folders[0], folders[1])
     for processes, workdir in enumerate(folders, 1):
-        made = run("llm_jax.main", f"--config={TINY}", f"--workdir={workdir}", "--stages=data")
-        assert made.returncode == 0, made.stderr[-2000:]
         for result in trained(workdir, processes):
             assert result.returncode == 0, result.stderr[-3000:]
     return folders
