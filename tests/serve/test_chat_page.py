@@ -111,6 +111,47 @@ def test_an_edited_answer_becomes_a_conversation_and_a_pair_to_train_on(open_pag
     assert all(record["messages"] for record in convert(str(workdir / "feedback" / "conversations.jsonl"), refuse))
 
 
+def test_two_tabs_have_the_same_conversations(open_page, server):
+    one = open_page()
+    one.get_by_test_id("max-tokens").fill("6")
+    ask(one, "The cat")
+    other = one.context.new_page()
+    other.goto(server.url)
+    expect(other.get_by_test_id("send")).to_be_enabled(timeout=WAIT)
+    for tab, second, turns in ((other, one, 2), (one, other, 3)):
+        ask(tab, f"And {turns}?")
+        expect(second.get_by_test_id("message-assistant")).to_have_count(turns)
+        expect(second.get_by_test_id("message-user").last).to_contain_text(f"And {turns}?")
+    ask(one, "And this one?")
+    other.get_by_role("button", name="Delete").click()
+    other.get_by_test_id("dialog-ok").click()
+    expect(one.get_by_test_id("message-user")).to_have_count(0)
+    one.reload()
+    expect(one.get_by_test_id("message-user")).to_have_count(0)
+
+
+def test_the_focus_is_where_the_keyboard_goes_on(open_page):
+    page = open_page()
+    page.get_by_test_id("max-tokens").fill("6")
+    ask(page, "The cat")
+    answer = page.get_by_test_id("message-assistant")
+    answer.get_by_test_id("edit").press("Enter")
+    expect(page.get_by_test_id("edit-input")).to_be_focused()
+    expect(answer.get_by_test_id("compare")).to_be_hidden()  # it would act on what is being edited
+    page.keyboard.press("Escape")
+    expect(answer.get_by_test_id("edit")).to_be_focused()
+    answer.get_by_test_id("compare").press("Enter")
+    expect(page.get_by_test_id("composer")).to_be_focused()
+    expect(page.get_by_test_id("better-b")).to_be_visible(timeout=WAIT)
+    page.get_by_test_id("conversation").get_by_role("button").first.press("Enter")
+    expect(page.get_by_test_id("composer")).to_be_focused()
+    page.get_by_test_id("tab-document").click()
+    page.get_by_test_id("document-max-tokens").fill("6")
+    for _ in range(2):
+        page.get_by_test_id("continue").press("Enter")
+        expect(page.get_by_test_id("continue")).to_be_focused(timeout=WAIT)
+
+
 def test_the_better_of_two_answers_becomes_a_pair(open_page, workdir):
     page, before = open_page(), len(records(workdir, "pairs"))
     page.get_by_test_id("max-tokens").fill("10")

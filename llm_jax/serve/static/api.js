@@ -2,24 +2,39 @@
 
 import { ask } from "./dom.js";
 
-const KEY = "llm_jax.key"; // in sessionStorage: it does not outlive the tab
+const KEY = "llm_jax.key"; // in sessionStorage, where there is one: it does not outlive the tab
 
 export class ApiError extends Error {}
 
 let asking = null;
+let key = "";
+try {
+  key = sessionStorage.getItem(KEY) ?? "";
+} catch {
+  // no storage in this browser
+}
+
+function setKey(text) {
+  key = text.replace(/[^!-~]/g, ""); // what is pasted may bring characters along that no header can carry
+  try {
+    sessionStorage.setItem(KEY, key);
+  } catch {
+    // no storage in this browser: it is asked for again after a reload
+  }
+}
 
 /** Asks for the API key, once however many requests want it. True when there is a key to try. */
 async function askForKey(refused) {
-  if ((sessionStorage.getItem(KEY) ?? "") !== refused) return true; // another request has asked meanwhile
+  if (key !== refused) return true; // another request has asked meanwhile
   asking ??= ask({
     title: "API key",
     text: refused ? "The server refused that key." : "This server wants a key.",
     label: "Key",
     type: "password",
   }).finally(() => (asking = null));
-  const key = await asking;
-  if (key) sessionStorage.setItem(KEY, key);
-  return Boolean(key);
+  const given = await asking;
+  if (given) setKey(given);
+  return Boolean(given);
 }
 
 async function reason(response) {
@@ -33,10 +48,10 @@ async function reason(response) {
 /** A response that is fine; else throws ApiError with a line for people to read, or AbortError. */
 async function request(path, body, signal) {
   for (;;) {
-    const key = sessionStorage.getItem(KEY) ?? "";
+    const used = key;
     const headers = {};
     if (body) headers["Content-Type"] = "application/json";
-    if (key) headers.Authorization = `Bearer ${key}`;
+    if (used) headers.Authorization = `Bearer ${used}`;
     let response;
     try {
       response = await fetch(path, {
@@ -50,7 +65,7 @@ async function request(path, body, signal) {
       throw new ApiError("The server cannot be reached. Is it running?");
     }
     if (response.ok) return response;
-    if (response.status === 401 && (await askForKey(key))) continue;
+    if (response.status === 401 && (await askForKey(used))) continue;
     throw new ApiError(await reason(response));
   }
 }

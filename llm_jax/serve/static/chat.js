@@ -5,7 +5,14 @@ import { $, announce, ask, autosize, el, icon, isEnter, showLine, toast } from "
 import { sendFeedback } from "./feedback.js";
 import { messageView } from "./message.js";
 import { chosenStage } from "./settings.js";
-import { deleteConversation, loadConversations, newConversation, saveConversation, settings } from "./state.js";
+import {
+  deleteConversation,
+  loadConversations,
+  newConversation,
+  onChangeElsewhere,
+  saveConversation,
+  settings,
+} from "./state.js";
 
 let conversations = [];
 let current = null;
@@ -37,6 +44,18 @@ export function startChat() {
     if (event.target.tagName === "BUTTON") send(event.target.textContent);
   });
   addEventListener("pagehide", () => [...running.keys()].forEach(saveConversation));
+  onChangeElsewhere(takeOver);
+}
+
+/** What another tab has made of a conversation; one with an answer under way here is this tab's. */
+function takeOver(id, changed) {
+  const old = conversations.find((conversation) => conversation.id === id);
+  if (running.has(old)) return;
+  conversations = [changed, ...conversations.filter((other) => other !== old)].filter(Boolean);
+  conversations.sort((a, b) => b.changed - a.changed);
+  if (current !== old) drawList();
+  else if (changed ?? conversations[0]) open(changed ?? conversations[0]);
+  else create();
 }
 
 /** Stops the open conversation's answer; false when there is none. */
@@ -79,7 +98,10 @@ function drawList() {
     const props = {
       class: "title",
       "aria-current": conversation === current && "true",
-      onclick: () => open(conversation),
+      onclick: () => {
+        open(conversation);
+        focusComposer();
+      },
     };
     const tool = (name, label, onclick) =>
       el("button", { class: "icon-button", "aria-label": `${label}: ${title}`, title: label, onclick }, icon(name));
@@ -100,6 +122,7 @@ async function rename(conversation) {
   conversation.title = title;
   if (conversation.messages.length) saveConversation(conversation);
   drawList();
+  focusComposer(); // the button that had the focus is gone
 }
 
 async function remove(conversation) {
@@ -111,6 +134,7 @@ async function remove(conversation) {
   if (conversation !== current) drawList();
   else if (conversations.length) open(conversations[0]);
   else create();
+  focusComposer();
 }
 
 // Asking
@@ -237,6 +261,7 @@ const actions = {
     const rival = { ...newAnswer(message.model), system: message.system, seed: randomSeed() };
     message.rival = rival;
     refresh(message);
+    focusComposer();
     await run(message, rival, before(message), { temperature: Math.max(0.7, settings.temperature ?? 0) });
   },
 

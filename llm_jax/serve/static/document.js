@@ -150,6 +150,7 @@ export function draw() {
   const input = $("document-input");
   if (input.value !== text) input.value = text;
   const busy = Boolean(controller);
+  const focused = document.activeElement;
   input.readOnly = busy;
   // The zero-width space gives an empty last line its height.
   $("backdrop").replaceChildren(text.slice(0, start), el("mark", {}, text.slice(start)), "\u200b");
@@ -158,6 +159,9 @@ export function draw() {
   $("continue").hidden = busy;
   $("continue").disabled = !chosenBase();
   $("document-stop").hidden = !busy;
+  // The one that is hidden hands the focus on.
+  if (focused === $("continue") && busy) $("document-stop").focus();
+  if (focused === $("document-stop") && !busy) $("continue").focus();
   $("undo").disabled = busy || history.length === 0;
 }
 

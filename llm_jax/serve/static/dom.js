@@ -105,5 +105,5 @@ export async function copy(text) {
 
 /** Enter that is meant as "go", not as the end of a composed character. */
 export function isEnter(event) {
-  return event.key === "Enter" && !event.isComposing;
+  return event.key === "Enter" && !event.isComposing && event.keyCode !== 229; // 229: Safari's word for composing
 }

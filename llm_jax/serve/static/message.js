@@ -219,7 +219,7 @@ function toolCard({ tool }) {
 /** Puts a text field in the place of a message's body. `save(text)` says whether the field may close. */
 function editor(element, text, label, save) {
   const body = element.querySelector(".body");
-  if (element.querySelector(".editor")) return;
+  const buttons = element.querySelector(".actions"); // they would act on what is being edited
   const field = el("textarea", {
     "aria-label": "Edited text",
     "data-testid": "edit-input",
@@ -229,7 +229,7 @@ function editor(element, text, label, save) {
   field.value = text;
   const close = () => {
     form.remove();
-    body.hidden = false;
+    body.hidden = buttons.hidden = false;
     element.querySelector("[data-testid=edit]").focus();
   };
   const submit = async (event) => {
@@ -256,7 +256,7 @@ function editor(element, text, label, save) {
       el("small", { class: "keys" }, "Ctrl+Enter saves, Esc leaves it as it was"),
     ),
   );
-  body.hidden = true;
+  body.hidden = buttons.hidden = true;
   body.after(form);
   autosize(field);
   field.focus();

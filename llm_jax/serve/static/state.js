@@ -1,8 +1,8 @@
 // What the browser keeps: settings, conversations, the document.
 //
 // A conversation is {id, title, changed, messages}; a message is {role: "user", content} or
-// {role: "assistant", model, parts: [{type, text}], finish, ...}. Each conversation has its own key in localStorage, so
-// that two tabs do not overwrite each other's.
+// {role: "assistant", model, parts: [{type, text}], finish, ...}. Each conversation has its own key in localStorage, and
+// a tab hears what another one has changed, so that two do not overwrite each other's.
 
 import { toast } from "./dom.js";
 
@@ -65,16 +65,29 @@ export function loadConversations() {
   try {
     for (let i = 0; i < localStorage.length; i++) {
       const key = localStorage.key(i);
-      const conversation = key.startsWith(CONVERSATION) ? read(key, null) : null;
-      if (Array.isArray(conversation?.messages)) found.push(conversation);
+      const conversation = key.startsWith(CONVERSATION) ? loaded(key) : null;
+      if (conversation) found.push(conversation);
     }
   } catch {
     return []; // no storage in this browser
   }
-  for (const message of found.flatMap((conversation) => conversation.messages)) {
+  return found.sort((a, b) => b.changed - a.changed);
+}
+
+function loaded(key) {
+  const conversation = read(key, null);
+  if (!Array.isArray(conversation?.messages)) return null;
+  for (const message of conversation.messages) {
     if (message.role === "assistant") message.finish ??= "stopped"; // the page was closed meanwhile
   }
-  return found.sort((a, b) => b.changed - a.changed);
+  return conversation;
+}
+
+/** Calls back with the id of a conversation that another tab has changed, and what it is now; null: deleted. */
+export function onChangeElsewhere(take) {
+  addEventListener("storage", ({ key }) => {
+    if (key?.startsWith(CONVERSATION)) take(key.slice(CONVERSATION.length), loaded(key));
+  });
 }
 
 export function saveConversation(conversation) {
