@@ -107,14 +107,23 @@ def make_documents(config: ConfigDict, folder: Path, lists: dict) -> tuple[list[
 
 
 def make_conversations(config: ConfigDict, lists: dict, questions: list[dict]) -> list[dict]:
-    """The embedded ones, or those of the user's own files, in whichever of the formats that `chats` knows."""
+    """The embedded ones, or those of the user's own files, in whichever of the formats that `chats` knows.
+
+    Of a pair the better answer is learned, once where it stands among the conversations, too.
+    """
     if not config.data.conversations:
         return list(talk.conversations(config.seed, config.data.scale, lists, questions))
 
     def bad(what: str) -> None:
         raise UserError(f"{what}; mend it, or leave such records out with data_pipelines.chats --skip_bad")
 
-    spoken = [record for record in chats.convert(config.data.conversations, bad) if "messages" in record]
+    records = list(chats.convert(config.data.conversations, bad))
+    spoken = [record for record in records if "messages" in record]
+    said = {json.dumps(record["messages"]) for record in spoken}
+    for pair in (record for record in records if "chosen" in record):
+        messages = [*pair["prompt"], {"role": "assistant", "content": pair["chosen"]}]
+        if json.dumps(messages) not in said:
+            spoken.append({"id": pair["id"], "source": pair["source"], "messages": messages})
     if not spoken:
         raise UserError(f"the files of {config.data.conversations!r} hold no conversation; give it some")
     return spoken

@@ -152,9 +152,10 @@ def test_a_folder_of_the_users_own_text(tmp_path):
 def test_conversations_of_the_users_own(finished, tmp_path):
     """In two of the formats that people have; a record of none is refused by its line and field."""
     talk = [{"from": "human", "value": "Who sat on the mat?"}, {"from": "gpt", "value": "The cat."}]
-    lines = [{"conversations": talk}] * 20 + [
-        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
-    ] * 20
+    hello = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+    lines = [{"conversations": talk}] * 20 + [{"messages": hello}] * 19
+    pair = {"prompt": hello[:1], "rejected": "No."}
+    lines += [{**pair, "chosen": "Hello!"}, {**pair, "chosen": "Good day!"}]  # the first one is there already
     path = tmp_path / "talk.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     flags = (f"--config.data.conversations={path}", f"--config.init_from={finished}:pretrain")
@@ -164,7 +165,7 @@ def test_conversations_of_the_users_own(finished, tmp_path):
     assert noted["sft"]["documents"] + noted["sft_validation"]["documents"] == 40
     assert losses(tmp_path / "run", "sft")[8] < losses(tmp_path / "run", "sft")[1]
     path.write_text(path.read_text() + '\n{"messages": [{"role": "king", "content": "x"}]}')
-    refused(tiny(tmp_path / "bad", *flags, "--stages=data"), "talk.jsonl line 41", "messages[0].role")
+    refused(tiny(tmp_path / "bad", *flags, "--stages=data"), "talk.jsonl line 42", "messages[0].role")
 
 
 def test_a_stage_starts_from_another_run(finished, tmp_path):
