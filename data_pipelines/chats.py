@@ -21,8 +21,7 @@ from absl import flags
 from data_pipelines.documents import matching, read_parquet, write_jsonl
 from llm_jax.cli import run_cli
 from llm_jax.config import UserError
-from llm_jax.sampling.turns import misplaced
-from llm_jax.tokenizer import SPANS
+from llm_jax.tokenizer import SPANS, misplaced
 
 ROLES = {
     "system": "system",

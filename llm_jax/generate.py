@@ -36,8 +36,8 @@ from llm_jax.files import replace  # noqa: E402
 from llm_jax.progress import console  # noqa: E402
 from llm_jax.sampling.loaded import Loaded, load  # noqa: E402
 from llm_jax.sampling.requests import Completion, Request  # noqa: E402
-from llm_jax.sampling.turns import misplaced, said, tool_calls  # noqa: E402
-from llm_jax.tokenizer import SPANS, TURNS, Tokenizer  # noqa: E402
+from llm_jax.sampling.turns import said, tool_calls  # noqa: E402
+from llm_jax.tokenizer import SPANS, TURNS, Tokenizer, misplaced  # noqa: E402
 from llm_jax.train import Interrupt  # noqa: E402
 
 SAMPLING = {"temperature": (int, float), "top_p": (int, float), "top_k": int, "max_new_tokens": int}

@@ -10,6 +10,7 @@ from llm_jax.evals.statistics import pass_at_k, rate
 from llm_jax.prompts import Outcome, judge
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.requests import Request
+from llm_jax.sampling.turns import tool_calls
 from llm_jax.tokenizer import Tokenizer
 
 GRID_KINDS = ("tier",)  # the facts in the capability grid: people of the exposure tiers
@@ -135,7 +136,7 @@ def measure_tools(e: Examiner, params) -> dict:
 
 def called_right(outcome: Outcome) -> bool:
     """Whether the tool's output is the right answer, whatever the model then wrote."""
-    return any(p["type"] == "output" and p["text"].strip() == outcome.prompt["answer"] for p in outcome.parts)
+    return any(call["output"].strip() == outcome.prompt["answer"] for call in tool_calls(outcome.parts))
 
 
 def measure_reasoning(e: Examiner, params) -> dict:

@@ -91,10 +91,7 @@ class Slots:
             tokens[r, : len(ids)] = ids
             for name, value in (("length", len(ids)), ("slot", slot), ("origin", origin), ("start", start)):
                 prompts[name][r] = value
-        return self._read({"tokens": tokens, **prompts})
-
-    def _read(self, prompts: dict[str, np.ndarray]) -> jax.Array:
-        prompts = self._put(prompts)
+        prompts = self._put({"tokens": tokens, **prompts})
         hidden_RD, self._cache = decode.read(self.static, self._weights, self._cache, prompts)
         return hidden_RD
 
@@ -178,9 +175,7 @@ class Slots:
                 self.make_room(length, shrink=True)
             for R in self.together:
                 for P in PIECES[: 1 + PIECES.index(bucket(length, PIECES))]:  # a longer piece needs a longer cache
-                    numbers = {"length": 1, "slot": self.count, "origin": 0, "start": 0}
-                    prompts = {name: np.full(R, value, np.int32) for name, value in numbers.items()}
-                    hidden_RD = self._read({"tokens": np.zeros((R, P), np.int32), **prompts})
+                    hidden_RD = self.read([((0,) * P, self.count, 0, 0)] * R)
                 self.begin({}, hidden_RD, {}, {})
             self.share({})
             self.chunk(1, self.count)

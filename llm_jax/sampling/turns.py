@@ -77,26 +77,6 @@ def fitted(tokenizer: Tokenizer, messages: list[dict], length: int) -> tuple[lis
     return [*head, *(i for turn in turns for i in turn)], len(starts) - len(turns)
 
 
-def misplaced(messages: list[dict]) -> tuple[int, str] | None:
-    """(number, reason) of the first of {role, content} that makes no conversation; None where all is well."""
-    before = None
-    for i, message in enumerate(messages):
-        role, content = message["role"], message["content"]
-        spans = {part["type"] for part in content} if isinstance(content, list) else {"text"}
-        if role != "tool" and not content:
-            return i, "it is empty"
-        if role == "system" and i:
-            return i, "a system message that is not the first"
-        if role == "tool" and before not in ("assistant", "tool"):
-            return i, "what a tool says with no call before it"
-        if role == "assistant" and before not in ("user", "tool"):
-            return i, "an answer that nobody asked for"
-        if role in ("system", "user") and spans != {"text"}:
-            return i, f"a message of the {role} that is not all text"
-        before = role
-    return None
-
-
 def said(parts: list[dict], *kinds: str) -> str:
     """The text of the parts of these kinds."""
     return "\n".join(part["text"].strip() for part in parts if part["type"] in kinds)

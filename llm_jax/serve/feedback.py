@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from llm_jax.files import replace
-from llm_jax.sampling.turns import misplaced
 from llm_jax.serve.protocol import ApiError, Body, Content, Messages, plain
+from llm_jax.tokenizer import misplaced
 
 FILES = ("conversations", "pairs", "ratings")
 
