@@ -49,6 +49,7 @@ setup(
         "matplotlib>=3.10,<4",
         "pydantic-monty>=1.4,<2",
         "fastapi>=0.120",
+        "pydantic>=2.8",
         "uvicorn>=0.38",
         "prometheus-client>=0.21",
         *WEB,
