@@ -1,6 +1,6 @@
 """A process of test_engine_mesh.py: the same requests on one device and on a mesh of all; prints one JSON line.
 
-python tests/sampling/engine_worker.py DATA FSDP TENSOR
+python tests/sampling/engine_worker.py DATA FSDP TENSOR EXPERT CONTEXT; with experts where EXPERT is more than 1.
 """
 
 import json
@@ -21,7 +21,11 @@ def main() -> None:
     c = config.default()
     c.model.dim, c.model.layers, c.model.heads, c.model.kv_heads, c.model.head_dim, c.model.ff_dim = 32, 3, 4, 2, 8, 48
     c.model.layer_pattern = ("full", "window:6")
-    c.mesh.data, c.mesh.fsdp, c.mesh.tensor = map(int, sys.argv[1:])
+    for axis, size in zip(("data", "fsdp", "tensor", "expert", "context"), sys.argv[1:], strict=True):
+        c.mesh[axis] = int(size)
+    if c.mesh.expert > 1:
+        c.model.layer_pattern = ("full", "window:6-experts")
+        c.model.experts, c.model.experts_per_token, c.model.expert_ff_dim = 4, 2, 16
     tokenizer = train_tokenizer(["The cat sat on the mat and the dog sat on the cat. 12 + 7 = 19 cats.\n" * 40], 350)
     axes = transformer.param_axes(c.model, tokenizer.vocab_size)
     out = {}

@@ -12,8 +12,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("mesh", [(2, 2, 2), (4, 1, 2)])
-def test_a_mesh_writes_what_one_device_writes(mesh):
+@pytest.mark.parametrize(
+    ("mesh", "share"),  # slots over the batch axes, heads over tensor
+    [((2, 2, 2, 1, 1), 1 / 8), ((4, 1, 2, 1, 1), 1 / 8), ((2, 1, 1, 2, 2), 1 / 4)],
+)
+def test_a_mesh_writes_what_one_device_writes(mesh, share):
     command = [sys.executable, str(ROOT / "tests/sampling/engine_worker.py"), *map(str, mesh)]
     flags = "--xla_force_host_platform_device_count=8"
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
@@ -23,5 +26,5 @@ def test_a_mesh_writes_what_one_device_writes(mesh):
     assert out["mesh"]["ids"] == out["one"]["ids"]
     for ours, theirs in zip(out["mesh"]["logprob"], out["one"]["logprob"], strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    assert out["mesh"]["share"] == 1 / 8  # slots over the batch axes, heads over tensor
+    assert out["mesh"]["share"] == share
     assert len({tuple(ids) for ids in out["one"]["ids"]}) > 5
