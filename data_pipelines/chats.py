@@ -110,7 +110,7 @@ def turns(value, field: str) -> list[dict]:
             raise Invalid(f"{where}: must be an object")
         key = "role" if "role" in message else "from"
         role = one_of(ROLES, message.get(key), f"{where}.{key}")
-        parts = parts_of(message, where, is_call=message[key] == "function_call")
+        parts = parts_of(message, where, role, is_call=message[key] == "function_call")
         if not parts and role in ("user", "assistant"):
             raise Invalid(f"{where}.content: is empty")
         if out and out[-1]["role"] == role and role != "user":
@@ -123,12 +123,12 @@ def turns(value, field: str) -> list[dict]:
     return [{"role": m["role"], "content": plain(m["content"], m["role"])} for m in out]
 
 
-def parts_of(message: dict, where: str, is_call: bool) -> list[dict]:
+def parts_of(message: dict, where: str, role: str, is_call: bool) -> list[dict]:
     content = message.get("content", message.get("value"))
     legacy = message.get("function_call")  # OpenAI's own before there were tool_calls
     calls = message.get("tool_calls") or ([legacy] if legacy else [])
     if isinstance(content, str) or (content is None and calls):
-        parts = [call_part(content, where)] if is_call else text_parts(content or "")
+        parts = [call_part(content, where)] if is_call else text_parts(content or "", role)
     elif isinstance(content, list):
         parts = [part_of(part, f"{where}.content[{i}]") for i, part in enumerate(content)]
         parts = [part for part in parts if part["text"] or part["type"] != "text"]
@@ -190,9 +190,9 @@ def rank_of(reply: dict) -> float:
     return reply["rank"] if isinstance(reply.get("rank"), int) else float("inf")
 
 
-def text_parts(content: str) -> list[dict]:
+def text_parts(content: str, role: str) -> list[dict]:
     """A text, and the thought that some models write before it between <think> tags."""
-    thought = THOUGHT.match(content)
+    thought = THOUGHT.match(content) if role == "assistant" else None
     if not thought:
         return [{"type": "text", "text": content}] if content else []
     rest = content[thought.end() :]
@@ -241,7 +241,7 @@ def plain(parts: list[dict], role: str) -> str | list[dict]:
 def checked(messages: list[dict], field: str) -> list[dict]:
     """The messages, if a model can learn from them. Raises Invalid."""
     if wrong := misplaced(messages):
-        raise Invalid(f"{field}[{wrong[0]}]: {wrong[1]}")
+        raise Invalid(f"{field}: message {wrong[0]}: {wrong[1]}")
     if not any(message["role"] == "assistant" for message in messages):
         raise Invalid(f"{field}: no message of an assistant")
     return messages

@@ -109,7 +109,7 @@ def make_documents(config: ConfigDict, folder: Path, lists: dict) -> tuple[list[
 def make_conversations(config: ConfigDict, lists: dict, questions: list[dict]) -> list[dict]:
     """The embedded ones, or those of the user's own files, in whichever of the formats that `chats` knows.
 
-    Of a pair the better answer is learned, once where it stands among the conversations, too.
+    Of a pair the better answer is learned, if it does not stand among the conversations already.
     """
     if not config.data.conversations:
         return list(talk.conversations(config.seed, config.data.scale, lists, questions))
@@ -123,6 +123,7 @@ def make_conversations(config: ConfigDict, lists: dict, questions: list[dict]) -
     for pair in (record for record in records if "chosen" in record):
         messages = [*pair["prompt"], {"role": "assistant", "content": pair["chosen"]}]
         if json.dumps(messages) not in said:
+            said.add(json.dumps(messages))
             spoken.append({"id": pair["id"], "source": pair["source"], "messages": messages})
     if not spoken:
         raise UserError(f"the files of {config.data.conversations!r} hold no conversation; give it some")

@@ -81,6 +81,8 @@ class Session:
         while interrupts < 2:
             try:
                 text = read()
+                if text and arrows:
+                    remember(text)
             except KeyboardInterrupt:
                 interrupts += 1
                 print("\nCtrl-C again or Ctrl-D ends" if interrupts == 1 else "")
@@ -90,8 +92,6 @@ class Session:
             interrupts = 0
             if not text and not self.terminal:
                 return
-            if text and arrows:
-                remember(text)
             try:
                 self.take(text)
             except UserError as error:
@@ -160,9 +160,8 @@ class Session:
         self.system = text
 
     def change_stage(self, name: str) -> None:
-        loaded = load(self.workdir, name)
-        self.chat.model.close()
-        self.chat.model = loaded
+        old, self.chat.model = self.chat.model, load(self.workdir, name)
+        old.close()
         self.chat.reset(self.system)
         self.greet()
 

@@ -79,7 +79,8 @@ class Engine:
         try:
             while not over:
                 # Its lane may be at work, and it is looked at only when that is done: a stop text takes ids back.
-                if any(moved is completion for moved in self.step(1)):
+                # Where nothing is at work any more, another stream has been given what this one waits for.
+                if any(moved is completion for moved in self.step(1)) or not self.busy:
                     over = completion.finish is not None
                     yield completion.ids[shown:]
                     shown = len(completion.ids)

@@ -38,7 +38,7 @@ def define_flags() -> None:
     flags.DEFINE_string("api_key", "", "Key that clients must send; else that of LLM_JAX_API_KEY; else none.")
     flags.DEFINE_integer("slots", 32, "Rows that run together.", lower_bound=1)
     flags.DEFINE_integer("max_queue", 256, "Rows that may wait for a slot; more are refused.", lower_bound=0)
-    flags.DEFINE_integer("max_n", 16, "Choices that one request may want.", lower_bound=1)
+    flags.DEFINE_integer("max_n", 16, "Choices that one request may want, those of all its prompts.", lower_bound=1)
     flags.DEFINE_float("timeout", 300.0, "Seconds that a request may take.", lower_bound=0.1)
     flags.DEFINE_bool("warm_up", True, "Compile all programs before the first answer.")
     flags.DEFINE_bool("int8_weights", False, "Matrices as bytes.")

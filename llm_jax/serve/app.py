@@ -128,7 +128,7 @@ def interface(site: Site) -> APIRouter:
     @routes.get("/models/{name}")
     async def model(name: str) -> dict[str, Any]:
         stage = workers.known(name)
-        return described(workers, stage, workers.trained()[stage])
+        return described(workers, stage, workers.trained().get(stage, 0))  # its files may be gone, its server is not
 
     @routes.post("/chat/completions")
     async def chat(request: Request) -> Response:
@@ -196,7 +196,7 @@ class Answer:
         """Raises ApiError for what goes wrong before the first token."""
         workers, limits = self.site.workers, self.site.limits
         if (choices := self.body.choices) > limits.max_n:
-            raise ApiError(400, f"n: {choices} choices are asked for; at most {limits.max_n} are made together", "n")
+            raise ApiError(400, f"n: {choices} choices, n of each prompt, are more than {limits.max_n}", "n")
         requests, notice = await asyncio.to_thread(self.body.asked, workers.tokenizer, workers.length)
         self.head |= {"notice": notice} if notice else {}
         self.prompt_tokens = sum(len(request.prompt) for request in requests[:: self.body.n])

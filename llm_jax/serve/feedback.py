@@ -1,5 +1,7 @@
 """What people think of answers, kept as the records that training reads: WORKDIR/feedback/*.jsonl."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import threading
@@ -36,32 +38,32 @@ class FeedbackBody(Body):
         return self
 
     def records(self) -> Iterator[tuple[str, str, dict[str, Any] | None]]:
-        """(file, id, record), with None for a record that no longer holds.
+        """(file, id, record); None in place of a record: those whose ids begin so no longer hold.
 
-        An id says what the record is of, so that what is said twice counts once. Raises ApiError for what training
-        would refuse: then a whole file could not be read.
+        An id says what the record is of, so that what is said twice counts once: a pair's begins with that of the
+        better answer. Raises ApiError for what training would refuse: then a whole file could not be read.
         """
         messages = [message.record() for message in self.messages]
         answer = {"edit": self.edited}.get(self.kind) or plain(self.answer)
         worse = {"edit": plain(self.answer), "choose": plain(self.rejected or [])}.get(self.kind)
         check(messages, answer)
+        for bad in (worse if worse != answer else None, answer if self.rating == -1 else None):
+            if bad:
+                yield "conversations", identity(messages, bad), None
+                yield "pairs", identity(messages, bad), None
         if self.kind != "choose" and self.rating != -1:
             conversation = {"messages": [*messages, {"role": "assistant", "content": answer}]}
             yield "conversations", identity(messages, answer), conversation
-        if self.rating == -1:
-            yield "conversations", identity(messages, answer), None
         if worse and worse != answer:
-            yield "conversations", identity(messages, worse), None
             pair = {"prompt": messages, "chosen": answer, "rejected": worse}
-            yield "pairs", identity(messages, answer, worse), pair
-            yield "pairs", identity(messages, worse, answer), None
+            yield "pairs", f"{identity(messages, answer)}-{identity(messages, worse)}", pair
         if self.kind == "rate":
             rated = {"model": self.model, "messages": messages, "answer": answer, "rating": self.rating}
             yield "ratings", identity(messages, answer), {**rated, "time": int(time.time())}
 
 
-def identity(*said: Any) -> str:
-    return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
+def identity(messages: list[dict[str, Any]], answer: str | list) -> str:
+    return hashlib.blake2b(json.dumps([messages, answer]).encode(), digest_size=16).hexdigest()
 
 
 def check(messages: list[dict[str, Any]], answer: str | list) -> None:
@@ -87,9 +89,10 @@ class Feedback:
         saved = [f"{name}.jsonl" for name, _, record in records if record]
         if not saved:
             raise ApiError(400, "rejected: is empty, or the same as the answer", "rejected")
-        with self._lock:
+        with self._lock, contextlib.ExitStack() as until:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                fcntl.flock(until.enter_context((self.folder / ".lock").open("w")), fcntl.LOCK_EX)  # of other servers
                 for name, id_, record in records:
                     put(self.folder / f"{name}.jsonl", id_, record)
             except OSError as error:
@@ -99,12 +102,12 @@ class Feedback:
 
 
 def put(path: Path, id_: str, record: dict[str, Any] | None) -> None:
-    """Writes the record at the end of a file of JSON lines, in the place of the one with its id; None: only drops it.
+    """Writes the record at the end of a file of JSON lines, in the place of the one with its id.
 
-    Other lines stay as they are, whoever wrote them.
+    None: drops those whose ids begin so. Other lines stay as they are, whoever wrote them.
     """
     old = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    head = json.dumps({"id": id_})[:-1].encode()
+    head = json.dumps({"id": id_})[:-2].encode()  # without its closing quote
     new = [line for line in old if not line.startswith(head)]
     if record:
         if new and not new[-1].endswith(b"\n"):

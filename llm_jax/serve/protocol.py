@@ -1,7 +1,7 @@
 """What clients may ask: the bodies of OpenAI's interface and of our extensions, checked, and as requests to an engine.
 
-Unknown fields are ignored, and null is as good as absent. Everything else that is wrong raises `ApiError` with the name
-of the field.
+Unknown fields are ignored, but for those of OpenAI's that would change the answer; null is as good as absent.
+Everything else that is wrong raises `ApiError` with the name of the field.
 """
 
 import dataclasses
@@ -162,11 +162,10 @@ class StreamOptions(Body):
 
 
 # What OpenAI's interface has and this server has not, with the values that ask for nothing.
-UNKNOWN = {
+REFUSED = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "suffix": ("",),
-    "best_of": (1,),
     "response_format": ({"type": "text"},),
 }
 
@@ -194,8 +193,8 @@ class Sampling(Body):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unknown(cls, data: Any) -> Any:
-        for name, neutral in UNKNOWN.items() if isinstance(data, dict) else ():
+    def _refuse(cls, data: Any) -> Any:
+        for name, neutral in REFUSED.items() if isinstance(data, dict) else ():
             if data.get(name) is not None and data[name] not in neutral:
                 raise ValueError(f"{name}: this server does not have it; leave it out")
         return data

@@ -85,6 +85,11 @@ def test_every_form_of_a_preference_is_the_same_pair(record):
     assert converted(record) == {"prompt": [USER], "chosen": "4", "rejected": "5"}
 
 
+def test_what_people_write_between_tags_is_text():
+    asked = {**USER, "content": "<think>a</think> What is it?"}
+    assert converted({"messages": [asked, ANSWER]})["messages"] == [asked, ANSWER]
+
+
 def test_our_own_pairs_are_read_again():
     """What the chat page saves, and what this command writes."""
     thought = [part("think", "2 and 2."), part("answer", " 4")]
@@ -106,6 +111,7 @@ def test_our_own_pairs_are_read_again():
         ({"messages": [USER]}, "no message of an assistant"),
         ({"messages": [ANSWER]}, "nobody asked"),
         ({"messages": [USER, {"role": "tool", "content": "x"}, ANSWER]}, "no call before"),
+        ({"messages": [{**USER, "content": [part("reasoning", "x")]}, ANSWER]}, "not all text"),
         ({"messages": [USER, ANSWER, {"role": "system", "content": "x"}]}, "not the first"),
         ({"prompt": "a", "chosen": [USER, ANSWER], "rejected": [{**USER, "content": "b"}, ANSWER]}, "last answer only"),
         ({"question": "a", "answer": 5}, "answer: must be a string"),

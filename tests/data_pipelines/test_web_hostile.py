@@ -30,7 +30,7 @@ EXTRACT = """
 import json, resource, sys
 from datatrove.data import Document
 from data_pipelines.web.extract import Extract
-block, results = Extract(seconds=2, memory_bytes=int(sys.argv[1])), []
+block, results = Extract(float(sys.argv[1]), int(sys.argv[2])), []
 for html in json.load(sys.stdin):
     page = Document(text=html, id="page", metadata={"markup": "html"})
     results.append((block.filter(page), page.text[:100]))
@@ -53,9 +53,9 @@ def read_apart(path: Path) -> tuple[int, list[str], int]:
     return tuple(apart(READ, str(path)))
 
 
-def extract_apart(html: str, memory_bytes: int = MEMORY_BYTES) -> tuple[bool | list, int]:
+def extract_apart(html: str, seconds: float, memory_bytes: int = MEMORY_BYTES) -> tuple[bool | list, int]:
     """A page, and a plain one that must come after it -> (the result, most bytes of memory of the parser)"""
-    (first, second), memory = apart(EXTRACT, str(memory_bytes), stdin=json.dumps([html, PAGE.decode()]))
+    (first, second), memory = apart(EXTRACT, str(seconds), str(memory_bytes), stdin=json.dumps([html, PAGE.decode()]))
     assert second == [True, "Some words."]
     return first[0], memory
 
@@ -130,16 +130,16 @@ REASONS = ("page_nested_too_deep", "page_too_slow", "page_breaks_the_parser", "n
 
 @pytest.mark.parametrize("kind", NASTY)
 def test_a_page_built_against_its_parser_ends_and_the_next_one_is_read(kind):
-    result, memory = extract_apart(f"<html><body>{NASTY[kind]}")
+    result, memory = extract_apart(f"<html><body>{NASTY[kind]}", seconds=2)
     assert result is True or result[1] in REASONS
     assert memory < 400 * 2**20
 
 
 def test_a_page_that_takes_more_memory_than_the_parser_may_have_is_dropped_and_the_next_one_is_read():
     table = NASTY["a wide table"]
-    result, memory = extract_apart(table)
+    result, memory = extract_apart(table, seconds=60)
     assert result is True and memory > 150 * 2**20
-    result, memory = extract_apart(table, memory_bytes=150 * 2**20)
+    result, memory = extract_apart(table, seconds=60, memory_bytes=150 * 2**20)
     assert result == [False, "page_breaks_the_parser"] and memory < 150 * 2**20
 
 

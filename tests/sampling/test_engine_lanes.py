@@ -115,7 +115,7 @@ def test_a_stream_beside_other_requests_gives_all_of_its_ids(make, requests, tok
         """The row may be over for a while before that is told; the other lane is looked at meanwhile."""
         moved = work(*args)
         if not lane.busy:
-            time.sleep(0.1)
+            time.sleep(0.02)
         return moved
 
     lane.step = late

@@ -44,7 +44,6 @@ SAMPLING = {
     "frequency_penalty": (0.5, "x", []),
     "presence_penalty": (-1, {}),
     "response_format": ({"type": "json_object"}, "text", {"type": "json_schema", "json_schema": {}}),
-    "best_of": (3,),
     "suffix": ("x", 1),
 }
 MESSAGES = (

@@ -261,6 +261,8 @@ def test_the_last_word_on_an_answer_counts(tmp_path):
     assert answers() == []
     (pair,) = (json.loads(line) for line in (tmp_path / "pairs.jsonl").open())
     assert (pair["chosen"], pair["rejected"]) == ("Two.", "Three.")
+    keeper.save(feedback("choose", answer="Two.", rejected="Four."))
+    assert keeper.save(feedback("rate", rating=-1))["counts"] == {"conversations": 1, "pairs": 0, "ratings": 1}
 
 
 @pytest.mark.parametrize(

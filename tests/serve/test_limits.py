@@ -3,6 +3,7 @@
 import shutil
 import signal
 import socket
+import time
 
 import httpx
 import pytest
@@ -51,13 +52,15 @@ def test_v1_wants_the_key_and_the_page_does_not(strict):
 def test_more_rows_than_there_is_room_for_are_refused(strict, tokenizer):
     strict.wait()
     body, refused = {"messages": HELLO, "n": 6, "stream": True, "logit_bias": {str(tokenizer.end): -100}}, None
+    deadline = time.monotonic() + 300
     while refused is None:  # an answer takes no longer than the limit, and none comes while programs are compiled
+        assert time.monotonic() < deadline
         with strict.http.stream("POST", f"{strict.url}{CHAT}", json=body, headers=KEY) as response:
             if response.status_code == 200:
                 second = strict.post(CHAT, {"messages": HELLO}, headers=KEY)
                 refused = second if second.status_code == 429 else None
     assert refused.headers["retry-after"] and refused.json()["error"]["type"] == "rate_limit_error"
-    for n, reason in ((7, "more than this server holds"), (9, "at most 8")):  # never, however idle it is
+    for n, reason in ((7, "more than this server holds"), (9, "more than 8")):  # never, however idle it is
         response = strict.post(CHAT, {"messages": HELLO, "n": n}, headers=KEY)
         assert response.status_code == 400 and response.json()["error"]["message"].startswith(f"n: {n} choices")
         assert reason in response.json()["error"]["message"]

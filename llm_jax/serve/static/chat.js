@@ -7,6 +7,7 @@ import { messageView } from "./message.js";
 import { chosenStage } from "./settings.js";
 import {
   deleteConversation,
+  endAnswers,
   loadConversations,
   newConversation,
   onChangeElsewhere,
@@ -43,14 +44,20 @@ export function startChat() {
   $("suggestions").addEventListener("click", (event) => {
     if (event.target.tagName === "BUTTON") send(event.target.textContent);
   });
-  addEventListener("pagehide", () => [...running.keys()].forEach(saveConversation));
+  addEventListener("pagehide", () => {
+    for (const conversation of running.keys()) {
+      endAnswers(conversation);
+      saveConversation(conversation);
+    }
+  });
   onChangeElsewhere(takeOver);
 }
 
-/** What another tab has made of a conversation; one with an answer under way here is this tab's. */
+/** What another tab has made of a conversation; one that is being answered, edited or compared here is this tab's. */
 function takeOver(id, changed) {
   const old = conversations.find((conversation) => conversation.id === id);
-  if (running.has(old)) return;
+  const rival = old?.messages.some((message) => message.rival);
+  if (running.has(old) || rival || (old && old === current && $("messages").querySelector(".editor"))) return;
   conversations = [changed, ...conversations.filter((other) => other !== old)].filter(Boolean);
   conversations.sort((a, b) => b.changed - a.changed);
   if (current !== old) drawList();
@@ -118,16 +125,24 @@ function drawList() {
 
 async function rename(conversation) {
   const title = await ask({ title: "Rename", label: "Name", value: conversation.title, ok: "Rename" });
-  if (!title) return;
+  conversation = latest(conversation);
+  if (!title || !conversation) return;
   conversation.title = title;
   if (conversation.messages.length) saveConversation(conversation);
   drawList();
   focusComposer(); // the button that had the focus is gone
 }
 
+/** The conversation as it is after a dialog, while which another tab may have changed it; undefined: deleted. */
+function latest({ id }) {
+  return conversations.find((conversation) => conversation.id === id);
+}
+
 async function remove(conversation) {
   const text = `“${conversation.title || "New conversation"}” will be gone for good.`;
   if (conversation.messages.length && !(await ask({ title: "Delete this conversation?", text, ok: "Delete" }))) return;
+  conversation = latest(conversation);
+  if (!conversation) return;
   running.get(conversation)?.abort();
   deleteConversation(conversation);
   conversations = conversations.filter((other) => other !== conversation);
@@ -141,6 +156,7 @@ async function remove(conversation) {
 
 function send(text) {
   if (!text || running.has(current) || !chosenStage()) return;
+  if (current.messages.at(-1)?.finish === null) return toast("Another tab is answering in this conversation.");
   $("composer").value = "";
   autosize($("composer"));
   current.title ||= text.length > 48 ? `${text.slice(0, 47)}…` : text;

@@ -89,7 +89,8 @@ function assistantView(message, actions) {
     first.update(Boolean(rival?.finish));
     others?.update(true);
     // Where an error stands, its own Retry does as well; there is nothing to copy or rate.
-    buttons.hidden = !message.finish || message.finish === "error" || Boolean(rival);
+    const edited = Boolean(element.querySelector(".editor")); // they would act on what is being edited
+    buttons.hidden = !message.finish || message.finish === "error" || Boolean(rival) || edited;
     up.setAttribute("aria-pressed", message.rating === 1);
     down.setAttribute("aria-pressed", message.rating === -1);
     setText(facts, factsOf(message));
@@ -219,7 +220,7 @@ function toolCard({ tool }) {
 /** Puts a text field in the place of a message's body. `save(text)` says whether the field may close. */
 function editor(element, text, label, save) {
   const body = element.querySelector(".body");
-  const buttons = element.querySelector(".actions"); // they would act on what is being edited
+  const buttons = element.querySelector(".actions");
   const field = el("textarea", {
     "aria-label": "Edited text",
     "data-testid": "edit-input",

@@ -65,28 +65,27 @@ export function loadConversations() {
   try {
     for (let i = 0; i < localStorage.length; i++) {
       const key = localStorage.key(i);
-      const conversation = key.startsWith(CONVERSATION) ? loaded(key) : null;
-      if (conversation) found.push(conversation);
+      const conversation = key.startsWith(CONVERSATION) ? read(key, null) : null;
+      if (Array.isArray(conversation?.messages)) found.push(conversation);
     }
   } catch {
     return []; // no storage in this browser
   }
+  found.forEach(endAnswers); // of a page that was closed before they ended
   return found.sort((a, b) => b.changed - a.changed);
 }
 
-function loaded(key) {
-  const conversation = read(key, null);
-  if (!Array.isArray(conversation?.messages)) return null;
+/** Answers that nobody writes any more were stopped. */
+export function endAnswers(conversation) {
   for (const message of conversation.messages) {
-    if (message.role === "assistant") message.finish ??= "stopped"; // the page was closed meanwhile
+    if (message.role === "assistant") message.finish ??= "stopped";
   }
-  return conversation;
 }
 
 /** Calls back with the id of a conversation that another tab has changed, and what it is now; null: deleted. */
 export function onChangeElsewhere(take) {
   addEventListener("storage", ({ key }) => {
-    if (key?.startsWith(CONVERSATION)) take(key.slice(CONVERSATION.length), loaded(key));
+    if (key?.startsWith(CONVERSATION)) take(key.slice(CONVERSATION.length), read(key, null));
   });
 }
 
