@@ -5,6 +5,7 @@ computes a step of a few rows on one core for the most part: there, each core ha
 The forward is the trainer's own.
 """
 
+import collections
 import os
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -108,24 +109,31 @@ class Engine:
         Of the lanes with a free slot it goes to the one that has read the most of its prompt, then to the one with the
         most room; where no slot is free, to the lane with the least to do.
         """
-        request.check(self.tokenizer.vocab_size, self.length)
-        completion = Completion(top=[] if request.top else None)
-        if roomy := [lane for lane in self._lanes if lane.room > 0]:
-            lane = max(roomy, key=lambda lane: (lane.known(request.prompt), lane.room))
-        else:
-            lane = min(self._lanes, key=lambda lane: lane.load)
-        lane.submit(request, completion)
-        return completion
+        roomy = [lane for lane in self._lanes if lane.room > 0]
+        return self._give(request, max(roomy, key=lambda lane: (lane.known(request.prompt), lane.room), default=None))
 
     def submit_all(self, requests: list[Request]) -> list[Completion]:
         """Queues them in the order that is answered quickest; gives their completions in their own order.
 
-        Those that may run longest begin first. Prompts of like length are read together, for little padding; those of
-        a group stand side by side.
+        Those that may run longest begin first, and fill one lane after another: rows that grow alike need no longer a
+        cache than each other. Prompts of like length are read together, for little padding; those of a group stand
+        side by side. No lane gets more than its share while others have room.
         """
         key = lambda i: (-requests[i].max_new_tokens, len(requests[i].prompt), requests[i].prompt)  # noqa: E731
-        made = {i: self.submit(requests[i]) for i in sorted(range(len(requests)), key=key)}
+        share, given, made = -(-len(requests) // len(self._lanes)), collections.Counter(), {}
+        for i in sorted(range(len(requests)), key=key):
+            roomy = [(lane.known(requests[i].prompt), lane) for lane in self._lanes if lane.room > 0]
+            _, lane = max((one for one in roomy if given[one[1]] < share), key=lambda one: one[0], default=(0, None))
+            given[lane] += 1
+            made[i] = self._give(requests[i], lane)
         return [made[i] for i in range(len(requests))]
+
+    def _give(self, request: Request, lane: Lane | None) -> Completion:
+        """Queues it in this lane; None: in the one with the least to do."""
+        request.check(self.tokenizer.vocab_size, self.length)
+        completion = Completion(top=[] if request.top else None)
+        (lane or min(self._lanes, key=lambda lane: lane.load)).submit(request, completion)
+        return completion
 
     def cancel(self, completion: Completion) -> None:
         """Frees the slot of a completion that is not done; what it has so far stays."""

@@ -150,3 +150,11 @@ def test_requests_spread_over_the_lanes_but_a_group_stays_together(make, request
         [len(one.prompt), len(one.prompt) + 1],
         [len(group[0].prompt)] * 3,
     ]
+
+
+def test_requests_of_one_call_fill_the_lanes_by_length_in_equal_shares(make, requests):
+    engine = make(2, slots=16)
+    lengths = (10, 50, 30, 60, 20, 40)
+    engine.submit_all([dataclasses.replace(requests[0], max_new_tokens=length) for length in lengths])
+    queues = [[request.max_new_tokens for request, _ in lane._queue] for lane in engine._lanes]
+    assert queues == [[60, 50, 40], [30, 20, 10]]
