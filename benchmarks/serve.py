@@ -98,7 +98,8 @@ async def answer(port: int, question: str, tally: Tally) -> str:
     """
     body = {"messages": [{"role": "user", "content": question}], "temperature": 0, "stream": True}
     data = json.dumps(body | {"stream_options": {"include_usage": True}}).encode()
-    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    head += "Content-Type: application/json\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
