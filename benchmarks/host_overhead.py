@@ -1,4 +1,4 @@
-"""What the train loop costs the host: `train.run` at the speedrun's size against its own step with nothing around it.
+"""What the train loop costs the host: `loop.train` at the speedrun's size against its own step with nothing around it.
 
     python -m benchmarks.host_overhead [--rounds=8] [--steps=40]
 
@@ -24,8 +24,10 @@ import numpy as np  # noqa: E402
 
 from benchmarks.ours import context_of, job_of  # noqa: E402
 from experiments import speedrun  # noqa: E402
-from llm_jax import loader, rows, sharding, train  # noqa: E402
+from llm_jax import rows, sharding  # noqa: E402
+from llm_jax.runs import Run  # noqa: E402
 from llm_jax.stages.supervised import RowBatches  # noqa: E402
+from llm_jax.training import loader, loop  # noqa: E402
 
 ROWS = 1024  # on disk; the loader goes round and round
 
@@ -43,10 +45,10 @@ def clocks() -> np.ndarray:
 class BareStep:
     """The step of a job, with nothing around it."""
 
-    def __init__(self, context: train.Context, job: train.Job):
+    def __init__(self, context: Run, job: loop.Job):
         config = context.config
         self.params = context.init_params()
-        self.state, self.step = train.prepare(job, self.params, context.mesh)
+        self.state, self.step = loop.prepare(job, self.params, context.mesh)
         batch = next(random_batches(context.vocab_size, config.pretrain.batch, config.data.sequence_length))
         self.batch = sharding.put_batch(context.mesh, batch, config.train.microbatch)
 
@@ -92,7 +94,7 @@ def measure(workdir: Path, rounds: int, steps: int) -> tuple[list[tuple[np.ndarr
     job.batches = batches = Rounds(
         loader.mixture(workdir / "rows"), config.pretrain.batch, steps, BareStep(context, job)
     )
-    train.run(context, job, context.init_params())
+    loop.train(context, job, context.init_params())
     lines = map(json.loads, (workdir / "pretrain/metrics.jsonl").read_text().splitlines())
     # Steps next to a held batch have the bare step's time in theirs.
     clean = [line for line in lines if line["step"] > steps and line["step"] % steps >= 2]
@@ -108,8 +110,8 @@ def main() -> None:
     ms = 1000 * np.array(pairs) / f.steps  # (rounds, loop or bare, wall or work)
     print("            wall ms/step              main thread's work, ms/step")
     print("round    loop    bare  ratio       loop    bare    more")
-    for i, ((loop, work), (bare, bare_work)) in enumerate(ms):
-        wall = f"{loop:6.1f}  {bare:6.1f}  {loop / bare:5.3f}"
+    for i, ((ours, work), (bare, bare_work)) in enumerate(ms):
+        wall = f"{ours:6.1f}  {bare:6.1f}  {ours / bare:5.3f}"
         print(f"{i + 1:5}  {wall}     {work:6.2f}  {bare_work:6.2f}  {work - bare_work:6.2f}")
     print(f"\nloop / bare, wall: {shown(spread(ms[:, 0, 0] / ms[:, 1, 0]), 3)}")
     print(f"ms of the main thread's work that only the loop does: {shown(spread(ms[:, 0, 1] - ms[:, 1, 1]))}")

@@ -32,10 +32,12 @@ from ml_collections import ConfigDict  # noqa: E402
 from benchmarks.ours import context_of, job_of  # noqa: E402
 from data_pipelines.speedrun import prepare  # noqa: E402
 from experiments import speedrun  # noqa: E402
-from llm_jax import loader, rows, sharding, train  # noqa: E402
+from llm_jax import rows, sharding  # noqa: E402
 from llm_jax.config import UserError  # noqa: E402
-from llm_jax.optimizer import schedule  # noqa: E402
-from llm_jax.stages.supervised import RowBatches, jitted_nats  # noqa: E402
+from llm_jax.stages.supervised import RowBatches  # noqa: E402
+from llm_jax.training import loader, loop  # noqa: E402
+from llm_jax.training.nats import jitted_nats  # noqa: E402
+from llm_jax.training.optimizer import schedule  # noqa: E402
 
 OPTIMIZERS, SCALES, SEEDS, SIDES = ("adamw", "muon"), (0.5, 1.0, 2.0), (0, 1, 2), ("ours", "torch")
 WITHOUT = {  # a choice of ours -> the config without it
@@ -72,12 +74,12 @@ def cell_config(cell: str, tokens: int) -> ConfigDict:
 
 
 def train_ours(config: ConfigDict, data: Path) -> Nats:
-    """By `train.run`, in a workdir of its own that is not kept."""
+    """By `loop.train`, in a workdir of its own that is not kept."""
     with tempfile.TemporaryDirectory() as folder:
         config.checkpoint.every = config.pretrain.steps
         context = context_of(config, Path(folder))
         job = job_of(context, config.pretrain.steps, row_batches(config, data))
-        params = train.run(context, job, context.init_params())
+        params = loop.train(context, job, context.init_params())
     nats = jitted_nats(context)
     return lambda batch: float(nats(params, sharding.put_batch(context.mesh, batch))[0])
 

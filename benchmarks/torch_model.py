@@ -216,8 +216,8 @@ def largest_difference(config, documents: int) -> float:
     import jax
 
     from benchmarks.ours import context_of
-    from llm_jax.losses import logits_of
     from llm_jax.model import transformer
+    from llm_jax.training.losses import logits_of
 
     context = context_of(config)
     m, V, T = context.model, context.vocab_size, config.data.sequence_length

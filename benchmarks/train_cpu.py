@@ -54,16 +54,17 @@ def batches_of(config: ConfigDict, packed: bool):
 
 
 def ours(config: ConfigDict, packed: bool) -> Callable[[int], None]:
-    """A function that does so many steps, as `train.run` does them."""
+    """A function that does so many steps, as `loop.train` does them."""
     quiet_logs()
     import jax
 
     from benchmarks.ours import context_of, job_of
-    from llm_jax import sharding, train
+    from llm_jax import sharding
+    from llm_jax.training import loop
 
     context = context_of(config)
     params = context.init_params()
-    state, step = train.prepare(job_of(context, HORIZON), params, context.mesh)
+    state, step = loop.prepare(job_of(context, HORIZON), params, context.mesh)
     batches = batches_of(config, packed)
 
     def run(count: int) -> None:

@@ -43,17 +43,18 @@ def batches_of(c: ConfigDict):
 
 
 def ours(c: ConfigDict, steps: int) -> dict:
-    """As `train.run` does it: one put a step, no implicit transfer, metrics read one step late."""
+    """As `loop.train` does it: one put a step, no implicit transfer, metrics read one step late."""
     quiet_logs()
     import jax
 
     from benchmarks.ours import context_of, job_of
-    from llm_jax import sharding, train
-    from llm_jax.roofline import peak_flops, train_flops
+    from llm_jax import sharding
+    from llm_jax.planning.roofline import peak_flops, train_flops
+    from llm_jax.training import loop
 
     context = context_of(c)
     params = context.init_params()
-    state, step = train.prepare(job_of(context, HORIZON), params, context.mesh)
+    state, step = loop.prepare(job_of(context, HORIZON), params, context.mesh)
     batches, seconds, pending = batches_of(c), [], None
     for _ in range(steps + 2):
         started = time.perf_counter()

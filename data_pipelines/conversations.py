@@ -1,26 +1,12 @@
 """Conversations for SFT and checkable prompts for RL and evaluation, from the task families and a world's questions."""
 
+import itertools
 import random
 from collections.abc import Iterator
 
-from llm_jax.tasks import FAMILIES, Problem, spoken
+from llm_jax.tasks.base import Problem, spoken
+from llm_jax.tasks.table import FAMILIES
 
-# (family, level) -> {solution style: conversations}. Longer sums are answered at once more often than they are written
-# out, so that a model that takes the likelier way guesses: to think first is what RL is there to find.
-MIX = {
-    ("arithmetic", 0): {"direct": 2600, "think": 150},
-    ("arithmetic", 1): {"direct": 1000, "think": 720},
-    ("arithmetic", 2): {"direct": 650, "think": 470},
-    ("calculator", 0): {"tool": 700, "direct": 60},
-    ("calculator", 1): {"tool": 700, "direct": 60},
-    ("calculator", 2): {"tool": 900, "direct": 80},
-    **{("spelling", level): {"direct": 120} for level in range(3)},
-    **{("counting", level): {"think": 100} for level in range(3)},
-    **{("reversing", level): {"think": 80} for level in range(3)},
-    **{("comparing", level): {"direct": 80} for level in range(3)},
-    **{("sorting", level): {"direct": 80} for level in range(3)},
-    **{("summary", level): {"direct": 250} for level in range(3)},
-}
 FACT_CONVERSATIONS = 5000
 SMALL_TALK, MULTI_TURN = 160, 300
 PROMPTS = {"train": 600, "dev": 200, "test": 640}  # of each family and level
@@ -40,8 +26,8 @@ IDENTITY = (
 SYSTEM = ("You are a helpful assistant.", "Answer briefly.", "You are llm_jax.")
 
 
-def exchange(problem: Problem, style: str) -> list[dict]:
-    return [*problem.messages(), {"role": "assistant", "content": problem.solution(style)}]
+def exchange(problem: Problem, way: str) -> list[dict]:
+    return [*problem.messages(), {"role": "assistant", "content": problem.solution(way)}]
 
 
 def fact_exchange(question: dict) -> list[dict]:
@@ -58,11 +44,11 @@ def conversations(seed: int, amount: float, lists: dict, questions: list[dict]) 
     """`conversation` records; `amount` scales their number, `questions` are the world's train questions."""
     rng = random.Random(f"{seed}/conversations")
     single: list[tuple[str, list[dict]]] = []
-    for (family, level), styles in MIX.items():
-        for style, count in styles.items():
-            for _ in range(max(1, round(count * amount))):
-                problem = FAMILIES[family][1](rng, level, "train", lists)
-                single.append((family, exchange(problem, style)))
+    for family in FAMILIES.values():
+        for level, (way, counts) in itertools.product(range(len(family.levels)), family.ways.items()):
+            for _ in range(max(1, round(counts[level] * amount)) if counts[level] else 0):
+                problem = family.problem(rng, level, "train", lists)
+                single.append((family.name, exchange(problem, way)))
     asked = rng.sample(questions, min(len(questions), round(FACT_CONVERSATIONS * amount)))
     single += [("facts", fact_exchange(question)) for question in asked]
     single += [("identity", small_talk(rng)) for _ in range(max(2, round(SMALL_TALK * amount)))]
@@ -85,14 +71,14 @@ def prompts(seed: int, split: str, amount: float, lists: dict, questions: list[d
     """`prompt` records of a split: every family and level, and the world's questions of that split."""
     rng = random.Random(f"{seed}/prompts/{split}")
     count = max(8, round(PROMPTS[split] * amount))
-    for family, (levels, make) in FAMILIES.items():
-        for level, name in enumerate(levels):
+    for family in FAMILIES.values():
+        for level, name in enumerate(family.levels):
             seen: set[str] = set()
             for _ in range(20 * count):  # a level may have fewer items than asked for
-                problem = make(rng, level, split, lists)
+                problem = family.problem(rng, level, split, lists)
                 if problem.prompt not in seen:
                     seen.add(problem.prompt)
-                    yield prompt_record(problem, name, split, f"{family}-{level}-{len(seen)}")
+                    yield prompt_record(problem, name, split, f"{family.name}-{level}-{len(seen)}")
                 if len(seen) == count:
                     break
     for question in questions:

@@ -7,7 +7,9 @@ import random
 from collections.abc import Iterator
 
 from data_pipelines.documents import split_of as document_split
-from llm_jax.tasks import FAMILIES, arithmetic
+from llm_jax.tasks import arithmetic
+from llm_jax.tasks.base import Problem
+from llm_jax.tasks.table import FAMILIES, in_lesson
 
 SUM_PAGES, WORKED_PAGES, WORD_PAGES, ORDER_PAGES = 4200, 900, 400, 120
 SUM_TITLES = ("Sums", "Adding and taking away", "A page of sums", "Practice", "Number facts")
@@ -32,21 +34,26 @@ def step_lines(rng: random.Random, count: int) -> Iterator[str]:
 
 
 def worked_line(rng: random.Random) -> str:
-    problem = arithmetic.make(rng, rng.choice((1, 1, 2)), "train")
+    problem = FAMILIES["arithmetic"].problem(rng, rng.choice((1, 1, 2)), "train", {})
     if rng.random() < 0.25:
         return f"{problem.key}={problem.answer}"
     return f"{problem.prompt}\n{problem.think}\nAnswer: {problem.answer}"
 
 
+def drawn(rng: random.Random, lesson: str, lists: dict) -> Problem:
+    """A problem of one of the families of a kind of page."""
+    family = rng.choice(in_lesson(lesson))
+    return family.problem(rng, rng.randrange(len(family.levels)), "train", lists)
+
+
 def word_line(rng: random.Random, lists: dict) -> str:
-    family = rng.choice(("spelling", "spelling", "counting", "reversing"))
-    problem = FAMILIES[family][1](rng, rng.randrange(3), "train", lists)
+    problem = drawn(rng, "words", lists)
     steps = f"\n{problem.think}" if problem.think else ""
     return f"{problem.prompt}{steps}\nAnswer: {problem.answer}"
 
 
 def order_line(rng: random.Random, lists: dict) -> str:
-    problem = FAMILIES[rng.choice(("comparing", "sorting"))][1](rng, rng.randrange(3), "train", lists)
+    problem = drawn(rng, "order", lists)
     return f"{problem.prompt} {problem.answer}"
 
 

@@ -26,12 +26,14 @@ except ImportError:  # no arrow keys then
 quiet_logs()
 
 from llm_jax.config import UserError  # noqa: E402
+from llm_jax.interrupt import Interrupt  # noqa: E402
+from llm_jax.runs import STAGE_HELP  # noqa: E402
 from llm_jax.sampling.chat import Chat  # noqa: E402
 from llm_jax.sampling.loaded import load  # noqa: E402
-from llm_jax.train import Interrupt  # noqa: E402
+from llm_jax.tools.table import TOOLS  # noqa: E402
 
 DIM, PLAIN = "\033[2m", "\033[0m"
-SHOWN = {"think": "thinks: ", "python": "python: ", "output": "output: "}
+SHOWN = {"think": "thinks: ", "output": "output: ", "document": "document: "}
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but newline and tab
 HISTORY = Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "llm_jax", "history")
 REMEMBERED = 1000  # messages under the arrow keys; each is a JSON string, since it may have several lines
@@ -39,7 +41,7 @@ REMEMBERED = 1000  # messages under the arrow keys; each is a JSON string, since
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-    flags.DEFINE_string("stage", "", "pretrain, sft or rl; the newest if not given.")
+    flags.DEFINE_string("stage", "", STAGE_HELP)
     flags.DEFINE_string("prompt", None, "Answer this once and exit.")
     flags.DEFINE_bool("json", False, "With --prompt: print one JSON object.")
     flags.DEFINE_float("temperature", 0.0, "0 takes the likeliest token.", lower_bound=0.0)
@@ -140,7 +142,7 @@ class Session:
                 if kind != last:
                     if last == "think" and self.folds:
                         print(f"{len(thought.split())} words", end="")
-                    heading, thought = "thought for " if folds else SHOWN.get(kind, ""), ""
+                    heading, thought = "thought for " if folds else heading_of(kind), ""
                     print((f"{plain}\n" if last else "") + (dim if heading else "") + heading, end="")
                 thought += piece
                 print("" if folds else visible(piece), end="", flush=True)
@@ -200,11 +202,16 @@ class Session:
         print(f"{file}: {len(answered)} turns")
 
 
+def heading_of(kind: str) -> str:
+    """What stands before a part that is not the answer."""
+    return SHOWN.get(kind) or (f"{kind}: " if kind in TOOLS else "")
+
+
 COMMANDS = {  # name -> (method, what it takes, what it does)
     "help": (Session.help, "", "lists the commands"),
     "reset": (Session.reset, "", "begins anew; the system prompt stays"),
     "system": (Session.prompt_system, "[TEXT]", "begins anew with this system prompt, or none"),
-    "stage": (Session.change_stage, "NAME", "begins anew with another checkpoint of the run: pretrain, sft, rl"),
+    "stage": (Session.change_stage, "NAME", "begins anew with the checkpoint of another stage of the run"),
     "think": (Session.think, "auto|on|off|show|fold", "whether it thinks first; whether thoughts are shown"),
     "tools": (Session.tools, "on|off", "whether it may call tools"),
     "seed": (Session.set_seed, "N", "of the next answer's samples; each answer adds 1"),

@@ -1,10 +1,11 @@
 """Orbax checkpoints of a stage: parameters, optimizer state and a JSON record, in one atomic save.
 
-The record (`meta`) carries the step, the config, the stage's identity, the tokenizer's hash, checksums of the
-parameters and whatever else the stage needs to continue exactly (RL: its prompt cursor).
+The record (`meta`) carries the step, the config, the stage's identity, its parent, the tokenizer's hash, checksums of
+the parameters and whatever else the stage needs to continue exactly (RL: its prompt cursor).
 """
 
 import contextlib
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from ml_collections import ConfigDict
 
-from llm_jax.config import UserError, differences, identity
+from llm_jax.config import UserError, differences
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # of the record, and of a run's config.json
 
 
 @jax.jit
@@ -31,6 +31,11 @@ def checksums(params) -> dict[str, int]:
     flat, _ = jax.tree_util.tree_flatten_with_path(params)
     sums = jax.device_get([_checksum(leaf) for _, leaf in flat])
     return {jax.tree_util.keystr(path): int(s) for (path, _), s in zip(flat, sums, strict=True)}
+
+
+def digest(sums: dict[str, int]) -> str:
+    """Checksums in one: what tells parameters from others."""
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def folder(workdir: Path, stage: str) -> Path:
@@ -76,6 +81,12 @@ class Checkpoints:
     def close(self) -> None:
         self._manager.close()
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
     def meta(self, step: int) -> dict[str, Any]:
         return self._read(step, meta=ocp.args.JsonRestore()).meta
 
@@ -118,10 +129,9 @@ def existing(workdir: Path, stage: str) -> Checkpoints:
     return store
 
 
-def check_identity(config: ConfigDict, stage: str, meta: dict[str, Any], where: Path) -> None:
+def check_identity(identity: dict[str, Any], meta: dict[str, Any], where: Path) -> None:
     """Raises UserError, with the differing keys, when `meta` is of a stage with another identity."""
-    changed = differences(meta["identity"], json.loads(json.dumps(identity(config, stage))))
-    if changed:
+    if changed := differences(meta["identity"], identity):
         raise UserError(f"{where} holds another run ({'; '.join(changed)}); use another --workdir or the old config")
 
 

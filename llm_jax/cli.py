@@ -9,8 +9,11 @@ import sys
 from collections.abc import Callable
 
 from absl import flags
+from rich.console import Console
 
 from llm_jax.config import UserError
+
+console = Console(highlight=False)
 
 
 def run_cli(main: Callable[[], None], define_flags: Callable[[], None]) -> None:

@@ -32,13 +32,16 @@ import jax.numpy as jnp  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 from ml_collections import ConfigDict, config_flags  # noqa: E402
 
-from llm_jax import hlo, roofline, sharding, train  # noqa: E402
+from llm_jax import sharding  # noqa: E402
 from llm_jax.config import UserError, validate  # noqa: E402
 from llm_jax.model import transformer  # noqa: E402
-from llm_jax.optimizer import make_optimizer  # noqa: E402
+from llm_jax.planning import hlo, roofline  # noqa: E402
+from llm_jax.runs import Run  # noqa: E402
 from llm_jax.sampling import decode  # noqa: E402
 from llm_jax.sampling.slots import makers, placed  # noqa: E402
-from llm_jax.stages.supervised import cross_entropy_loss  # noqa: E402
+from llm_jax.training import loop  # noqa: E402
+from llm_jax.training.nats import cross_entropy_loss  # noqa: E402
+from llm_jax.training.optimizer import make_optimizer  # noqa: E402
 
 GIB = 2**30
 # Sizes that are sold: of 2-D slices the grids, of 3-D ones the rule.
@@ -80,10 +83,10 @@ def topology_devices(name: str, slices: int) -> list:
 def lower_decoding(config: ConfigDict, devices: list) -> jax.stages.Lowered:
     """The engine's jitted chunk, lowered for shapes alone; its loop's body is one step."""
     vocab_size, mesh = config.tokenizer.vocab_size, sharding.make_mesh(config.mesh, devices)
-    context = train.Context(config, Path(), mesh, vocab_size, "")
-    static = (context.model.to_json(), vocab_size, 0)
-    shapes = jax.eval_shape(lambda p: transformer.for_decoding(context.model, p), context.abstract_params())
-    axes = transformer.decoding_axes(context.model, vocab_size)
+    run = Run(config, Path(), mesh, vocab_size)
+    static = (run.model.to_json(), vocab_size, 0)
+    shapes = jax.eval_shape(lambda p: transformer.for_decoding(run.model, p), run.abstract_params())
+    axes = transformer.decoding_axes(run.model, vocab_size)
     with_place = lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)  # noqa: E731
     weights = jax.tree.map(lambda x, a: with_place(x, sharding.named(mesh, *a)), shapes, axes)
     cache, state = makers(static, config.rl.slots, config.data.sequence_length)
@@ -98,17 +101,17 @@ def lower_training(config: ConfigDict, devices: list) -> jax.stages.Lowered:
     """The jitted step of stage `pretrain`, lowered for shapes alone."""
     vocab_size = config.tokenizer.vocab_size
     mesh = sharding.make_mesh(config.mesh, devices)
-    context = train.Context(config, Path(), mesh, vocab_size, "")
-    axes = transformer.param_axes(context.model, vocab_size)
-    job = train.Job(
+    run = Run(config, Path(), mesh, vocab_size)
+    axes = transformer.param_axes(run.model, vocab_size)
+    job = loop.Job(
         stage="pretrain",
         steps=10_000,
         optimizer=make_optimizer(config.optimizer, 10_000, 1.0, axes),
-        loss=cross_entropy_loss(context),
-        batches=train.Batches(),
+        loss=cross_entropy_loss(run),
+        batches=loop.Batches(),
     )
-    params = context.abstract_params()
-    state, step = train.abstract_state(job, params, mesh), train.step_function(job, params, mesh)
+    params = run.abstract_params()
+    state, step = loop.abstract_state(job, params, mesh), loop.step_function(job, params, mesh)
     with jax.set_mesh(mesh):
         return step.lower(params, {}, state, abstract_batch(config, mesh))
 

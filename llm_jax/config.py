@@ -1,4 +1,4 @@
-"""Every config section with its default and one-line meaning; validation; the identity of a stage.
+"""Every config section with its default and one-line meaning; validation.
 
 A config file defines `get_config()`, which starts from `default()` and changes what it needs.
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-STAGES = ("data", "pretrain", "sft", "rl", "evaluate", "report")
+OPEN = ("data.epochs.", "data.weights.", "rl.tasks.")  # sections in which any name is a key
 
 
 class UserError(Exception):
@@ -20,6 +20,7 @@ def default() -> ConfigDict:
     c = ConfigDict()
     c.seed = 0  # of the world, the initial parameters, the order of rows and every sample
     c.init_from = ""  # "WORKDIR:stage": start the first stage from that stage's parameters
+    c.extensions = ()  # modules that add rows to the tables of stages, tasks, tools and measurements
 
     c.model = ConfigDict()
     c.model.dim = 128  # D, the residual stream
@@ -120,18 +121,6 @@ def stage_section(steps: int, batch: int) -> ConfigDict:
     return c
 
 
-# What a stage's numbers depend on. Not the mesh, logs, checkpoint cadence or the length of the run: another mesh or
-# a longer run may resume it. (A longer run changes the schedule from there on, as in any schedule with a horizon.)
-IDENTITY = {
-    "data": ("seed", "tokenizer", "data"),
-    "pretrain": ("seed", "init_from", "model", "tokenizer", "data", "optimizer", "pretrain"),
-    "sft": ("seed", "init_from", "model", "tokenizer", "data", "optimizer", "pretrain", "sft"),
-    "rl": ("seed", "init_from", "model", "tokenizer", "data", "optimizer", "pretrain", "sft", "rl"),
-}
-MIXTURE = ("data.epochs.", "data.weights.")  # what the loader does with the rows; stage `data` makes the same ones
-NOT_IDENTITY = ("model.remat", "model.attention", "pretrain.steps", "sft.steps", "sft.epochs", "rl.steps", "rl.slots")
-
-
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """{'model.dim': 128, ...}; tuples become lists, as in JSON."""
     if not hasattr(config, "items"):
@@ -142,28 +131,17 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def identity(config: ConfigDict, stage: str) -> dict[str, Any]:
-    """The flat keys and values that `stage`'s numbers depend on."""
-    sections = IDENTITY[stage]
-    return {
-        key: value
-        for key, value in flatten(config).items()
-        if key.split(".")[0] in sections
-        and key not in NOT_IDENTITY
-        and not (stage == "data" and key.startswith(MIXTURE))
-    }
-
-
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Lines 'key: old -> new' for the keys whose values differ."""
     keys = sorted(set(old) | set(new))
     return [f"{k}: {old.get(k, 'absent')} -> {new.get(k, 'absent')}" for k in keys if old.get(k) != new.get(k)]
 
 
-def check_keys(config: ConfigDict) -> None:
+def check_keys(config: ConfigDict, sections: tuple[str, ...]) -> None:
     """Raises UserError, naming the nearest known key, for a key that `default()` does not have."""
     known = set(flatten(default()))
-    free = (*MIXTURE, "rl.tasks.")  # open sections: any name is a key
+    own = {key.split(".")[0] for key in known}
+    free = (*OPEN, *(f"{section}." for section in sections if section and section not in own))
     for key in flatten(config):
         if key not in known and not key.startswith(free):
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
@@ -179,9 +157,12 @@ CHOICES = {
 }
 
 
-def validate(config: ConfigDict) -> None:
-    """Raises UserError for the first value that cannot work, naming the key and the mend."""
-    check_keys(config)
+def validate(config: ConfigDict, sections: tuple[str, ...] = ()) -> None:
+    """Raises UserError for the first value that cannot work, naming the key and the mend.
+
+    `sections` are those of the stages; the values of one that a module of `extensions` adds are that module's to check.
+    """
+    check_keys(config, sections)
     m, p = config.model, len(config.model.layer_pattern)
     positive = (
         "model.dim",
@@ -203,7 +184,7 @@ def validate(config: ConfigDict) -> None:
         if flat[key] < 1:
             raise UserError(f"{key} is {flat[key]}; it must be at least 1")
     for key in flat:
-        if key.startswith(MIXTURE) and not 0 <= flat[key] < float("inf"):
+        if key.startswith(OPEN[:2]) and not 0 <= flat[key] < float("inf"):
             raise UserError(f"{key} is {flat[key]}; it must be a number from 0 on")
     if config.data.weights and not sum(config.data.weights.values()):
         raise UserError("data.weights are all 0; give one source a share")

@@ -24,21 +24,21 @@ from typing import Any
 
 from absl import flags
 
-from llm_jax.cli import quiet_logs, run_cli
+from llm_jax.cli import console, quiet_logs, run_cli
 
 quiet_logs()
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: E402
 
-from llm_jax.checkpoint import checksums  # noqa: E402
+from llm_jax.checkpoint import checksums, digest  # noqa: E402
 from llm_jax.config import UserError, differences  # noqa: E402
 from llm_jax.files import replace  # noqa: E402
-from llm_jax.progress import console  # noqa: E402
+from llm_jax.interrupt import Interrupt  # noqa: E402
+from llm_jax.runs import STAGE_HELP  # noqa: E402
 from llm_jax.sampling.loaded import Loaded, load  # noqa: E402
 from llm_jax.sampling.requests import Completion, Request  # noqa: E402
 from llm_jax.sampling.turns import said, tool_calls  # noqa: E402
 from llm_jax.tokenizer import SPANS, TURNS, Tokenizer, misplaced  # noqa: E402
-from llm_jax.train import Interrupt  # noqa: E402
 
 SAMPLING = {"temperature": (int, float), "top_p": (int, float), "top_k": int, "max_new_tokens": int}
 BLOCK = 8  # requests a slot: between blocks the slots run empty, and a killed block is done again
@@ -49,7 +49,7 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
     flags.DEFINE_string("input", None, "The .jsonl or .jsonl.gz of prompts.", required=True)
     flags.DEFINE_string("output", None, "The .jsonl to write.", required=True)
-    flags.DEFINE_string("stage", "", "pretrain, sft or rl; the newest if not given.")
+    flags.DEFINE_string("stage", "", STAGE_HELP)
     flags.DEFINE_integer("n", 1, "Samples of each prompt.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of all samples.")
     flags.DEFINE_float("temperature", 0.0, "0 takes the likeliest token.")
@@ -252,8 +252,7 @@ def line(row: Row, answers: Iterator[Completion], tokenizer: Tokenizer) -> dict[
 
 def weights(loaded: Loaded) -> dict[str, Any]:
     """What tells a checkpoint from others."""
-    sums = json.dumps(checksums(loaded.params), sort_keys=True)
-    return {"stage": loaded.stage, "weights": hashlib.sha256(sums.encode()).hexdigest()[:16]}
+    return {"stage": loaded.stage, "weights": digest(checksums(loaded.params))}
 
 
 def contents(path: Path) -> dict[str, Any]:

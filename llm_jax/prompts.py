@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llm_jax.config import UserError
 from llm_jax.sampling.requests import Completion
-from llm_jax.tasks import grade, well_formed
+from llm_jax.tasks.base import grade, well_formed
 from llm_jax.tokenizer import Tokenizer
 
 
@@ -21,8 +21,8 @@ class Outcome:
     well_formed: bool
     tokens: int
 
-    def has(self, kind: str) -> bool:
-        return any(part["type"] == kind for part in self.parts)
+    def has(self, *kinds: str) -> bool:
+        return any(part["type"] in kinds for part in self.parts)
 
 
 def load_prompts(workdir: Path, split: str) -> list[dict]:

@@ -1,38 +1,130 @@
-"""What a run's workdir says of itself."""
+"""A run: what a workdir holds, opened once. What every command needs of it, and nothing of how it is trained."""
 
+import dataclasses
+import functools
 import json
 from pathlib import Path
 
+import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from llm_jax.checkpoint import written
-from llm_jax.config import UserError, default
+from llm_jax import checkpoint, sharding
+from llm_jax.config import OPEN, UserError, default
+from llm_jax.model import transformer
+from llm_jax.model.attention import kernel_for
+from llm_jax.stage_table import STAGES, trained
+from llm_jax.tables import extend
+from llm_jax.tokenizer import Tokenizer
+
+STAGE_HELP = "Whose newest checkpoint; that of the newest stage if not given."  # of the flag --stage
 
 
-def load_config(workdir: Path) -> ConfigDict:
-    """The config that the run was started with. Raises UserError when the folder is no run, or of another version."""
+@dataclasses.dataclass
+class Run:
+    """Config, workdir, mesh, tokenizer, and the parameters of each stage, placed on the mesh."""
+
+    config: ConfigDict
+    workdir: Path
+    mesh: Mesh
+    planned_vocab_size: int = 0  # of a run without a tokenizer: one that is only compiled, or times a step
+    profile: bool = False  # trace five steps of each stage
+
+    @classmethod
+    def open(cls, workdir: Path) -> "Run":
+        """A run to be read, on the devices at hand. Raises UserError when the folder is no run."""
+        config = load_config(workdir)
+        return cls(config, Path(workdir), sharding.mesh_here(config.model))
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Raises UserError before stage `data` has made it."""
+        return Tokenizer.load(self.workdir / "data" / "tokenizer.model")
+
+    @property
+    def vocab_size(self) -> int:
+        return self.planned_vocab_size or self.tokenizer.vocab_size
+
+    @property
+    def tokenizer_sha256(self) -> str:
+        return "" if self.planned_vocab_size else self.tokenizer.sha256
+
+    @functools.cached_property
+    def model(self) -> ConfigDict:
+        """The model's config, its attention kernel chosen for the mesh's devices."""
+        model = self.config.model.copy_and_resolve_references()
+        if model.attention == "auto":
+            model.attention = kernel_for(self.mesh.devices.flat[0].platform)
+        return model
+
+    def shardings(self):
+        """A NamedSharding for every parameter, from the rules table."""
+        axes = transformer.param_axes(self.model, self.vocab_size)
+        return jax.tree.map(lambda a: sharding.named(self.mesh, *a), axes, is_leaf=lambda x: isinstance(x, tuple))
+
+    def abstract_params(self):
+        init = lambda: transformer.init_params(self.model, self.vocab_size, jax.random.key(0))  # noqa: E731
+        return checkpoint.abstract_like(jax.eval_shape(init), self.shardings())
+
+    def init_params(self):
+        """Fresh parameters, created on their shards."""
+        init = lambda key: transformer.init_params(self.model, self.vocab_size, key)  # noqa: E731
+        options = sharding.compiler_options(self.mesh)
+        return jax.jit(init, out_shardings=self.shardings(), compiler_options=options)(jax.random.key(self.config.seed))
+
+    def load_params(self, stage: str, workdir: Path | None = None):
+        """The newest parameters of `stage`, here or in another workdir.
+
+        Raises UserError when there are none, or they know another tokenizer.
+        """
+        with checkpoint.existing(workdir or self.workdir, stage) as store:
+            if store.meta(store.latest())["tokenizer"] != self.tokenizer_sha256:
+                mend = f"another tokenizer than {self.workdir}/data/tokenizer.model"
+                raise UserError(f"{store.path} was trained with {mend}")
+            return store.restore_params(store.latest(), self.abstract_params())
+
+    def trained(self) -> list[str]:
+        """Stages that have a whole checkpoint, in the order of training."""
+        return [stage for stage in trained() if checkpoint.written(self.workdir, stage)]
+
+    def choose(self, stage: str = "") -> str:
+        """`stage`, or the newest one when it is empty. Raises UserError when it is unknown or has no checkpoint."""
+        if stage and not STAGES.find(stage).trains:
+            raise UserError(f"stage {stage!r} trains no model; choose from {', '.join(trained())}")
+        there = self.trained()
+        if not there:
+            raise UserError(f"{self.workdir} has no trained stage yet; run llm_jax.main first")
+        if stage and stage not in there:
+            what = f"run it first with --stages={stage}, or choose from {', '.join(there)}"
+            raise UserError(f"{self.workdir} has no checkpoint of stage {stage!r}; {what}")
+        return stage or there[-1]
+
+
+def read_noted(workdir: Path) -> dict:
+    """What `main` noted of a run in its config.json. Raises UserError when the folder is no run of this version."""
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise UserError(f"{workdir} is no run (it has no config.json); start one with llm_jax.main --workdir={workdir}")
-    config = default()
+    noted = json.loads(path.read_text())
+    if noted.get("format") != checkpoint.FORMAT_VERSION:
+        raise UserError(f"{workdir} is a run of another version of llm_jax; run it anew in another --workdir")
+    return noted
+
+
+def load_config(workdir: Path) -> ConfigDict:
+    """The config that the run was started with, its extensions imported. Raises UserError as `read_noted` does."""
+    config, noted = default(), read_noted(workdir)
     with config.unlocked():
-        for key, value in json.loads(path.read_text())["config"].items():
-            section, name = config, key
-            while name.partition(".")[0] in section and "." in name:
-                head, _, name = name.partition(".")
-                section = section[head]
+        for key, value in noted["config"].items():
+            start = next((section for section in OPEN if key.startswith(section)), "")
+            *sections, name = [*start.split(".")[:-1], key[len(start) :]] if start else key.split(".")
+            section = config
+            for part in sections:
+                section[part] = section.get(part, ConfigDict())  # that of a stage from elsewhere is not there yet
+                section = section[part]
             try:
                 section[name] = tuple(value) if isinstance(value, list) else value
             except TypeError as error:
-                what = f"its {key} is {value!r}"
-                raise UserError(f"{workdir} is a run of another version: {what}; run it anew") from error
+                raise UserError(f"{workdir}/config.json is damaged: its {key} is {value!r}; run it anew") from error
+    extend(config.extensions)
     return config
-
-
-def newest_stage(workdir: Path) -> str:
-    """The last trained stage. Raises UserError when there is none."""
-    load_config(workdir)  # a folder that is no run says so first
-    for stage in ("rl", "sft", "pretrain"):
-        if written(workdir, stage):
-            return stage
-    raise UserError(f"{workdir} has no trained stage yet; run llm_jax.main first")

@@ -22,9 +22,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from llm_jax import config, losses, sharding, train
+from llm_jax import config, sharding
 from llm_jax.model import transformer
+from llm_jax.runs import Run
 from llm_jax.tokenizer import train_tokenizer
+from llm_jax.training import losses
 
 hypothesis.settings.register_profile(
     "tests",
@@ -121,6 +123,15 @@ def mesh():
     return jax.make_mesh((1,) * len(axes), axes, axis_types=types, devices=jax.devices()[:1])
 
 
+def run_of(config: ConfigDict, workdir, mesh, tokenizer) -> Run:
+    """A run in a folder that has a tokenizer and nothing else yet."""
+    (workdir / "data").mkdir(parents=True, exist_ok=True)
+    tokenizer.save(workdir / "data" / "tokenizer.model")
+    run = Run(config, workdir, mesh)
+    assert run.vocab_size == tokenizer.vocab_size  # read here: tests then set other workdirs
+    return run
+
+
 @pytest.fixture
 def context(tiny, mesh, tokenizer, tmp_path):
-    return train.Context(tiny, tmp_path / "run", mesh, tokenizer.vocab_size, tokenizer.sha256)
+    return run_of(tiny, tmp_path / "run", mesh, tokenizer)

@@ -10,10 +10,12 @@ from pathlib import Path
 import jax
 from mesh_worker import VOCAB, B, batch, share_of
 
-from llm_jax import config, sharding, train
+from llm_jax import config, sharding
 from llm_jax.model import transformer
-from llm_jax.optimizer import make_optimizer
-from llm_jax.stages.supervised import cross_entropy_loss
+from llm_jax.runs import Run
+from llm_jax.training import loop
+from llm_jax.training.nats import cross_entropy_loss
+from llm_jax.training.optimizer import make_optimizer
 
 
 def tiny(sizes: list[int]):
@@ -30,12 +32,12 @@ def tiny(sizes: list[int]):
 
 def train_on(sizes: list[int], steps: int) -> dict:
     c = tiny(sizes)
-    context = train.Context(c, Path("."), sharding.make_mesh(c.mesh), VOCAB, "")
+    context = Run(c, Path("."), sharding.make_mesh(c.mesh), VOCAB)
     optimizer = make_optimizer(c.optimizer, steps, 1.0, transformer.param_axes(c.model, VOCAB))
-    job = train.Job("pretrain", steps, optimizer, cross_entropy_loss(context), train.Batches())
+    job = loop.Job("pretrain", steps, optimizer, cross_entropy_loss(context), loop.Batches())
     with jax.set_mesh(context.mesh):
         params, out = context.init_params(), {"loss": [], "aux": []}
-        state, step_fn = train.prepare(job, params, context.mesh)
+        state, step_fn = loop.prepare(job, params, context.mesh)
         for step in range(steps):
             placed = sharding.put_batch(context.mesh, batch(step), B // 2)
             params, state, metrics = step_fn(params, {}, state, placed)

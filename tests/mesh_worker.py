@@ -13,13 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm_jax import config, sharding, train
-from llm_jax.losses import cross_entropy, logprobs_BT
+from llm_jax import config, sharding
 from llm_jax.model import transformer
 from llm_jax.model.attention import attention
 from llm_jax.model.transformer import training_mask
-from llm_jax.optimizer import make_optimizer
-from llm_jax.stages.supervised import cross_entropy_loss
+from llm_jax.runs import Run
+from llm_jax.training import loop
+from llm_jax.training.losses import cross_entropy, logprobs_BT
+from llm_jax.training.nats import cross_entropy_loss
+from llm_jax.training.optimizer import make_optimizer
 
 VOCAB, B, T = 300, 8, 16
 
@@ -56,11 +58,11 @@ def share_of(x: jax.Array) -> float:
 
 def train_on(sizes: list[int], name: str, steps: int) -> dict:
     c = tiny(sizes, name)
-    context = train.Context(c, Path("."), sharding.make_mesh(c.mesh), VOCAB, "")
+    context = Run(c, Path("."), sharding.make_mesh(c.mesh), VOCAB)
     optimizer = make_optimizer(c.optimizer, steps, 1.0, transformer.param_axes(c.model, VOCAB))
-    job = train.Job("pretrain", steps, optimizer, cross_entropy_loss(context), train.Batches())
+    job = loop.Job("pretrain", steps, optimizer, cross_entropy_loss(context), loop.Batches())
     params = context.init_params()
-    (state, step_fn), losses = train.prepare(job, params, context.mesh), []
+    (state, step_fn), losses = loop.prepare(job, params, context.mesh), []
     before = [share_of(x) for x in jax.tree.leaves(state) if x.ndim > 2]
     for step in range(steps):
         params, state, metrics = step_fn(params, {}, state, sharding.put_batch(context.mesh, batch(step)))

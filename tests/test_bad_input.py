@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from llm_jax.checkpoint import FORMAT_VERSION
 from tests.commands import ENVIRONMENT, ROOT, TINY, refused, run, tiny
 
 
@@ -47,9 +48,18 @@ def test_an_accelerator_that_is_not_here(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_of_another_version(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"config": {"model.remat": True}}))
-    refused(run("llm_jax.chat", f"--workdir={tmp_path}", "--prompt=hi"), "another version", "model.remat")
+def test_a_run_of_another_version_is_neither_read_nor_gone_on_with(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"model.dim": 64}}))
+    refused(run("llm_jax.chat", f"--workdir={tmp_path}", "--prompt=hi"), "another version", str(tmp_path))
+    before = (tmp_path / "config.json").read_text()
+    refused(tiny(tmp_path), "another version")
+    assert (tmp_path / "config.json").read_text() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_damaged_config_of_a_run(tmp_path):
+    noted = {"format": FORMAT_VERSION, "config": {"model.remat": True}}
+    (tmp_path / "config.json").write_text(json.dumps(noted))
+    refused(run("llm_jax.chat", f"--workdir={tmp_path}", "--prompt=hi"), "damaged", "model.remat")
 
 
 def test_missing_config_and_workdir(tmp_path):

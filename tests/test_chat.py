@@ -15,7 +15,7 @@ from pexpect.fdpexpect import fdspawn
 
 from data_pipelines.chats import convert
 from llm_jax.chat import visible
-from llm_jax.checkpoint import Checkpoints
+from llm_jax.checkpoint import FORMAT_VERSION, Checkpoints
 from llm_jax.config import flatten
 from llm_jax.tokenizer import train_tokenizer
 from tests import commands
@@ -37,7 +37,7 @@ def drawn_run(workdir, stages=("pretrain", "sft"), length=512):
     config.data.sequence_length = length
     (workdir / "data").mkdir(parents=True)
     tokenizer.save(workdir / "data/tokenizer.model")
-    (workdir / "config.json").write_text(json.dumps({"config": flatten(config)}))
+    (workdir / "config.json").write_text(json.dumps({"format": FORMAT_VERSION, "config": flatten(config)}))
     for seed, stage in enumerate(stages):
         params = drawn_params(config.model, tokenizer.vocab_size, seed)
         params["head"] = params["head"].at[:, tokenizer.end].set(0.0)

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from llm_jax import checkpoint
-from llm_jax.config import UserError, identity
+from llm_jax.config import UserError
+from llm_jax.stage_table import identity
 
 
 @pytest.fixture
@@ -123,9 +124,9 @@ def test_a_flipped_value_is_found_on_resume(tree, tmp_path, monkeypatch):
 
 def test_only_an_equal_identity_may_continue(tiny, tmp_path):
     meta = {"identity": identity(tiny, "pretrain")}
-    checkpoint.check_identity(tiny, "pretrain", meta, tmp_path)
+    checkpoint.check_identity(identity(tiny, "pretrain"), meta, tmp_path)
     tiny.mesh.data, tiny.pretrain.steps = 8, 99
-    checkpoint.check_identity(tiny, "pretrain", meta, tmp_path)
+    checkpoint.check_identity(identity(tiny, "pretrain"), meta, tmp_path)
     tiny.model.dim = 64
     with pytest.raises(UserError, match=r"model\.dim: 32 -> 64"):
-        checkpoint.check_identity(tiny, "pretrain", meta, tmp_path)
+        checkpoint.check_identity(identity(tiny, "pretrain"), meta, tmp_path)

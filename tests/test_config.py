@@ -8,7 +8,8 @@ import pytest
 
 from llm_jax import config
 from llm_jax.config import UserError
-from llm_jax.main import claim
+from llm_jax.main import check_workdir, claim
+from llm_jax.stage_table import identity
 
 STAGES = ("pretrain", "sft", "rl")
 
@@ -82,15 +83,16 @@ def test_a_mixture_changes_training_but_not_the_rows(name, tmp_path):
     base, other = config.default(), config.default()
     other.data[name].web = 2.5
     config.validate(other)
-    assert config.identity(base, "data") == config.identity(other, "data")
-    assert all(config.identity(base, stage) != config.identity(other, stage) for stage in STAGES)
+    assert identity(base, "data") == identity(other, "data")
+    assert all(identity(base, stage) != identity(other, stage) for stage in STAGES)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/prepared.json").touch()
     claim(tmp_path, base)
+    check_workdir(tmp_path, other)
     claim(tmp_path, other)
     (tmp_path / "pretrain/checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match=rf"data\.{name}\.web: 2\.5 -> absent"):
-        claim(tmp_path, base)
+        check_workdir(tmp_path, base)
 
 
 @pytest.mark.parametrize("name, shares", [
@@ -123,16 +125,16 @@ def test_shares_that_are_none_are_refused(name, shares):
 ])  # fmt: skip
 def test_identity_changes_with_what_the_numbers_depend_on(key, value, changes):
     base, other = config.default(), setting(key, value)
-    differing = [stage for stage in STAGES if config.identity(base, stage) != config.identity(other, stage)]
+    differing = [stage for stage in STAGES if identity(base, stage) != identity(other, stage)]
     assert differing == list(changes)
     for stage in differing:
-        lines = config.differences(config.identity(base, stage), config.identity(other, stage))
+        lines = config.differences(identity(base, stage), identity(other, stage))
         assert len(lines) == 1 and lines[0].startswith(f"{key}: ") and str(value) in lines[0]
 
 
 def test_identity_survives_json():
     for stage in STAGES:
-        made = config.identity(config.default(), stage)
+        made = identity(config.default(), stage)
         assert json.loads(json.dumps(made)) == made
 
 

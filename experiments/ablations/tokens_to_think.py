@@ -24,12 +24,12 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from llm_jax import sharding, train
 from llm_jax.cli import run_cli
 from llm_jax.evals.statistics import rate
 from llm_jax.prompts import judge, load_prompts
-from llm_jax.runs import load_config
+from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
+from llm_jax.sampling.loaded import engine_for
 from llm_jax.sampling.requests import Request
 from llm_jax.tokenizer import Tokenizer
 
@@ -46,11 +46,9 @@ def define_flags() -> None:
 def main() -> None:
     f = flags.FLAGS
     workdir = Path(f.workdir)
-    config, tokenizer = load_config(workdir), Tokenizer.load(workdir / "data" / "tokenizer.model")
-    mesh = sharding.make_mesh(config.mesh)
-    context = train.Context(config, workdir, mesh, tokenizer.vocab_size, tokenizer.sha256)
-    params = context.load_params(f.stage)
-    engine = Engine(config.model, tokenizer, mesh, config.eval.slots, config.data.sequence_length)
+    run = Run.open(workdir)
+    tokenizer, params = run.tokenizer, run.load_params(run.choose(f.stage))
+    engine = engine_for(run, run.config.eval.slots)
     prompts = load_prompts(workdir, "test")
     results = {}
     for level in LEVELS:

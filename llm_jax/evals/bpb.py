@@ -5,16 +5,19 @@ import lzma
 import math
 from pathlib import Path
 
-from llm_jax import rows, train
-from llm_jax.stages.supervised import jitted_nats, total_nats
+from llm_jax import rows, sharding
+from llm_jax.runs import Run
+from llm_jax.training.nats import jitted_nats, total_nats
 
 
-def bits_per_byte(context: train.Context, params) -> dict[str, dict]:
+def bits_per_byte(run: Run, params) -> dict[str, dict]:
     """`val_bpb` on the held-out pages of the tiny web (or of the user's own), and `val_bpb_SOURCE` for each source."""
-    out, total_nats_, total_bytes, jitted = {}, 0.0, 0, jitted_nats(context)
-    for folder in rows.row_sets(context.workdir / "data" / "validation"):
+    out, total_nats_, total_bytes, jitted = {}, 0.0, 0, jitted_nats(run)
+    shards = sharding.shards(run.mesh, "batch")
+    batch = -(-run.config.pretrain.batch // shards) * shards
+    for folder in rows.row_sets(run.workdir / "data" / "validation"):
         source, size = folder.name, rows.facts(folder)["bytes"]
-        nats, _ = total_nats(context, jitted, folder, context.config.pretrain.batch)(params)
+        nats, _ = total_nats(run, jitted, folder, batch)(params)
         out[f"val_bpb_{source}"] = {"value": round(nats / math.log(2) / size, 4), "bytes": size}
         if source != "python_docs":
             total_nats_, total_bytes = total_nats_ + nats, total_bytes + size

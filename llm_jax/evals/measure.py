@@ -8,10 +8,11 @@ import numpy as np
 
 from llm_jax.evals.statistics import pass_at_k, rate
 from llm_jax.prompts import Outcome, judge
+from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.requests import Request
 from llm_jax.sampling.turns import tool_calls
-from llm_jax.tokenizer import Tokenizer
+from llm_jax.tools.table import TOOLS
 
 GRID_KINDS = ("tier",)  # the facts in the capability grid: people of the exposure tiers
 PASS_AT = (1, 2, 4, 8, 16)
@@ -21,8 +22,9 @@ RL_LEVELS = ("3 numbers", "4 numbers")
 class Examiner:
     """Asks prompts of one set of parameters; the same prompt set for every checkpoint."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, prompts: list[dict], eval_config, seed: int):
-        self.engine, self.tokenizer, self.config, self.seed = engine, tokenizer, eval_config, seed
+    def __init__(self, run: Run, engine: Engine, prompts: list[dict]):
+        self.run, self.engine, self.tokenizer = run, engine, run.tokenizer
+        self.config, self.seed = run.config.eval, run.config.seed
         self.by_level: dict[tuple[str, str], list[dict]] = defaultdict(list)
         for prompt in prompts:
             self.by_level[prompt["task"], prompt["level"]].append(prompt)
@@ -114,7 +116,7 @@ def measure_think(e: Examiner, params) -> dict:
     two = e.choose("arithmetic", ("2 numbers",), e.config.problems)
     return {
         "direct": share(e.ask(params, prompts, opening="answer"), right),
-        "with_thinking": share(e.ask(params, prompts, opening="think", suppress=("python",)), right),
+        "with_thinking": share(e.ask(params, prompts, opening="think", suppress=tuple(TOOLS)), right),
         "two_number_direct": share(e.ask(params, two, opening="answer"), right),
     }
 
@@ -124,12 +126,12 @@ def measure_tools(e: Examiner, params) -> dict:
     prompts = e.choose(
         "calculator", tuple(level for task, level in e.by_level if task == "calculator"), e.config.problems
     )
-    with_tool, without = e.ask(params, prompts), e.ask(params, prompts, suppress=("python",))
+    with_tool, without = e.ask(params, prompts), e.ask(params, prompts, suppress=tuple(TOOLS))
     return {
         "with": share(with_tool, right),
         "without": share(without, right),
-        "call_rate": share(with_tool, lambda o: o.has("python")),
-        "call_correct": share([o for o in with_tool if o.has("python")], called_right),
+        "call_rate": share(with_tool, lambda o: o.has(*TOOLS)),
+        "call_correct": share([o for o in with_tool if o.has(*TOOLS)], called_right),
         "format_without": share(without, lambda o: o.well_formed),
     }
 
@@ -142,9 +144,9 @@ def called_right(outcome: Outcome) -> bool:
 def measure_reasoning(e: Examiner, params) -> dict:
     """The problems that RL practises, held out; greedy and at temperature 1, without the tool."""
     prompts = e.choose("arithmetic", RL_LEVELS, e.config.problems)
-    greedy = e.ask(params, prompts, suppress=("python",))
-    sampled = e.ask(params, prompts, suppress=("python",), temperature=1.0)
-    made_to_think = e.ask(params, prompts, opening="think", suppress=("python",))
+    greedy = e.ask(params, prompts, suppress=tuple(TOOLS))
+    sampled = e.ask(params, prompts, suppress=tuple(TOOLS), temperature=1.0)
+    made_to_think = e.ask(params, prompts, opening="think", suppress=tuple(TOOLS))
     return {
         "accuracy": share(greedy, right),
         "accuracy_made_to_think": share(made_to_think, right),
@@ -158,7 +160,7 @@ def measure_passk(e: Examiner, params) -> dict:
     """pass@k on the same kind of problems, from samples at temperature 1."""
     prompts = e.choose("arithmetic", RL_LEVELS, e.config.passk_problems)
     n = e.config.passk_samples
-    outcomes = e.ask(params, prompts, suppress=("python",), temperature=1.0, samples=n)
+    outcomes = e.ask(params, prompts, suppress=tuple(TOOLS), temperature=1.0, samples=n)
     correct = np.array([o.right for o in outcomes]).reshape(len(prompts), n).sum(axis=1)
     items = [p["item"] for p in prompts]
     return {str(k): rate([pass_at_k(n, int(c), k) for c in correct], items) for k in PASS_AT if k <= n}

@@ -1,72 +1,124 @@
 """Stage `evaluate`: measures the checkpoints of a run and writes report/report.json and report/samples.json.
 
-Each group is measured on the checkpoint that it is about (`sft` and `think` on SFT's, the rest on the last), and
-`final` holds the same groups on the last checkpoint.
+The table of measurements says on which checkpoint each group is measured; `final` holds some of them on the last one.
 """
 
+import contextlib
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
 
-from llm_jax import train
-from llm_jax.evals import measure, samples
-from llm_jax.evals.bpb import bits_per_byte, xz_bits_per_byte
+from llm_jax import lineage
+from llm_jax.config import UserError
+from llm_jax.evals import samples
+from llm_jax.evals.bpb import xz_bits_per_byte
+from llm_jax.evals.measure import Examiner
 from llm_jax.evals.statistics import rate
+from llm_jax.evals.table import MEASUREMENTS, Measurement
+from llm_jax.files import replace
 from llm_jax.prompts import load_prompts
-from llm_jax.sampling.engine import Engine
-from llm_jax.tokenizer import Tokenizer
-from llm_jax.tools.python import PythonTool
-
-GROUPS = {
-    "sft": measure.measure_sft,
-    "think": measure.measure_think,
-    "tools": measure.measure_tools,
-    "grid": measure.measure_grid,
-    "passk": measure.measure_passk,
-    "reasoning": measure.measure_reasoning,
-}
+from llm_jax.runs import Run
+from llm_jax.sampling.loaded import engine_for
+from llm_jax.stage_table import STAGES
+from llm_jax.tools.table import Toolbox
 
 
-def make_examiner(context: train.Context, tokenizer: Tokenizer, tool: PythonTool) -> measure.Examiner:
-    config, tools = context.config, {"python": tool.answer}
-    engine = Engine(context.model, tokenizer, context.mesh, config.eval.slots, config.data.sequence_length, tools)
-    return measure.Examiner(engine, tokenizer, load_prompts(context.workdir, "test"), config.eval, config.seed)
+@contextlib.contextmanager
+def examiner_of(run: Run):
+    """An Examiner of a run's held-out prompts, with an engine and the run's tools."""
+    with contextlib.closing(Toolbox(run.workdir)) as tools:
+        engine = engine_for(run, run.config.eval.slots, tools)
+        try:
+            yield Examiner(run, engine, load_prompts(run.workdir, "test"))
+        finally:
+            engine.close()
 
 
-def run(context: train.Context, stages: list[str], tokenizer: Tokenizer) -> None:
-    """Measures the stages that have a checkpoint; writes the report's data."""
-    report: dict = {"data": data_counts(context.workdir), "crawl": crawl_counts(context.workdir)}
-    params = {stage: context.load_params(stage) for stage in stages}
-    if "pretrain" in stages:
-        report["pretrain"] = measure_pretrain(context, params["pretrain"])
-    tool = PythonTool()
-    examiner = make_examiner(context, tokenizer, tool)
-    measured = {s: measure_stage(examiner, params[s]) for s in stages if s != "pretrain"}
-    if "sft" in measured:
-        report |= {name: measured["sft"][name] for name in ("sft", "think", "tools")}
-    if "rl" in measured:
-        before = measured["sft"]["reasoning"] if "sft" in measured else {}
-        report["rl"] = rl_group(context.workdir, before, measured["rl"]["reasoning"])
-        report["tools"] = measured["rl"]["tools"]
-    if measured:
-        last = measured[list(measured)[-1]]
-        names = {"sft": "before", "rl": "after"}
-        for group in ("passk", "grid"):
-            report[group] = {names[s]: measured[s][group] for s in measured}
-        report["passk"]["problems"] = {"value": context.config.eval.passk_problems}
-        report["final"] = {name: last[name] for name in ("sft", "think", "tools")} | {"reasoning": last["reasoning"]}
-    folder = context.workdir / "report"
+def evaluate(run: Run) -> None:
+    """Measures the stages that have a checkpoint; writes the report's data. Raises UserError for a stale one."""
+    stages = run.trained()
+    for stage in stages:
+        lineage.check(run, stage)
+    report: dict = {"data": data_counts(run.workdir), "crawl": crawl_counts(run.workdir)}
+    params = {stage: run.load_params(stage) for stage in stages}
+    with examiner_of(run) as examiner:
+        report |= measured(examiner, params)
+        shown = samples.collect(examiner, params)
+    folder = run.workdir / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(report, indent=1))
-    shown = samples.collect(context, params, examiner, tokenizer)
-    (folder / "samples.json").write_text(json.dumps(shown, indent=1))
-    tool.close()
+    replace(folder / "report.json", json.dumps(report, indent=1))
+    replace(folder / "samples.json", json.dumps(shown, indent=1))
 
 
-def measure_stage(examiner: measure.Examiner, params, groups: dict = GROUPS) -> dict:
-    return {name: timed(name, measure_group, examiner, params) for name, measure_group in groups.items()}
+def measured(examiner: Examiner, params: dict[str, dict]) -> dict:
+    """The groups of the report; `params` by stage, in the order of training."""
+    run, report = examiner.run, {}
+    rows = there(examiner, MEASUREMENTS.values())
+    for stage in params:
+        wanted = {row.name: [path for path, whose in places(row, list(params)) if whose == stage] for row in rows}
+        asked = measure_stage(examiner, params[stage], [row for row in rows if wanted[row.name]])
+        for name, group in asked.items():
+            for path in wanted[name]:
+                put(report, path, group)
+        if STAGES[stage].kind == "base":
+            put(report, (stage,), of_training(run, stage))
+    if "rl" in params:
+        report["rl"] = rl_group(run.workdir, report.get("reasoning", {}))
+    if "passk" in report:
+        report["passk"]["problems"] = {"value": run.config.eval.passk_problems}
+    report.pop("reasoning", None)
+    return report
+
+
+def places(row: Measurement, stages: list[str]) -> list[tuple[tuple[str, ...], str]]:
+    """(where in the report, whose checkpoint) for each time that something is measured."""
+    base, chat = ([stage for stage in stages if STAGES[stage].kind == kind] for kind in ("base", "chat"))
+    after = [stage for stage in chat[-1:] if any(STAGES[other].kind == "chat" for other in STAGES[stage].follows)]
+    found = {
+        "base": [((stage,), stage) for stage in base],
+        "assistant": [((row.name,), stage) for stage in chat[:1]],
+        "last": [((row.name,), stage) for stage in chat[-1:]],
+        "before and after": [((row.name, "before"), stage) for stage in chat[:1] if stage not in after]
+        + [((row.name, "after"), stage) for stage in after],
+    }[row.on]
+    return found + [(("final", row.name), stage) for stage in chat[-1:] if row.final]
+
+
+def put(report: dict, path: tuple[str, ...], group: dict) -> None:
+    for name in path:
+        report = report.setdefault(name, {})
+    report |= group
+
+
+def there(examiner: Examiner, rows: Iterable[Measurement]) -> list[Measurement]:
+    """Those that this run has what they need for; a line tells of the others."""
+    lacking = {row.name: row.missing(examiner) for row in rows}
+    for name, missing in lacking.items():
+        if missing:
+            print(f"evaluate  {name}: left out, for this run has not {missing}", flush=True)
+    return [row for row in rows if not lacking[row.name]]
+
+
+def measure_stage(examiner: Examiner, params, rows: Iterable[Measurement]) -> dict:
+    return {row.name: timed(row.name, row.measure, examiner, params) for row in rows}
+
+
+def measure(run: Run, stage: str, names: list[str]) -> dict[str, dict]:
+    """Group -> metrics of a stage's newest checkpoint: the named ones, or all that suit it.
+
+    Raises UserError for a name that is unknown, or what the run has not the parts for.
+    """
+    suits = lambda row: row.on == "base" or STAGES[stage].kind == "chat"  # noqa: E731
+    rows = [MEASUREMENTS.find(name) for name in names] or [row for row in MEASUREMENTS.values() if suits(row)]
+    params = run.load_params(stage)
+    with examiner_of(run) as examiner:
+        for row in rows:
+            if names and (missing := row.missing(examiner)):
+                raise UserError(f"task {row.name!r} needs {missing}, which {run.workdir} has not")
+        return measure_stage(examiner, params, there(examiner, rows))
 
 
 def timed(name: str, function, *args):
@@ -96,24 +148,25 @@ def crawl_counts(workdir: Path) -> dict:
     return {"left": {step: {"value": count} for step, count in noted["left"].items()}, "found": found}
 
 
-def measure_pretrain(context: train.Context, params) -> dict:
-    summary = json.loads((context.workdir / "pretrain" / "summary.json").read_text())
-    size = sum(leaf.size for leaf in jax.tree.leaves(context.abstract_params()))
+def of_training(run: Run, stage: str) -> dict:
+    """What training noted of itself, and a compressor's bits on the same text."""
+    summary = json.loads((run.workdir / stage / "summary.json").read_text())
+    size = sum(leaf.size for leaf in jax.tree.leaves(run.abstract_params()))
     return {
-        **timed("bits per byte", bits_per_byte, context, params),
-        "xz_bpb": {"value": timed("xz", xz_bits_per_byte, context.workdir)},
+        "xz_bpb": {"value": timed("xz", xz_bits_per_byte, run.workdir)},
         "parameters": {"value": size},
         **{name: {"value": summary[name]} for name in ("tokens", "first_step_seconds", "tokens_per_second")},
     }
 
 
-def rl_group(workdir: Path, before: dict, after: dict) -> dict:
+def rl_group(workdir: Path, reasoning: dict[str, dict]) -> dict:
+    before = reasoning.get("before", {})
     lines = [json.loads(line) for line in (workdir / "rl" / "metrics.jsonl").read_text().splitlines()]
-    group = {f"{n}_{when}": values[n] for when, values in (("before", before), ("after", after)) for n in values}
+    group = {f"{n}_{when}": values[n] for when, values in reasoning.items() for n in values}
     group["logp_gap_max"] = {"value": max(line["logp_gap_max"] for line in lines)}
     group["steps"] = {"value": len(lines)}
-    if before:
-        group["kind_of_gain"] = {"value": kind_of_gain(before, after)}
+    if before and "after" in reasoning:
+        group["kind_of_gain"] = {"value": kind_of_gain(before, reasoning["after"])}
     return group
 
 

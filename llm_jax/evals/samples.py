@@ -2,9 +2,10 @@
 
 import json
 
-from llm_jax import train
 from llm_jax.evals.measure import Examiner
+from llm_jax.runs import Run
 from llm_jax.sampling.requests import Request
+from llm_jax.stage_table import STAGES
 from llm_jax.tokenizer import Tokenizer
 
 OPENINGS = ("", "The life of", "How to ", "Questions and answers\n\nQ: ", "This program prints", "Step by step\n\n")
@@ -12,16 +13,18 @@ CHAT = ("Who made you?", "What is 17+25-8?", "What is 4821*375?", "How many time
 DOCUMENT_TOKENS = 120
 
 
-def collect(context: train.Context, params: dict, examiner: Examiner, tokenizer: Tokenizer) -> dict:
-    out: dict = {"documents": [], "conversations": [], "rl_transcripts": transcripts(context)}
-    if "pretrain" in params:
+def collect(examiner: Examiner, params: dict[str, dict]) -> dict:
+    """`params` by stage."""
+    tokenizer = examiner.tokenizer
+    out: dict = {"documents": [], "conversations": [], "rl_transcripts": transcripts(examiner.run)}
+    for stage in [stage for stage in params if STAGES[stage].kind == "base"][:1]:
         requests = [document_request(tokenizer, text, DOCUMENT_TOKENS, seed) for seed, text in enumerate(OPENINGS)]
-        done = examiner.engine.generate(params["pretrain"], requests)
+        done = examiner.engine.generate(params[stage], requests)
         out["documents"] = [
             {"prompt": opening, "text": tokenizer.decode(c.ids)} for opening, c in zip(OPENINGS, done, strict=True)
         ]
-    if "sft" in params:
-        out["conversations"] = conversations(params, examiner, tokenizer)
+    if any(STAGES[stage].kind == "chat" for stage in params):
+        out["conversations"] = conversations(examiner, params)
     return out
 
 
@@ -30,25 +33,31 @@ def document_request(tokenizer: Tokenizer, text: str, tokens: int, seed: int, te
     return Request([tokenizer.bos, *tokenizer.encode(text)], seed, temperature, tokens)
 
 
-def conversations(params: dict, examiner: Examiner, tokenizer: Tokenizer) -> list[dict]:
+def conversations(examiner: Examiner, params: dict[str, dict]) -> list[dict]:
+    """The same questions to every stage; `answers` by stage: parts, or the text of a base model.
+
+    A base model knows no turns: it continues the question as a document.
+    """
+    tokenizer = examiner.tokenizer
     known = [p["messages"][-1]["content"] for p in examiner.facts(lambda p: p["tier"] == 100 and p["asked"])[:2]]
     unknown = [p["messages"][-1]["content"] for p in examiner.facts(lambda p: p["kind"] == "heldout")[:1]]
     questions = [*CHAT[:1], *known, *unknown, *CHAT[1:]]
-    rendered = [tokenizer.render([{"role": "user", "content": q}], for_generation=True).ids for q in questions]
-    out = [{"messages": [{"role": "user", "content": q}], "prompt": q} for q in questions]
-    for stage, name in (("pretrain", "base"), ("sft", "sft"), ("rl", "rl")):
-        if stage not in params:
-            continue
-        requests = [Request(ids, max_new_tokens=examiner.config.max_new_tokens) for ids in rendered]
-        if stage == "pretrain":  # a base model knows no turns: it continues the question as a document
-            requests = [document_request(tokenizer, q, 40, 0, 0.0) for q in questions]
+    out = [{"messages": [{"role": "user", "content": q}], "prompt": q, "answers": {}} for q in questions]
+    for stage in params:
+        is_base = STAGES[stage].kind == "base"
+        requests = [document_request(tokenizer, q, 40, 0, 0.0) if is_base else asked(examiner, q) for q in questions]
         for entry, done in zip(out, examiner.engine.generate(params[stage], requests), strict=True):
-            entry[name] = tokenizer.decode(done.ids) if stage == "pretrain" else tokenizer.parse(done.ids)[0]
+            entry["answers"][stage] = tokenizer.decode(done.ids) if is_base else tokenizer.parse(done.ids)[0]
     return out
 
 
-def transcripts(context: train.Context) -> dict[str, list[dict]]:
-    path = context.workdir / "rl" / "transcripts.jsonl"
+def asked(examiner: Examiner, question: str) -> Request:
+    ids = examiner.tokenizer.render([{"role": "user", "content": question}], for_generation=True).ids
+    return Request(ids, max_new_tokens=examiner.config.max_new_tokens)
+
+
+def transcripts(run: Run) -> dict[str, list[dict]]:
+    path = run.workdir / "rl" / "transcripts.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     if not lines:
         return {}

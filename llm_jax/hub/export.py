@@ -20,10 +20,9 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
-from llm_jax import sharding, train  # noqa: E402
 from llm_jax.config import UserError  # noqa: E402
 from llm_jax.model.attention import LayerSpec  # noqa: E402
-from llm_jax.runs import load_config, newest_stage  # noqa: E402
+from llm_jax.runs import STAGE_HELP, Run  # noqa: E402
 from llm_jax.tokenizer import Tokenizer  # noqa: E402
 
 FILE_BYTES = 4 * 2**30  # of weights in one file, about
@@ -31,7 +30,7 @@ FILE_BYTES = 4 * 2**30  # of weights in one file, about
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-    flags.DEFINE_string("stage", "", "pretrain, sft or rl; the newest if not given.")
+    flags.DEFINE_string("stage", "", STAGE_HELP)
     flags.DEFINE_string("output", None, "Folder to make.", required=True)
 
 
@@ -162,13 +161,12 @@ def export(config: ConfigDict, tokenizer: Tokenizer, params: dict, output: Path)
 
 
 def main() -> None:
-    f, workdir = flags.FLAGS, Path(flags.FLAGS.workdir)
-    config, stage = load_config(workdir), f.stage or newest_stage(workdir)
-    tokenizer = Tokenizer.load(workdir / "data" / "tokenizer.model")
-    context = train.Context(config, workdir, sharding.make_mesh(config.mesh), tokenizer.vocab_size, tokenizer.sha256)
-    with jax.set_mesh(context.mesh):
-        export(config, tokenizer, context.load_params(stage), Path(f.output))
-    print(f"{f.output}: {stage} of {workdir}")
+    f = flags.FLAGS
+    run = Run.open(Path(f.workdir))
+    stage = run.choose(f.stage)
+    with jax.set_mesh(run.mesh):
+        export(run.config, run.tokenizer, run.load_params(stage), Path(f.output))
+    print(f"{f.output}: {stage} of {f.workdir}")
 
 
 if __name__ == "__main__":

@@ -8,15 +8,21 @@ from markupsafe import Markup
 
 from llm_jax.report import metrics, plots
 from llm_jax.report.metrics import Metric, read_json, read_lines
+from llm_jax.stage_table import STAGES, trained
 
-STAGES = {
-    "data": "data",
-    "pretrain": "pre-training",
-    "sft": "fine-tuning",
-    "rl": "reinforcement learning",
-    "evaluate": "evaluation",
-    "report": "this report",
-}
+SECTIONS = (
+    "data",
+    "crawl",
+    "pretrain",
+    "sft",
+    "think",
+    "tools",
+    "rl",
+    "passk",
+    "grid",
+    "final",
+    "seconds",
+)  # of page.html
 BEFORE_AFTER = {
     "accuracy": "right\n(greedy)",
     "sampled": "right\n(sampled)",
@@ -71,7 +77,7 @@ def _chosen(group: dict[str, Metric], labels: dict[str, str], prefix: str = "{}"
 
 def draw(report: dict[str, Any], curves: Curves) -> dict[str, Markup]:
     """Every figure for which the run has numbers, by name."""
-    figures = {f"{stage}_loss": plots.loss(curves[stage]) for stage in ("pretrain", "sft") if curves[stage]}
+    figures = {f"{stage}_loss": plots.loss(rows) for stage, rows in curves.items() if rows and stage != "rl"}
     if curves["rl"]:
         figures["rl_curves"] = plots.rl_curves(curves["rl"])
     if any("bpb" in name for name in report.get("pretrain", {})):
@@ -113,7 +119,7 @@ def timeline(report: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "label": STAGES.get(name, name),
+            "label": STAGES[name].label if name in STAGES else name,
             "metric": seconds[name],
             "share": seconds[name]["value"] / total,
         }
@@ -151,11 +157,23 @@ def kept_abilities(report: dict[str, Any]) -> list[tuple[str, Metric, Metric, st
     ]
 
 
+def answers(talk: dict[str, Any]) -> list[tuple[str, Any]]:
+    """(who says it, what) of each stage's answer to a question."""
+    said = lambda stage: "base model continues" if stage.kind == "base" else f"after {stage.label}"  # noqa: E731
+    return [(said(STAGES[name]) if name in STAGES else name, words) for name, words in talk["answers"].items()]
+
+
+def others(report: dict[str, Any]) -> list[tuple[str, list[dict[str, str]]]]:
+    """Groups of measurements that no section of the page tells of, each as a table."""
+    groups = {name: node for name, node in report.items() if name not in SECTIONS and not metrics.is_metric(node)}
+    return [(name, table({name: node})) for name, node in groups.items()]
+
+
 def table(report: dict[str, Any]) -> list[dict[str, str]]:
     """Every metric of the report as a row of text."""
     rows = []
     for path, metric in metrics.walk(report):
-        kind = metrics.kind_of(path)
+        kind = "share" if "ci95" in metric else metrics.kind_of(path)
         rows.append(
             {
                 "name": " / ".join(path),
@@ -170,7 +188,7 @@ def table(report: dict[str, Any]) -> list[dict[str, str]]:
 def write_page(workdir: Path) -> Path:
     """Render the page of the run in `workdir` and return where it lies."""
     report = metrics.measured(read_json(workdir / "report" / "report.json"))
-    curves = {stage: read_lines(workdir / stage / "metrics.jsonl") for stage in ("pretrain", "sft", "rl")}
+    curves = {stage: read_lines(workdir / stage / "metrics.jsonl") for stage in trained()}
     # A group that a run lacks reads as undefined all the way down, and the template then leaves it out.
     pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -189,6 +207,9 @@ def write_page(workdir: Path) -> Path:
         grid=grid_rows(report.get("grid", {})),
         kept=kept_abilities(report),
         table=table(report),
+        others=others(report),
+        answers=answers,
+        more_curves=[(STAGES[stage].label, f"{stage}_loss") for stage in curves if stage not in SECTIONS],
         direction=metrics.direction,
     )
     path = workdir / "report" / "index.html"

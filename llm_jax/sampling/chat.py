@@ -68,7 +68,7 @@ class Chat:
     def _request(self, prompt: list[int]) -> Request:
         opening = self.model.tokenizer.open
         forbidden = [opening["think"]] if self.thinks == "off" else []
-        forbidden += [] if self.tools else [opening["python"]]
+        forbidden += [] if self.tools else [opening[name] for name in self.model.engine.tools]
         return Request(
             prompt,
             self.seed,

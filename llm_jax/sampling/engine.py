@@ -50,10 +50,11 @@ class Engine:
         **options,
     ):
         self.tokenizer, self.mesh, self.slots, self.length = tokenizer, mesh, slots, length
-        lanes, closings = lanes_for(mesh, slots), [tokenizer.close[name] for name in tools or {}]
+        self.tools = tools or {}
+        lanes, closings = lanes_for(mesh, slots), [tokenizer.close[name] for name in self.tools]
         make = lambda: Slots(model, tokenizer, mesh, slots // lanes, length, closings, **options)  # noqa: E731
         self._pool, self._threads = ThreadPoolExecutor(TOOL_THREADS), ThreadPoolExecutor(lanes)
-        self._lanes = [Lane(make(), tokenizer, length, tools or {}, self._pool) for _ in range(lanes)]
+        self._lanes = [Lane(make(), tokenizer, length, self.tools, self._pool) for _ in range(lanes)]
         self._at_work: dict[Lane, Future] = {}
         self._params = None
 

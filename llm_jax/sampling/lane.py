@@ -18,6 +18,7 @@ from llm_jax.sampling.decode import FORCED_ROOM, MOST_STEPS
 from llm_jax.sampling.requests import Completion, Request, Tool
 from llm_jax.sampling.slots import PIECES, Piece, Slots
 from llm_jax.tokenizer import Tokenizer
+from llm_jax.tools.table import TOOLS
 
 REFILLED = 8  # slots are refilled when one in so many is free
 SHARED = 16  # tokens that a prompt must have in common with a slot for its cache to be worth a look
@@ -267,8 +268,10 @@ class Lane:
             wait(self._calls.values())
         queues = {}
         for slot in [slot for slot, call in self._calls.items() if call.done()]:
+            _, completion = self._rows[slot]
+            span = TOOLS[self._closing[completion.ids[-1]]].returns
             body = self.tokenizer.encode(self._calls.pop(slot).result())[: FORCED_ROOM - 2]
-            queues[slot] = [self.tokenizer.open["output"], *body, self.tokenizer.close["output"]]
+            queues[slot] = [self.tokenizer.open[span], *body, self.tokenizer.close[span]]
         if queues:
             self._slots.force(queues)
 

@@ -3,14 +3,12 @@
 import dataclasses
 from pathlib import Path
 
-from llm_jax import sharding, train
-from llm_jax.config import UserError
-from llm_jax.runs import load_config, newest_stage
+from llm_jax import sharding
+from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
+from llm_jax.stage_table import STAGES
 from llm_jax.tokenizer import Tokenizer
-from llm_jax.tools.python import PythonTool
-
-TRAINED = ("pretrain", "sft", "rl")
+from llm_jax.tools.table import Toolbox
 
 
 @dataclasses.dataclass
@@ -19,31 +17,31 @@ class Loaded:
     tokenizer: Tokenizer
     params: dict
     engine: Engine
-    tool: PythonTool
+    tools: Toolbox
 
     @property
     def is_base(self) -> bool:
         """It continues documents; any other stage answers turns."""
-        return self.stage == "pretrain"
+        return STAGES[self.stage].kind == "base"
 
     def close(self) -> None:
         self.engine.close()
-        self.tool.close()
+        self.tools.close()
 
 
 def load(workdir: Path, stage: str = "", slots: int = 1, **options) -> Loaded:
     """The newest checkpoint of a stage, by default of the newest; options are the engine's.
 
-    The slots are rounded up to fill the mesh. Raises UserError when the workdir has no such checkpoint.
+    Raises UserError when the workdir has no such checkpoint.
     """
-    config, stage = load_config(workdir), stage or newest_stage(workdir)
-    if stage not in TRAINED:
-        raise UserError(f"unknown stage {stage!r}; choose {', '.join(TRAINED)}")
-    tokenizer = Tokenizer.load(workdir / "data" / "tokenizer.model")
-    mesh = sharding.make_mesh(config.mesh)
-    context = train.Context(config, workdir, mesh, tokenizer.vocab_size, tokenizer.sha256)
-    params, tool = context.load_params(stage), PythonTool()
-    shards = sharding.shards(mesh, "batch")
-    length, tools = config.data.sequence_length, {"python": tool.answer}
-    engine = Engine(context.model, tokenizer, mesh, -(-slots // shards) * shards, length, tools, **options)
-    return Loaded(stage, tokenizer, params, engine, tool)
+    run = Run.open(workdir)
+    stage = run.choose(stage)
+    params, tools = run.load_params(stage), Toolbox(run.workdir)
+    return Loaded(stage, run.tokenizer, params, engine_for(run, slots, tools, **options), tools)
+
+
+def engine_for(run: Run, slots: int, tools: Toolbox | None = None, **options) -> Engine:
+    """An engine with a run's model and mesh; the slots are rounded up to fill the mesh."""
+    shards, length = sharding.shards(run.mesh, "batch"), run.config.data.sequence_length
+    slots, answers = -(-slots // shards) * shards, tools.answers if tools else {}
+    return Engine(run.model, run.tokenizer, run.mesh, slots, length, answers, **options)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from llm_jax.config import UserError
 from llm_jax.tokenizer import Tokenizer
+from llm_jax.tools.table import TOOLS
 
 ANSWER_ROOM = 64  # tokens that an answer must have room for, else old turns go
 CHARACTER = 4  # the most bytes that one character takes
@@ -87,7 +88,7 @@ def tool_calls(parts: list[dict]) -> list[dict]:
     return [
         {"tool": call["type"], "input": call["text"], "output": output["text"]}
         for call, output in itertools.pairwise(parts)
-        if call["type"] == "python" and output["type"] == "output"
+        if call["type"] in TOOLS and output["type"] == TOOLS[call["type"]].returns
     ]
 
 

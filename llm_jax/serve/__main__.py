@@ -34,7 +34,7 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0: all of this machine's.")
     flags.DEFINE_integer("port", 8000, "0: a free one.", lower_bound=0, upper_bound=65535)
-    flags.DEFINE_string("stage", "", "The default model: pretrain, sft or rl; the newest if not given.")
+    flags.DEFINE_string("stage", "", "The default model: a stage that has a checkpoint; the newest if not given.")
     flags.DEFINE_string("api_key", "", "Key that clients must send; else that of LLM_JAX_API_KEY; else none.")
     flags.DEFINE_integer("slots", 32, "Rows that run together.", lower_bound=1)
     flags.DEFINE_integer("max_queue", 256, "Rows that may wait for a slot; more are refused.", lower_bound=0)

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from llm_jax.sampling.turns import Pieces
-from llm_jax.serve.protocol import TOOL, ChatBody, CompletionBody
+from llm_jax.serve.protocol import ChatBody, CompletionBody
 from llm_jax.serve.worker import News
 from llm_jax.tokenizer import Tokenizer
+from llm_jax.tools.table import TOOLS
 
 SAID = ("text", "answer")  # the parts that are an answer's content
 
@@ -143,7 +144,8 @@ class ChatStyle:
     object, chunk_object, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
     def __init__(self, body: ChatBody, names: Names):
-        self.body, self.names, self.closing = body, names, names.tokenizer.close[TOOL]
+        self.body, self.names = body, names
+        self.closings = {names.tokenizer.close[name]: name for name in body.offered}
 
     def begin(self, index: int) -> dict[str, Any]:
         delta = {"role": "assistant", "content": ""}
@@ -173,10 +175,10 @@ class ChatStyle:
 
     def _calls(self, writer: Writer) -> list[dict[str, Any]]:
         """The call that ended the answer, which is the client's to run."""
-        ends = writer.finish == "stop" and self.body.hands_calls_over and writer.ids[-1:] == [self.closing]
-        if not ends or not writer.parts or writer.parts[-1]["type"] != TOOL:
+        name = self.closings.get(writer.ids[-1]) if writer.ids and writer.finish == "stop" else None
+        if not name or not writer.parts or writer.parts[-1]["type"] != name:
             return []
-        function = {"name": TOOL, "arguments": json.dumps({"code": writer.parts[-1]["text"]})}
+        function = {"name": name, "arguments": json.dumps({TOOLS[name].argument: writer.parts[-1]["text"]})}
         return [{"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}]
 
     def _rest(self, writer: Writer, shown: Shown) -> dict[str, Any]:

@@ -23,9 +23,10 @@ from llm_jax.serve.feedback import Feedback, FeedbackBody
 from llm_jax.serve.metrics import Clock, Counted, Metrics
 from llm_jax.serve.protocol import AnyBody, ApiError, ChatBody, CompletionBody, Sampling, TokenizeBody, parsed
 from llm_jax.serve.worker import Job, Workers
+from llm_jax.stage_table import STAGES
+from llm_jax.tools.table import TOOLS
 
 STATIC = Path(__file__).parent / "static"
-BASE = "pretrain"
 LAST_SECONDS = 5  # for the end of an answer that took all the time it might
 LEFT = 499  # the status of a request whose client has gone; nobody reads it but the metrics
 
@@ -133,8 +134,8 @@ def interface(site: Site) -> APIRouter:
     @routes.post("/chat/completions")
     async def chat(request: Request) -> Response:
         body = await body_of(request, ChatBody)
-        if workers.known(body.model) == BASE:
-            raise ApiError(400, f"model: {BASE!r} continues documents; ask /v1/completions, or another model", "model")
+        if STAGES[stage := workers.known(body.model)].kind == "base":
+            raise ApiError(400, f"model: {stage!r} continues documents; ask /v1/completions, or another model", "model")
         return await Answer(site, body, ChatStyle(body, site.names)).response(request)
 
     @routes.post("/completions")
@@ -177,7 +178,9 @@ async def read(request: Request, most: int) -> bytes:
 
 
 def described(workers: Workers, stage: str, created: int) -> dict[str, Any]:
-    ours = {"kind": "base" if stage == BASE else "chat", "context": workers.length, "default": stage == workers.default}
+    ours = {"kind": STAGES[stage].kind, "context": workers.length, "default": stage == workers.default}
+    told = lambda tool: {p: getattr(tool, p) for p in ("name", "description", "argument", "limits")}  # noqa: E731
+    ours["tools"] = [told(TOOLS[name]) for name in workers.tools]
     return {"id": stage, "object": "model", "created": created, "owned_by": "llm_jax", **ours}
 
 
@@ -197,7 +200,7 @@ class Answer:
         workers, limits = self.site.workers, self.site.limits
         if (choices := self.body.choices) > limits.max_n:
             raise ApiError(400, f"n: {choices} choices, n of each prompt, are more than {limits.max_n}", "n")
-        requests, notice = await asyncio.to_thread(self.body.asked, workers.tokenizer, workers.length)
+        requests, notice = await asyncio.to_thread(self.body.asked, workers.tokenizer, workers.length, workers.tools)
         self.head |= {"notice": notice} if notice else {}
         self.prompt_tokens = sum(len(request.prompt) for request in requests[:: self.body.n])
         steps = self._steps(requests, request)

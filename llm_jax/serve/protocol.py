@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import re
 import secrets
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -18,8 +19,8 @@ from llm_jax.sampling.decode import TOP
 from llm_jax.sampling.requests import Request
 from llm_jax.sampling.turns import fitted
 from llm_jax.tokenizer import SPANS, Tokenizer
+from llm_jax.tools.table import TOOLS
 
-TOOL = "python"  # the one that the model knows
 COMPLETION_TOKENS = 16  # of /v1/completions, as OpenAI has it; a chat's answer takes what fits
 LEAST_TOP_P = 1e-6  # 0 means the likeliest id alone
 
@@ -93,13 +94,20 @@ class ToolCall(Body):
 
     def part(self) -> Part:
         """The span that the model wrote. Raises ValueError for a call that it cannot have written."""
+        tool = TOOLS.get(self.function.name)
+        if tool is None:
+            raise ValueError(f"tool_calls: {self.function.name[:40]!r} is {no_tool()}")
         try:
-            code = from_json(self.function.arguments)["code"]
+            text = from_json(self.function.arguments)[tool.argument]
         except (ValueError, TypeError, KeyError):
-            code = None
-        if self.function.name != TOOL or not isinstance(code, str):
-            raise ValueError(f"tool_calls: a call is of {TOOL!r}, and its arguments are the JSON of {{'code': text}}")
-        return Part(type="python", text=code)
+            text = None
+        if not isinstance(text, str):
+            raise ValueError(f"tool_calls: the arguments of {tool.name!r} are the JSON of {{{tool.argument!r}: text}}")
+        return Part(type=tool.name, text=text)
+
+
+def no_tool() -> str:
+    return f"no tool that this model knows; it knows {', '.join(map(repr, TOOLS))}"
 
 
 class Message(Body):
@@ -272,7 +280,7 @@ class CompletionBody(Sampling):
     def choices(self) -> int:
         return self.n * len(self.prompt)
 
-    def asked(self, tokenizer: Tokenizer, length: int) -> tuple[list[Request], str]:
+    def asked(self, tokenizer: Tokenizer, length: int, present: Sequence[str]) -> tuple[list[Request], str]:
         """(requests, nothing to notice). A text begins a document; ids are read as they are."""
         if self.echo and self.logprobs is not None:
             raise ApiError(400, "echo: is not there together with logprobs", "echo")
@@ -299,13 +307,19 @@ class Tool(Body):
     function: Function
 
 
-def named_tool(choice: Any) -> Any:
-    """OpenAI's object that names a function is `required`: there is one."""
+CHOICES = ("none", "auto", "required")
+
+
+def chosen(choice: Any) -> Any:
+    """One of CHOICES, or the name of the function that OpenAI's object names."""
     if not isinstance(choice, dict):
+        if choice not in CHOICES:
+            raise ValueError(f"must be {', '.join(map(repr, CHOICES))}, or name a function")
         return choice
-    if not isinstance(choice.get("function"), dict) or choice["function"].get("name") != TOOL:
-        raise ValueError(f"must name the function {TOOL!r}")
-    return "required"
+    name = choice["function"].get("name") if isinstance(choice.get("function"), dict) else None
+    if name not in TOOLS:
+        raise ValueError(f"must name a function of {', '.join(map(repr, TOOLS))}")
+    return name
 
 
 class ChatBody(Sampling):
@@ -314,7 +328,7 @@ class ChatBody(Sampling):
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=TOP)
     tools: Annotated[list[Tool], Field(max_length=128, fail_fast=True)] = []
-    tool_choice: Annotated[Literal["none", "auto", "required"], BeforeValidator(named_tool)] = "auto"
+    tool_choice: Annotated[str, BeforeValidator(chosen)] = "auto"
     thinking: Literal["auto", "on", "off"] = "auto"
     builtin_tools: bool = True
 
@@ -324,10 +338,12 @@ class ChatBody(Sampling):
             if message.role == "tool" and (i == 0 or self.messages[i - 1].role not in ("assistant", "tool")):
                 raise ValueError(f"messages[{i}]: what a tool says comes after the call, a message of the assistant")
         for i, tool in enumerate(self.tools):
-            if tool.function.name != TOOL and self.tool_choice != "none":
-                raise ValueError(f"tools[{i}].function.name: this model knows no other tool than {TOOL!r}")
+            if tool.function.name not in TOOLS and self.tool_choice != "none":
+                raise ValueError(f"tools[{i}].function.name: {tool.function.name[:40]!r} is {no_tool()}")
         if self.tool_choice == "required" and not self.tools:
             raise ValueError("tool_choice: wants a tool, and tools has none")
+        if self.tool_choice not in (*CHOICES, *self.offered):
+            raise ValueError(f"tool_choice: wants {self.tool_choice!r}, and tools has it not")
         return self
 
     @property
@@ -335,19 +351,26 @@ class ChatBody(Sampling):
         return self.top_logprobs if self.logprobs else 0
 
     @property
-    def hands_calls_over(self) -> bool:
-        """The client runs the tool, and the answer ends with the call."""
-        return bool(self.tools) and self.tool_choice != "none"
+    def offered(self) -> list[str]:
+        """The client's tools, by name: it runs them, and an answer ends with the call."""
+        return [tool.function.name for tool in self.tools] if self.tool_choice != "none" else []
 
-    def asked(self, tokenizer: Tokenizer, length: int) -> tuple[list[Request], str]:
-        """(requests, what the client should be told)."""
+    def callable(self, present: Sequence[str]) -> list[str]:
+        """The tools that the model may call: the client's, or else those of the run."""
+        if self.tool_choice == "none":
+            return []
+        return self.offered or (list(present) if self.builtin_tools else [])
+
+    def asked(self, tokenizer: Tokenizer, length: int, present: Sequence[str]) -> tuple[list[Request], str]:
+        """(requests, what the client should be told); `present` are the tools of the run."""
         try:
             prompt, dropped = fitted(tokenizer, [message.record() for message in self.messages], length)
         except UserError as error:
             raise too_long(f"messages: {error}", "messages") from error
-        calls = self.tool_choice != "none" and (self.tools or self.builtin_tools)
-        forbidden = [*(["think"] if self.thinking == "off" else []), *([] if calls else [TOOL])]
-        opening = TOOL if self.tool_choice == "required" else "think" if self.thinking == "on" else ""
+        calls = self.callable(present)
+        forbidden = [*(["think"] if self.thinking == "off" else []), *(name for name in TOOLS if name not in calls)]
+        wanted = {"required": self.offered[:1], "auto": [], "none": []}.get(self.tool_choice, [self.tool_choice])
+        opening = wanted[0] if wanted else "think" if self.thinking == "on" else ""
         requests = self.requests(
             prompt,
             tokenizer,
@@ -355,7 +378,7 @@ class ChatBody(Sampling):
             max_new_tokens=self.max_completion_tokens or self.max_tokens or length,
             forced=(tokenizer.open[opening],) if opening else (),
             suppress=tuple(tokenizer.open[name] for name in forbidden),
-            stop_ids=(tokenizer.close[TOOL],) if self.hands_calls_over else (),
+            stop_ids=tuple(tokenizer.close[name] for name in self.offered),
         )
         turns = "turn" if dropped == 1 else f"{dropped} turns"
         return requests, f"the first {turns} no longer fit and were dropped" if dropped else ""

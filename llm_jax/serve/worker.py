@@ -17,12 +17,13 @@ from typing import NamedTuple
 
 from llm_jax.checkpoint import written
 from llm_jax.config import UserError
-from llm_jax.runs import load_config
+from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
-from llm_jax.sampling.loaded import TRAINED, Loaded, load
+from llm_jax.sampling.loaded import Loaded, load
 from llm_jax.sampling.requests import Completion, Request
 from llm_jax.serve.protocol import ApiError
-from llm_jax.tokenizer import Tokenizer
+from llm_jax.stage_table import trained
+from llm_jax.tools.table import present
 
 CHUNKS = (1, 4, 16)  # steps between looks at what was written
 CHUNK_SECONDS = 0.03  # of a chunk, so that streams flow
@@ -243,21 +244,17 @@ class Workers:
     """The stages of a run, each loaded when it is first asked for. Raises UserError when the run has none."""
 
     def __init__(self, workdir: Path, stage: str, slots: int, max_queue: int, warm_up: bool = False, **options):
-        config, self.workdir = load_config(workdir), workdir
+        self.run, self.workdir = Run.open(workdir), workdir
         self.slots, self.max_queue, self.warm_up, self.options = slots, max_queue, warm_up, options
-        if stage and stage not in TRAINED:
-            raise UserError(f"unknown stage {stage!r}; choose {', '.join(TRAINED)}")
-        if not (there := self.trained()) or (stage and stage not in there):
-            raise UserError(f"{workdir} has no checkpoint{f' of stage {stage!r}' if stage else ''}; train it first")
-        self.default = stage or list(there)[-1]
-        self.tokenizer = Tokenizer.load(workdir / "data" / "tokenizer.model")
-        self.length = config.data.sequence_length
+        self.default = self.run.choose(stage)
+        self.tokenizer, self.tools = self.run.tokenizer, present(workdir)
+        self.length = self.run.config.data.sequence_length
         self.loaded: dict[str, Worker] = {}
         self._stopping = ""
 
     def trained(self) -> dict[str, int]:
         """Stages that have a whole checkpoint, in the order of training, and when the newest one was written."""
-        times = {stage: written(self.workdir, stage) for stage in TRAINED}
+        times = {stage: written(self.workdir, stage) for stage in trained()}
         return {stage: int(time) for stage, time in times.items() if time}
 
     def known(self, name: str) -> str:

@@ -1,11 +1,11 @@
 """Pre-training: next-token prediction on packed documents, from fresh parameters to a base model."""
 
-from llm_jax import loader, train
+from llm_jax.runs import Run
 from llm_jax.stages.supervised import supervised_job
+from llm_jax.training import loader, loop
 
 
-def run(context: train.Context, params):
-    data, wanted = context.workdir / "data", context.config.data
+def train(run: Run, params):
+    data, wanted = run.workdir / "data", run.config.data
     mixture = loader.mixture(data / "pretrain", wanted.epochs, wanted.weights)
-    job = supervised_job(context, "pretrain", mixture, data / "validation")
-    return train.run(context, job, params)
+    return loop.train(run, supervised_job(run, "pretrain", mixture, data / "validation"), params)

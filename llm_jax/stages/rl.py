@@ -5,6 +5,7 @@ the sampler's own probabilities: each batch is used once, so the ratio is 1 and 
 temperature 1 from the full distribution; token-mean over the whole batch, as in DAPO.
 """
 
+import contextlib
 import json
 import math
 import random
@@ -15,16 +16,18 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from llm_jax import losses, sharding, train
+from llm_jax import sharding
 from llm_jax.config import UserError
 from llm_jax.files import replace
 from llm_jax.model import transformer
-from llm_jax.optimizer import adamw
 from llm_jax.prompts import Outcome, judge, load_prompts
+from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
+from llm_jax.sampling.loaded import engine_for
 from llm_jax.sampling.requests import Completion, Request
-from llm_jax.tokenizer import Tokenizer
-from llm_jax.tools.python import PythonTool
+from llm_jax.tools.table import TOOLS, Toolbox
+from llm_jax.training import loop, losses
+from llm_jax.training.optimizer import adamw
 
 ROW_BUCKET = 64  # rows of a training batch are padded to a multiple of this: few shapes
 KEPT_TRANSCRIPTS = 4  # of each step
@@ -41,9 +44,9 @@ def token_losses(logp_BT, old_logp_BT, advantage_BT):
     return -jnp.exp(logp_BT - old_logp_BT) * advantage_BT
 
 
-def policy_loss(context: train.Context):
+def policy_loss(run: Run):
     """(params, batch) -> (sum of token losses, sampled tokens, metrics)."""
-    model, vocab_size, config = context.model, context.vocab_size, context.config
+    model, vocab_size, config = run.model, run.vocab_size, run.config
 
     def loss(params, batch):
         hidden_BTD, *_ = transformer.apply(
@@ -84,16 +87,16 @@ class PromptStream:
         return number, rng.choice(rng.choices(self._pools, self._shares)[0])
 
 
-class Rollouts(train.Batches):
+class Rollouts(loop.Batches):
     """Each step's batch: groups of completions sampled from the current parameters, graded and packed."""
 
-    def __init__(self, context: train.Context, engine: Engine, tokenizer: Tokenizer):
-        rl: ConfigDict = context.config.rl
-        self.rl, self.engine, self.tokenizer = rl, engine, tokenizer
-        self.length = context.config.data.sequence_length
-        self.split = context.config.train.microbatch, sharding.shards(context.mesh, "batch")
-        self.stream = PromptStream(load_prompts(context.workdir, "train"), dict(rl.tasks), context.config.seed)
-        self.path = Path(context.workdir) / "rl" / "transcripts.jsonl"
+    def __init__(self, run: Run, engine: Engine):
+        rl: ConfigDict = run.config.rl
+        self.rl, self.engine, self.tokenizer = rl, engine, run.tokenizer
+        self.length = run.config.data.sequence_length
+        self.split = run.config.train.microbatch, sharding.shards(run.mesh, "batch")
+        self.stream = PromptStream(load_prompts(run.workdir, "train"), dict(rl.tasks), run.config.seed)
+        self.path = Path(run.workdir) / "rl" / "transcripts.jsonl"
 
     def state(self):
         return {"cursor": self.stream.cursor}
@@ -125,7 +128,7 @@ class Rollouts(train.Batches):
 
     def reward(self, outcome: Outcome) -> float:
         """1 for a right answer, 0 for any other, and for a call where the problem is to be solved without tools."""
-        return float(outcome.right and not (outcome.prompt["task"] in self.rl.no_tools and outcome.has("python")))
+        return float(outcome.right and not (outcome.prompt["task"] in self.rl.no_tools and outcome.has(*TOOLS)))
 
     def _write_transcripts(self, step: int, outcomes: list[Outcome]) -> None:
         """A few of each step, one of each of the first prompts; a resumed run drops those it will write again."""
@@ -155,7 +158,7 @@ def figures(outcomes: list[Outcome], completions: list[Completion], rewards_PG: 
         "reward": float(rewards_PG.mean()),
         "completion_length": float(np.mean([o.tokens for o in outcomes])),
         "thinks": float(np.mean([o.has("think") for o in outcomes])),
-        "calls": float(np.mean([o.has("python") for o in outcomes])),
+        "calls": float(np.mean([o.has(*TOOLS) for o in outcomes])),
         "well_formed": float(np.mean([o.well_formed for o in outcomes])),
         "groups_all_right": float(np.mean(means == 1)),
         "groups_all_wrong": float(np.mean(means == 0)),
@@ -226,24 +229,20 @@ def pack_rollouts(
     return {**inputs, **targets, "targets": out["tokens"][:, 1:]}
 
 
-def run(context: train.Context, params, tokenizer: Tokenizer):
-    config = context.config
-    tool = PythonTool()
-    length, tools = config.data.sequence_length, {"python": tool.answer}
-    engine = Engine(context.model, tokenizer, context.mesh, config.rl.slots, length, tools)
-    axes = transformer.param_axes(context.model, context.vocab_size)
+def train(run: Run, params):
+    config = run.config
+    axes = transformer.param_axes(run.model, run.vocab_size)
     warmup = max(1, config.rl.steps // 20)
     rate = lambda step: config.rl.learning_rate * jnp.minimum(1.0, (step + 1) / warmup)  # noqa: E731
     optimizer = optax.chain(optax.clip_by_global_norm(config.optimizer.clip or 1e9), adamw(rate, 0.0, axes))
-    job = train.Job(
-        stage="rl",
-        steps=config.rl.steps,
-        optimizer=optimizer,
-        loss=policy_loss(context),
-        batches=Rollouts(context, engine, tokenizer),
-        tokens_per_step=config.rl.batch * config.rl.max_new_tokens,
-    )
-    try:
-        return train.run(context, job, params)
-    finally:
-        tool.close()
+    with contextlib.closing(Toolbox(run.workdir)) as tools:
+        engine = engine_for(run, config.rl.slots, tools)
+        job = loop.Job(
+            stage="rl",
+            steps=config.rl.steps,
+            optimizer=optimizer,
+            loss=policy_loss(run),
+            batches=Rollouts(run, engine),
+            tokens_per_step=config.rl.batch * config.rl.max_new_tokens,
+        )
+        return loop.train(run, job, params)

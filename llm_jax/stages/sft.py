@@ -1,12 +1,11 @@
 """Supervised fine-tuning: the same loss on conversations, on the assistant's tokens only."""
 
-from llm_jax import loader, train
+from llm_jax.runs import Run
 from llm_jax.stages.supervised import supervised_job
+from llm_jax.training import loader, loop
 
 
-def run(context: train.Context, params):
-    data = context.workdir / "data"
-    job = supervised_job(
-        context, "sft", loader.mixture(data / "sft"), data / "sft_validation", context.config.sft.epochs
-    )
-    return train.run(context, job, params)
+def train(run: Run, params):
+    data, passes = run.workdir / "data", run.config.sft.epochs
+    job = supervised_job(run, "sft", loader.mixture(data / "sft"), data / "sft_validation", passes)
+    return loop.train(run, job, params)

@@ -2,7 +2,7 @@
 
 import random
 
-from llm_jax.tasks.base import Problem, split_of
+from llm_jax.tasks.base import Item, split_of
 
 LEVELS = ("2 numbers", "3 numbers", "4 numbers")
 LARGEST = 25
@@ -57,18 +57,11 @@ def leaks(numbers: list[int], signs: list[str]) -> bool:
     return any(is_held_out(left, sign, right) for left, sign, right, _ in steps(numbers, signs))
 
 
-def make(rng: random.Random, level: int, split: str) -> Problem:
+def make(rng: random.Random, level: int, split: str) -> Item:
     while True:
         numbers, signs = draw(rng, level + 2)
         expression = str(numbers[0]) + "".join(f"{s}{n}" for s, n in zip(signs, numbers[1:], strict=True))
         if split_of(expression) != split or (split == "train" and leaks(numbers, signs)):
             continue
-        return Problem(
-            task="arithmetic",
-            level=level,
-            key=expression,
-            prompt=rng.choice(WORDINGS).format(e=expression),
-            answer=str(steps(numbers, signs)[-1][-1]),
-            think=worked(numbers, signs),
-            program=expression,
-        )
+        answer = str(steps(numbers, signs)[-1][-1])
+        return Item(expression, answer, {"e": expression}, worked(numbers, signs), program=expression)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import re
 from fractions import Fraction
+from typing import NamedTuple
 
 # Plain numbers only: Python's own reading of "1e999999999" would write the number out.
 NUMBER = re.compile(r"-?\d{1,40}(\.\d{1,40}|/0*[1-9]\d{0,38})?")
@@ -11,35 +12,43 @@ SPLITS = ("train", "dev", "test")
 SPLIT_PERCENT = {"dev": 3, "test": 10}  # of all keys; the rest is train
 
 
+WAYS = ("direct", "think", "tool")  # answers at once, after a thought, after a call
+
+
+class Item(NamedTuple):
+    """What a family makes. `key` alone decides the split: two wordings of one item share it, so a held-out item is held
+    out from pages, conversations and RL prompts alike."""
+
+    key: str
+    answer: str
+    words: dict[str, str]  # what fills a wording
+    think: str = ""  # the worked solution, when there is one worth writing
+    program: str = ""  # a Python expression whose value is the answer
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One checkable problem.
-
-    `key` is the canonical item: two wordings of one item share it, and it alone decides the split, so
-    a held-out item is held out from pages, conversations and RL prompts alike.
-    """
+    """An item of a family, put into words."""
 
     task: str
     level: int
     key: str
     prompt: str
     answer: str
-    think: str = ""  # the worked solution, when there is one worth writing
-    program: str = ""  # a Python expression whose value is the answer
+    think: str
+    program: str
 
     def messages(self) -> list[dict]:
         return [{"role": "user", "content": self.prompt}]
 
-    def solution(self, style: str) -> list[dict]:
-        """The assistant's parts for `style` in direct | think | tool (Conversation record, see docs)."""
+    def solution(self, way: str) -> list[dict]:
+        """The assistant's parts for one of WAYS (Conversation record, see docs)."""
         answer = {"type": "answer", "text": spoken(self.answer)}
-        if style == "direct":
+        if way == "direct":
             return [answer]
-        if style == "think":
+        if way == "think":
             return [{"type": "think", "text": self.think}, answer]
-        if style == "tool":
-            return [{"type": "python", "text": self.program}, {"type": "output", "text": self.answer}, answer]
-        raise ValueError(f"unknown solution style {style!r}; choose direct, think or tool")
+        return [{"type": "python", "text": self.program}, {"type": "output", "text": self.answer}, answer]
 
 
 def spoken(answer: str) -> str:

@@ -2,7 +2,7 @@
 
 import random
 
-from llm_jax.tasks.base import Problem, split_of
+from llm_jax.tasks.base import Item, split_of
 
 LEVELS = ("3-digit + and -", "4-digit + and -", "3-4 digit x")
 
@@ -26,18 +26,11 @@ def draw(rng: random.Random, level: int) -> str:
     return f"{left}{sign}{right}"
 
 
-def make(rng: random.Random, level: int, split: str) -> Problem:
+def make(rng: random.Random, level: int, split: str) -> Item:
     while True:
         expression = draw(rng, level)
         if split_of(expression) == split:
             break
     left, sign, right = expression.partition(next(s for s in "+-*" if s in expression))
     answer = {"+": int(left) + int(right), "-": int(left) - int(right), "*": int(left) * int(right)}[sign]
-    return Problem(
-        task="calculator",
-        level=level,
-        key=expression,
-        prompt=rng.choice(WORDINGS).format(e=expression),
-        answer=str(answer),
-        program=expression,
-    )
+    return Item(expression, str(answer), {"e": expression}, program=expression)

@@ -2,7 +2,7 @@
 
 import random
 
-from llm_jax.tasks.base import Problem, split_of
+from llm_jax.tasks.base import Item, split_of
 
 LEVELS = ("4-5 letters", "6-7 letters", "8-10 letters")
 LENGTHS = ((4, 5), (6, 7), (8, 10))
@@ -30,37 +30,24 @@ def spelled(word: str) -> str:
     return "-".join(word)
 
 
-def make_spelling(rng: random.Random, level: int, split: str, words: list[str]) -> Problem:
+def make_spelling(rng: random.Random, level: int, split: str, words: list[str]) -> Item:
     word = pick_word(rng, level, split, words)
-    return Problem("spelling", level, f"word:{word}", rng.choice(SPELL).format(w=word), spelled(word))
+    return Item(f"word:{word}", spelled(word), {"w": word})
 
 
-def make_counting(rng: random.Random, level: int, split: str, words: list[str]) -> Problem:
+def make_counting(rng: random.Random, level: int, split: str, words: list[str]) -> Item:
     word = pick_word(rng, level, split, words)
     letter = rng.choice(word) if rng.random() < 0.8 else rng.choice("abcdefghijklmnoprstuw")
     running, lines = 0, []
     for character in word:
         running += character == letter
         lines.append(f"{character}{running}")
-    return Problem(
-        "counting",
-        level,
-        f"word:{word}",
-        rng.choice(COUNT).format(c=letter, w=word),
-        str(running),
-        think=" ".join(lines),
-        program=f"'{word}'.count('{letter}')",
-    )
+    program = f"'{word}'.count('{letter}')"
+    return Item(f"word:{word}", str(running), {"c": letter, "w": word}, " ".join(lines), program)
 
 
-def make_reversing(rng: random.Random, level: int, split: str, words: list[str]) -> Problem:
+def make_reversing(rng: random.Random, level: int, split: str, words: list[str]) -> Item:
     word = pick_word(rng, level, split, words)
-    return Problem(
-        "reversing",
-        level,
-        f"word:{word}",
-        rng.choice(REVERSE).format(w=word),
-        word[::-1],
-        think=f"{spelled(word)}\n{spelled(word[::-1])}",
-        program=f"'{word}'[::-1]",
-    )
+    backwards = word[::-1]
+    think = f"{spelled(word)}\n{spelled(backwards)}"
+    return Item(f"word:{word}", backwards, {"w": word}, think, program=f"'{word}'[::-1]")

@@ -3,7 +3,7 @@
 import random
 from fractions import Fraction
 
-from llm_jax.tasks.base import Problem, split_of
+from llm_jax.tasks.base import Item, split_of
 
 COMPARE_LEVELS = ("whole numbers", "one decimal", "mixed decimals")
 SORT_LEVELS = ("3 numbers", "4 numbers", "5 numbers")
@@ -25,21 +25,20 @@ def comparison_key(a: str, b: str) -> str:
     return "compare:" + ",".join(sorted((str(Fraction(a)), str(Fraction(b)))))
 
 
-def make_comparing(rng: random.Random, level: int, split: str) -> Problem:
+def make_comparing(rng: random.Random, level: int, split: str) -> Item:
     while True:
         whole = rng.randint(1, 20)
         a, b = draw_number(rng, level, whole), draw_number(rng, level, whole)
         key = comparison_key(a, b)
         if Fraction(a) != Fraction(b) and split_of(key) == split:
             larger = a if Fraction(a) > Fraction(b) else b
-            return Problem("comparing", level, key, rng.choice(COMPARE).format(a=a, b=b), larger)
+            return Item(key, larger, {"a": a, "b": b})
 
 
-def make_sorting(rng: random.Random, level: int, split: str) -> Problem:
+def make_sorting(rng: random.Random, level: int, split: str) -> Item:
     while True:
         numbers = rng.sample(range(1, 100), level + 3)
         key = "sort:" + ",".join(map(str, sorted(numbers)))
         if split_of(key) == split:
             listed = ", ".join(map(str, numbers))
-            answer = ", ".join(map(str, sorted(numbers)))
-            return Problem("sorting", level, key, rng.choice(SORT).format(l=listed), answer)
+            return Item(key, ", ".join(map(str, sorted(numbers))), {"l": listed})

@@ -2,7 +2,7 @@
 
 import random
 
-from llm_jax.tasks.base import Problem, split_of
+from llm_jax.tasks.base import Item, split_of
 
 LEVELS = ("2 facts", "3 facts", "3 facts and a distraction")
 
@@ -23,13 +23,22 @@ DISTRACTION = (
 )
 
 
-def make(rng: random.Random, level: int, split: str, lists: dict[str, list[str]]) -> Problem:
-    """`lists` holds first, last, job, city and hobby; the drawn name decides the split."""
+def make(
+    rng: random.Random,
+    level: int,
+    split: str,
+    firsts: list[str],
+    lasts: list[str],
+    jobs: list[str],
+    cities: list[str],
+    hobbies: list[str],
+) -> Item:
+    """The drawn name decides the split."""
     while True:
-        name = f"{rng.choice(lists['first'])} {rng.choice(lists['last'])}"
+        name = f"{rng.choice(firsts)} {rng.choice(lasts)}"
         if split_of(f"summary:{name}") == split:
             break
-    job, city, hobby = rng.choice(lists["job"]), rng.choice(lists["city"]), rng.choice(lists["hobby"])
+    job, city, hobby = rng.choice(jobs), rng.choice(cities), rng.choice(hobbies)
     sentences = [rng.choice(JOB).format(n=name, j=job), rng.choice(CITY).format(n=name, c=city)]
     answer = f"{name} is a {job} in {city}"
     if level >= 1:
@@ -38,5 +47,4 @@ def make(rng: random.Random, level: int, split: str, lists: dict[str, list[str]]
     if level == 2:
         sentences.append(rng.choice(DISTRACTION))
     rng.shuffle(sentences)
-    prompt = rng.choice(ASK).format(t=" ".join(sentences))
-    return Problem("summary", level, f"summary:{name}", prompt, answer + ".")
+    return Item(f"summary:{name}", answer + ".", {"t": " ".join(sentences)})

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import sys
 import time
+from pathlib import Path
 
 import pydantic_monty
 
@@ -65,6 +66,11 @@ class PythonTool:
                 else (result.error.splitlines() or ["error"])[-1][:100]
             )
         return "\n".join(part for part in (result.stdout.rstrip("\n"), result.value) if part)
+
+
+def open_tool(workdir: Path) -> PythonTool:
+    """For the table of tools; the sandbox is the same in every run."""
+    return PythonTool()
 
 
 class Printed:

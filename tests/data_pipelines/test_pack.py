@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from data_pipelines import packing
 from data_pipelines.packing import Piece
-from llm_jax import loader, rows
+from llm_jax import rows
+from llm_jax.training import loader
 
 PAD = 0
 

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from data_pipelines import pack
-from llm_jax import loader, rows
+from llm_jax import rows
 from llm_jax.config import UserError
 from llm_jax.tokenizer import train_tokenizer
+from llm_jax.training import loader
 from tests.commands import ENVIRONMENT, ROOT, refused, run
 
 WORDS = "the cat sat on a mat and 12 dogs are there how many".split()

@@ -7,7 +7,9 @@ import pytest
 from data_pipelines import conversations as talk
 from data_pipelines.lessons import lesson_documents
 from data_pipelines.speedrun import texts_of, word_lists
-from llm_jax.tasks import arithmetic, letters, ordering, split_of, summary
+from llm_jax.tasks import arithmetic, letters, ordering, summary
+from llm_jax.tasks.base import split_of
+from llm_jax.tasks.table import FAMILIES
 
 LISTS = word_lists(0)
 WORDINGS = (*letters.SPELL, *letters.COUNT, *letters.REVERSE)
@@ -96,16 +98,7 @@ def test_prompts_keep_to_their_split():
         assert all(split_of(p["item"]) == split == p["split"] for p in prompts)
         texts = [p["messages"][0]["content"] for p in prompts]
         assert len(set(texts)) == len(texts) and len({p["id"] for p in prompts}) == len(prompts)
-        assert {p["task"] for p in prompts} == {
-            "arithmetic",
-            "calculator",
-            "spelling",
-            "counting",
-            "reversing",
-            "comparing",
-            "sorting",
-            "summary",
-        }
+        assert {p["task"] for p in prompts} == set(FAMILIES)
     assert not {p["item"] for p in made["train"]} & {p["item"] for p in made["test"]}
 
 

@@ -11,10 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax import config, optimizer, roofline, train
+from llm_jax import config
 from llm_jax.config import UserError
 from llm_jax.model import experts, transformer
-from llm_jax.stages.supervised import cross_entropy_loss, jitted_nats
+from llm_jax.planning import roofline
+from llm_jax.runs import Run
+from llm_jax.training import optimizer
+from llm_jax.training.nats import cross_entropy_loss, jitted_nats
 
 ROOT = Path(__file__).parent.parent.parent
 VOCAB, B, T, D, E, F, K = 300, 2, 12, 16, 4, 8, 2
@@ -189,7 +192,7 @@ def test_training_minds_the_auxiliary_loss_and_validation_does_not(mixed, draw_p
     tokens, positions, ones = row()
     batch = {"tokens": tokens, "targets": row(1)[0], "positions": positions, "segments": ones}
     batch["weights"] = jnp.asarray(np.random.default_rng(0).uniform(size=(B, T)) < 0.5, jnp.float32)
-    context = train.Context(mixed, tmp_path, mesh, VOCAB, "")
+    context = Run(mixed, tmp_path, mesh, VOCAB)
     total, targets, metrics = cross_entropy_loss(context)(params, batch)
     nats, count = jitted_nats(context)(params, jax.tree.map(lambda x: x[None], batch))
     auxiliary = transformer.apply(m, VOCAB, params, tokens, positions, ones)[2]
@@ -202,7 +205,7 @@ def test_without_experts_there_is_no_auxiliary_loss(tiny, draw_params, tmp_path,
     params, (tokens, positions, ones) = draw_params(tiny.model, VOCAB), row()
     assert transformer.apply(tiny.model, VOCAB, params, tokens, positions, ones)[2] == 0.0
     batch = {"tokens": tokens, "targets": tokens, "positions": positions, "segments": ones, "weights": ones}
-    assert cross_entropy_loss(train.Context(tiny, tmp_path, mesh, VOCAB, ""))(params, batch)[2] == {}
+    assert cross_entropy_loss(Run(tiny, tmp_path, mesh, VOCAB))(params, batch)[2] == {}
 
 
 def test_muon_on_experts_is_muon_on_each_of_them():

@@ -154,9 +154,11 @@ def fake_samples(hostile: str) -> dict:
     talk = {
         "messages": [{"role": "user", "content": said}],
         "prompt": said,
-        "sft": fake_parts("41"),
-        "rl": fake_parts("42"),
-        "base": "It was said that the river rose in spring, and the river rose again. " * 5,
+        "answers": {
+            "pretrain": "It was said that the river rose in spring, and the river rose again. " * 5,
+            "sft": fake_parts("41"),
+            "rl": fake_parts("42"),
+        },
     }
     return {
         "documents": [

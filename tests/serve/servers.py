@@ -15,7 +15,7 @@ import httpx
 import openai
 from ml_collections import ConfigDict
 
-from llm_jax.checkpoint import Checkpoints
+from llm_jax.checkpoint import FORMAT_VERSION, Checkpoints
 from llm_jax.config import flatten
 from llm_jax.tokenizer import Tokenizer
 from tests.commands import ENVIRONMENT, ROOT
@@ -26,7 +26,7 @@ START_SECONDS = 300
 def make_run(workdir: Path, config: ConfigDict, tokenizer: Tokenizer, stages: dict) -> Path:
     """A workdir as training leaves it, with these parameters of its stages."""
     (workdir / "data").mkdir(parents=True)
-    (workdir / "config.json").write_text(json.dumps({"config": flatten(config)}))
+    (workdir / "config.json").write_text(json.dumps({"format": FORMAT_VERSION, "config": flatten(config)}))
     tokenizer.save(workdir / "data" / "tokenizer.model")
     for stage, params in stages.items():
         store = Checkpoints(workdir, stage)

@@ -12,6 +12,7 @@ from llm_jax.serve.answers import ChatStyle, Names, Writer
 from llm_jax.serve.feedback import Feedback, FeedbackBody
 from llm_jax.serve.protocol import ApiError, ChatBody, CompletionBody, Message, TokenizeBody, derived, parsed
 from llm_jax.serve.worker import News
+from llm_jax.tools.table import TOOLS
 
 LENGTH = 128
 HELLO = [{"role": "user", "content": "How many cats are there?"}]
@@ -100,7 +101,7 @@ def test_a_call_is_handed_over_only_where_the_client_has_the_tool(tokenizer):
 
 
 def chat(tokenizer, **fields):
-    return parsed(json.dumps({"messages": HELLO, **fields}).encode(), ChatBody).asked(tokenizer, LENGTH)[0]
+    return parsed(json.dumps({"messages": HELLO, **fields}).encode(), ChatBody).asked(tokenizer, LENGTH, TOOLS)[0]
 
 
 def test_fields_reach_the_engine(tokenizer):
@@ -163,7 +164,7 @@ def test_a_call_and_its_output_are_the_turn_that_the_model_wrote(tokenizer, mess
     body = parsed(json.dumps({"messages": messages}).encode(), ChatBody)
     spans = [{"type": "python", "text": "6*7"}, {"type": "output", "text": "42"}]
     turn = tokenizer.render([*HELLO, {"role": "assistant", "content": spans}]).ids
-    assert body.asked(tokenizer, LENGTH)[0][0].prompt == turn[:-1]
+    assert body.asked(tokenizer, LENGTH, TOOLS)[0][0].prompt == turn[:-1]
 
 
 def test_reasoning_and_roles_become_our_records():
@@ -190,10 +191,10 @@ def test_a_prompt_that_does_not_fit_is_refused_and_old_turns_are_dropped(tokeniz
         chat(tokenizer, messages=[long])
     assert error.value.code == "context_length_exceeded"
     with pytest.raises(ApiError, match="prompt") as error:
-        parsed(json.dumps({"prompt": long["content"]}).encode(), CompletionBody).asked(tokenizer, LENGTH)
+        parsed(json.dumps({"prompt": long["content"]}).encode(), CompletionBody).asked(tokenizer, LENGTH, TOOLS)
     assert error.value.code == "context_length_exceeded"
     talk = [long, {"role": "assistant", "content": "yes"}, *HELLO]
-    (request,), notice = parsed(json.dumps({"messages": talk}).encode(), ChatBody).asked(tokenizer, LENGTH)
+    (request,), notice = parsed(json.dumps({"messages": talk}).encode(), ChatBody).asked(tokenizer, LENGTH, TOOLS)
     assert request.prompt == tokenizer.render(HELLO, for_generation=True).ids and "first turn" in notice
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from llm_jax.config import UserError
-from llm_jax.runs import newest_stage
+from llm_jax.runs import Run
 from llm_jax.serve.worker import Workers
 from tests.commands import refused, run
 from tests.serve.servers import events, serving
@@ -119,7 +119,7 @@ def test_a_stage_that_does_not_load_is_no_end_and_a_signal_is(damaged, tokenizer
 
 
 def test_a_stage_whose_first_checkpoint_is_being_written_is_not_there_yet(damaged):
-    assert newest_stage(damaged) == "sft"
+    assert Run.open(damaged).choose() == "sft"
 
 
 def test_a_server_that_cannot_start_says_why(server, workdir, tmp_path):

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from llm_jax import sharding, train
+from llm_jax import sharding
 from llm_jax.config import UserError
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.requests import Completion, Request
 from llm_jax.stages import rl
+from llm_jax.training import loop
 
 PROMPTS = [
     {"task": task, "level": level, "messages": [{"role": "user", "content": f"{task} {level} {n}?"}], "answer": str(n)}
@@ -152,7 +153,7 @@ def test_the_policy_gradient_is_reinforce_on_the_sampled_tokens(context, tokeniz
     advantage = np.array([1.0, -2.0, 0.5, 0.0], np.float32)
     batch = rl.pack_rollouts(requests, done, advantage, 40, tokenizer.pad)
     parts = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch)
-    ours, _, _ = jax.jit(lambda p: train.gradients(rl.policy_loss(context), p, {}, parts))(params)
+    ours, _, _ = jax.jit(lambda p: loop.gradients(rl.policy_loss(context), p, {}, parts))(params)
     sampled = sum(sum(completion.sampled_mask) for completion in done)  # of all rollouts, also the one left out
     tokens, segments, weights = (np.zeros((4, 40), np.float32) for _ in range(3))
     for row, (request, completion) in enumerate(zip(requests, done, strict=True)):
@@ -222,12 +223,11 @@ def make_rollouts(context, tokenizer):
     context.config.rl.tasks = {"arithmetic": 0.5, "calculator": 0.5}
     context.config.data.sequence_length = 64
     folder = context.workdir / "data"
-    folder.mkdir(parents=True)
     (folder / "prompts_train.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PROMPTS))
 
     def make(**settings):
         context.config.rl.update(settings)
-        return rl.Rollouts(context, Parrot(tokenizer), tokenizer)
+        return rl.Rollouts(context, Parrot(tokenizer))
 
     return make
 

@@ -93,7 +93,7 @@ async function connect() {
     if (!chosenStage())
       showTrouble("This run has no chat model yet: train the stage sft. The view Document works with a base model.");
     if (!chosenBase())
-      showNoBase("This run has no base model (stage pretrain): there is nothing that continues documents.");
+      showNoBase("This run has no base model: there is nothing that continues documents.");
   } catch (error) {
     showTrouble(error.message);
     showNoBase(error.message);

@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from llm_jax import config, optimizer
+from llm_jax import config
 from llm_jax.model import transformer
+from llm_jax.training import optimizer
 
 MATRICES = ("attention.q", "attention.k", "attention.v", "attention.o", "ff.gate", "ff.up", "ff.down")
 SHAPES = {  # name -> (shape, axes): one of each layout the model has

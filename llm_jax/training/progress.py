@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 from llm_jax.checkpoint import to_host
-
-console = Console(highlight=False)
+from llm_jax.cli import console
 
 
 class StageLog:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax import losses
+from llm_jax.training import losses
 
 B, T, D, V, PADDED = 2, 6, 5, 7, 16
 CHUNKS = [2, 4, 6, 1000]

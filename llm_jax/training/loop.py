@@ -5,9 +5,7 @@ A stage brings a `Job`: its loss, its batches and its optimizer. The step takes 
 
 import contextlib
 import dataclasses
-import functools
 import json
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,18 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from llm_jax import checkpoint, sharding
-from llm_jax.config import UserError, identity
-from llm_jax.model import transformer
-from llm_jax.model.attention import kernel_for
-from llm_jax.progress import StageLog
-from llm_jax.roofline import peak_flops
-
-
-class Stopped(Exception):
-    """SIGTERM or Ctrl-C arrived; the state is saved."""
+from llm_jax import checkpoint, lineage, sharding
+from llm_jax.interrupt import Interrupt, Stopped
+from llm_jax.planning.roofline import peak_flops
+from llm_jax.runs import Run
+from llm_jax.stage_table import identity
+from llm_jax.training.progress import StageLog
 
 
 class Batches:
@@ -58,75 +51,6 @@ class Job:
     validate: Callable | None = None  # (params) -> metrics
     tokens_per_step: int = 0
     flops_per_step: float = 0.0  # of the model, for MFU; 0 when it varies
-
-
-@dataclasses.dataclass
-class Context:
-    """What every stage of a run shares."""
-
-    config: ConfigDict
-    workdir: Path
-    mesh: Mesh
-    vocab_size: int
-    tokenizer_sha256: str
-    profile: bool = False
-
-    @functools.cached_property
-    def model(self) -> ConfigDict:
-        """The model's config, its attention kernel chosen for the mesh's devices."""
-        model = self.config.model.copy_and_resolve_references()
-        if model.attention == "auto":
-            model.attention = kernel_for(self.mesh.devices.flat[0].platform)
-        return model
-
-    def shardings(self):
-        """A NamedSharding for every parameter, from the rules table."""
-        axes = transformer.param_axes(self.model, self.vocab_size)
-        return jax.tree.map(lambda a: sharding.named(self.mesh, *a), axes, is_leaf=lambda x: isinstance(x, tuple))
-
-    def abstract_params(self):
-        init = lambda: transformer.init_params(self.model, self.vocab_size, jax.random.key(0))  # noqa: E731
-        return checkpoint.abstract_like(jax.eval_shape(init), self.shardings())
-
-    def init_params(self):
-        """Fresh parameters, created on their shards."""
-        init = lambda key: transformer.init_params(self.model, self.vocab_size, key)  # noqa: E731
-        jitted = jax.jit(init, out_shardings=self.shardings(), compiler_options=compiler_options(self.mesh))
-        return jitted(jax.random.key(self.config.seed))
-
-    def load_params(self, stage: str, workdir: Path | None = None):
-        """The newest parameters of `stage`. Raises UserError when there are none, or they know another tokenizer."""
-        store = checkpoint.existing(workdir or self.workdir, stage)
-        if store.meta(store.latest())["tokenizer"] != self.tokenizer_sha256:
-            raise UserError(f"{store.path} was trained with another tokenizer than {self.workdir}/data/tokenizer.model")
-        params = store.restore_params(store.latest(), self.abstract_params())
-        store.close()
-        return params
-
-
-def compiler_options(mesh: Mesh) -> dict[str, int]:
-    """Of XLA. For a CPU, LLVM's first level: up to half of the time to compile, for the same bits at the same speed."""
-    return {"xla_backend_optimization_level": 1} if mesh.devices.flat[0].platform == "cpu" else {}
-
-
-class Interrupt:
-    """Turns signals into a flag that the loop reads between steps; a second Ctrl-C ends at once."""
-
-    def __init__(self, *signals: int):
-        self.wanted, self._signals = False, signals or (signal.SIGTERM, signal.SIGINT)
-
-    def __enter__(self):
-        self._old = {s: signal.signal(s, self._note) for s in self._signals}
-        return self
-
-    def _note(self, number, frame):
-        if self.wanted and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.wanted = True
-
-    def __exit__(self, *_):
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
 
 
 def join(trainable: dict, frozen: dict) -> dict:
@@ -203,36 +127,37 @@ def step_function(job: Job, params, mesh: Mesh):
         return optax.apply_updates(trainable, updates), optimizer_state, metrics
 
     places = jax.tree.map(lambda x: x.sharding, (params, abstract_state(job, params, mesh)))
-    options = compiler_options(mesh)
+    options = sharding.compiler_options(mesh)
     return jax.jit(step, donate_argnums=(0, 2), out_shardings=(*places, None), compiler_options=options)
 
 
 def prepare(job: Job, params, mesh: Mesh):
     """(a fresh optimizer state, created on its shards; the jitted step)."""
     places = jax.tree.map(lambda x: x.sharding, abstract_state(job, params, mesh))
-    init = jax.jit(job.optimizer.init, out_shardings=places, compiler_options=compiler_options(mesh))
+    init = jax.jit(job.optimizer.init, out_shardings=places, compiler_options=sharding.compiler_options(mesh))
     return init(params), step_function(job, params, mesh)
 
 
-def run(context: Context, job: Job, params) -> Any:
+def train(run: Run, job: Job, params) -> Any:
     """Trains `params` by `job` from its newest checkpoint, or from the start, to the end -> final parameters.
 
     Raises Stopped after SIGTERM or Ctrl-C, once the state is saved, and FloatingPointError on a loss that is not
     finite; the newest checkpoint then stays as it is.
     """
-    config = context.config
+    config, own = run.config, identity(run.config, job.stage)
+    parent = lineage.parent_of(run, job.stage)
     parts = [".".join(key.key for key in path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
-    peak = peak_flops(context.mesh.devices.flat[0]) * context.mesh.size if job.flops_per_step else 0.0
-    log = StageLog(context.workdir, job.stage, job.steps, job.tokens_per_step, job.flops_per_step, peak, parts)
-    store = checkpoint.Checkpoints(context.workdir, job.stage, config.checkpoint.keep)
-    optimizer_state, step_fn = prepare(job, params, context.mesh)
+    peak = peak_flops(run.mesh.devices.flat[0]) * run.mesh.size if job.flops_per_step else 0.0
+    log = StageLog(run.workdir, job.stage, job.steps, job.tokens_per_step, job.flops_per_step, peak, parts)
+    store = checkpoint.Checkpoints(run.workdir, job.stage, config.checkpoint.keep)
+    optimizer_state, step_fn = prepare(job, params, run.mesh)
     start = 0
     if store.latest() is None:
         log.begin()
     else:
         start = store.latest()
         meta = store.meta(start)
-        checkpoint.check_identity(config, job.stage, meta, store.path)
+        checkpoint.check_identity(own, meta, store.path)
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (params, optimizer_state)
         )
@@ -244,9 +169,11 @@ def run(context: Context, job: Job, params) -> Any:
     def save(step):
         meta = {
             "stage": job.stage,
+            "steps": job.steps,
             "config": json.loads(config.to_json()),
-            "identity": identity(config, job.stage),
-            "tokenizer": context.tokenizer_sha256,
+            "identity": own,
+            "parent": parent,
+            "tokenizer": run.tokenizer_sha256,
             "batches": job.batches.state(),
             "log": log.state(),
         }
@@ -259,8 +186,8 @@ def run(context: Context, job: Job, params) -> Any:
             asked = time.monotonic()
             host_batch, figures = job.batches.next(step, params)
             waited = time.monotonic() - asked
-            batch = sharding.put_batch(context.mesh, host_batch, config.train.microbatch)
-            with jax.transfer_guard("disallow"), profiled(context, job.stage, step - start):
+            batch = sharding.put_batch(run.mesh, host_batch, config.train.microbatch)
+            with jax.transfer_guard("disallow"), profiled(run, job.stage, step - start):
                 params, optimizer_state, metrics = step_fn(params, {}, optimizer_state, batch)
             if pending:
                 log.step(*pending)
@@ -288,9 +215,9 @@ def run(context: Context, job: Job, params) -> Any:
 class profiled:
     """With `--profile`: traces five steps after the first five into the stage's folder, for XProf."""
 
-    def __init__(self, context: Context, stage: str, step: int):
-        self.start, self.stop = (context.profile and step == at for at in (5, 9))
-        self.path = str(Path(context.workdir) / stage / "profile")
+    def __init__(self, run: Run, stage: str, step: int):
+        self.start, self.stop = (run.profile and step == at for at in (5, 9))
+        self.path = str(Path(run.workdir) / stage / "profile")
 
     def __enter__(self):
         if self.start:

@@ -12,11 +12,12 @@ import numpy as np
 import optax
 import pytest
 
-from llm_jax import checkpoint, config, progress, sharding, train
+from llm_jax import checkpoint, config, sharding
 from llm_jax.config import UserError
 from llm_jax.model import transformer
-from llm_jax.optimizer import make_optimizer
-from llm_jax.stages.supervised import cross_entropy_loss
+from llm_jax.training import loop, progress
+from llm_jax.training.nats import cross_entropy_loss
+from llm_jax.training.optimizer import make_optimizer
 
 STEPS = 7
 AXES = {"w": ("embed", "ff"), "b": (None,)}
@@ -26,7 +27,7 @@ class Killed(Exception):
     """Stands for a process that is gone."""
 
 
-class Batches(train.Batches):
+class Batches(loop.Batches):
     """Batches that are a function of the step and of a counter that a checkpoint must carry."""
 
     def __init__(self, make, at: int | None = None, what=None):
@@ -92,10 +93,10 @@ class Runner:
 
     def run(self, folder: str, at: int | None = None, what=None, steps: int = STEPS, loss=regression_loss, **more):
         self.context.workdir = self.tmp_path / folder
-        job = train.Job("pretrain", steps, self.optimizer, loss, Batches(regression_batch, at, what), **more)
+        job = loop.Job("pretrain", steps, self.optimizer, loss, Batches(regression_batch, at, what), **more)
         params = {"w": jnp.full((6, 5), 0.1), "b": jnp.zeros(5)}
         try:
-            return train.run(self.context, job, params)
+            return loop.train(self.context, job, params)
         finally:
             self.stores[-1].wait() if at is not None else None
 
@@ -145,7 +146,7 @@ def test_killed_and_resumed_is_never_interrupted(either, at):
 def test_sigterm_saves_stops_and_the_same_command_continues(either):
     whole = either.run("whole")
     handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(train.Stopped, match="step 3"):
+    with pytest.raises(loop.Stopped, match="step 3"):
         either.run("stopped", 2, terminate)  # step 3 is no multiple of checkpoint.every
     assert signal.getsignal(signal.SIGTERM) is handler
     assert either.latest("stopped") == 3 and len(either.losses("stopped")) == 3
@@ -154,7 +155,7 @@ def test_sigterm_saves_stops_and_the_same_command_continues(either):
 
 
 def test_sigterm_in_the_last_step_loses_nothing(runner):
-    with pytest.raises(train.Stopped):
+    with pytest.raises(loop.Stopped):
         runner.run("a", STEPS - 1, terminate)
     assert runner.latest("a") == STEPS and identical(runner.run("a"), runner.run("b"))
 
@@ -249,14 +250,14 @@ def test_only_the_newest_checkpoints_are_kept(runner):
 
 def test_a_frozen_tree_joins_the_trained_one():
     frozen, trained = {"a": {"x": 1}, "b": 2}, {"a": {"y": 3}}
-    assert train.join(trained, frozen) == {"a": {"x": 1, "y": 3}, "b": 2}
+    assert loop.join(trained, frozen) == {"a": {"x": 1, "y": 3}, "b": 2}
     assert frozen == {"a": {"x": 1}, "b": 2}
 
 
 def test_a_batch_without_targets_changes_nothing_but_the_state():
-    job = train.Job("x", 1, optax.sgd(1.0), lambda p, b: (p["w"].sum() * 0, jnp.float32(0), {}), None)
+    job = loop.Job("x", 1, optax.sgd(1.0), lambda p, b: (p["w"].sum() * 0, jnp.float32(0), {}), None)
     params = {"w": jnp.ones(3)}
-    state, step = train.prepare(job, params, sharding.make_mesh(config.default().mesh))
+    state, step = loop.prepare(job, params, sharding.make_mesh(config.default().mesh))
     params, _, metrics = step(params, {}, state, {"weights": jnp.zeros((1, 2))})
     assert metrics["loss"] == 0 and np.array_equal(params["w"], np.ones(3))
 
@@ -279,8 +280,8 @@ def test_a_transformer_resumes_bit_for_bit(context, stores, tokenizer, draw_para
 
     def run(folder: str, at: int | None = None):
         context.workdir = tmp_path / folder
-        job = train.Job("pretrain", 4, optimizer, cross_entropy_loss(context), Batches(batch, at, kill))
-        return train.run(context, job, draw_params(context.model, vocab))
+        job = loop.Job("pretrain", 4, optimizer, cross_entropy_loss(context), Batches(batch, at, kill))
+        return loop.train(context, job, draw_params(context.model, vocab))
 
     whole = run("whole")
     with pytest.raises(Killed):
@@ -297,7 +298,7 @@ def test_microbatches_give_the_loss_of_the_whole_batch(context, tokenizer, param
     weights[4:6] = 0
     batch = {name: rng.integers(0, V, (B, T)).astype(np.int32) for name in ("tokens", "targets")}
     batch |= {"segments": np.ones((B, T), np.int32), "positions": np.tile(np.arange(T), (B, 1)), "weights": weights}
-    step = jax.jit(lambda params, batch: train.gradients(cross_entropy_loss(context), params, {}, batch)[:2])
+    step = jax.jit(lambda params, batch: loop.gradients(cross_entropy_loss(context), params, {}, batch)[:2])
     whole, parts = (jax.tree.map(lambda x, n=n: x.reshape(n, -1, T), batch) for n in (1, 4))
     for a, b in zip(jax.tree.leaves(step(params, whole)), jax.tree.leaves(step(params, parts)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

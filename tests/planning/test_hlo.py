@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm_jax import hlo, roofline
+from llm_jax.planning import hlo, roofline
 
 PROGRAM = """HloModule step
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_jax import loader, rows
+from llm_jax import rows
 from llm_jax.config import UserError
 from llm_jax.stages.supervised import RowBatches
+from llm_jax.training import loader
 
 ROWS, BATCH, STEPS = 13, 8, 5
 SIZES = {"books": 13, "code": 7, "web": 29}  # rows of each source

@@ -1,0 +1,67 @@
+"""The table of measurements: what is asked of a checkpoint, of which one, and what must be there for it."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+from llm_jax.evals.bpb import bits_per_byte
+from llm_jax.evals.measure import (
+    Examiner,
+    measure_grid,
+    measure_passk,
+    measure_reasoning,
+    measure_sft,
+    measure_think,
+    measure_tools,
+)
+from llm_jax.tables import Row, Table
+
+ON = ("base", "assistant", "last", "before and after")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measurement(Row):
+    """A group of the report. `on` is whose checkpoint it is about: the model that continues documents, the first one
+    that answers turns, the last one, or the one before and the one after reinforcement learning."""
+
+    measure: Callable[[Examiner, dict], dict] = None  # (examiner, parameters) -> {name: metric or such a dict}
+    on: str = None
+    final: bool = False  # asked again of the last checkpoint, for the group `final`
+    tasks: tuple[str, ...] = ()  # families whose held-out prompts it needs
+    tools: tuple[str, ...] = ()  # that it needs
+
+    def wrong(self, names: Iterable[str]) -> str:
+        return "" if self.on in ON else f"on is {self.on!r}; choose from {', '.join(ON)}"
+
+    def missing(self, examiner: Examiner) -> str:
+        """What it needs that this run has not, in a few words; empty when all is there."""
+        asked = {task for task, _ in examiner.by_level}
+        lacking = [f"prompts of {task!r}" for task in self.tasks if task not in asked]
+        lacking += [f"the tool {tool!r}" for tool in self.tools if tool not in examiner.engine.tools]
+        return " and ".join(lacking)
+
+
+MEASUREMENTS: Table[Measurement] = Table(
+    "task",
+    (
+        Measurement(name="bpb", measure=lambda examiner, params: bits_per_byte(examiner.run, params), on="base"),
+        Measurement(name="sft", measure=measure_sft, on="assistant", final=True),
+        Measurement(name="think", measure=measure_think, on="assistant", final=True, tasks=("arithmetic",)),
+        Measurement(
+            name="tools",
+            measure=measure_tools,
+            on="last",
+            final=True,
+            tasks=("calculator",),
+            tools=("python",),
+        ),
+        Measurement(name="grid", measure=measure_grid, on="before and after"),
+        Measurement(name="passk", measure=measure_passk, on="before and after", tasks=("arithmetic",)),
+        Measurement(
+            name="reasoning",
+            measure=measure_reasoning,
+            on="before and after",
+            final=True,
+            tasks=("arithmetic",),
+        ),
+    ),
+)

@@ -1,0 +1,133 @@
+"""Which parameters a stage starts from, and whether they are still the ones that it was trained from.
+
+The record of a checkpoint names its parent: run, stage, step and a checksum of the parameters.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llm_jax import checkpoint
+from llm_jax.config import UserError, differences, flatten
+from llm_jax.runs import Run, read_noted
+from llm_jax.stage_table import STAGES, Stage, trained
+from llm_jax.tables import known
+
+OWN = "."  # the run of a parent that lies in the same workdir
+# What the same parameters may be used with: it changes how they are computed with, or the loss, not what they compute.
+FREE = ("model.attention", "model.remat", "model.compute_dtype", "model.load_balance", "model.router_z")
+
+
+class Source(NamedTuple):
+    """Where parameters come from."""
+
+    run: str  # OWN, or the workdir that `init_from` names
+    stage: str
+    workdir: Path
+
+
+def source_of(run: Run, stage: str) -> Source | None:
+    """What a stage starts from: a stage of this run that it follows, or `init_from`; None for fresh parameters.
+
+    Raises UserError when it follows others and there is neither.
+    """
+    follows = STAGES.find(stage).follows
+    for before in follows:
+        if checkpoint.folder(run.workdir, before).is_dir():
+            return Source(OWN, before, run.workdir)
+    if run.config.init_from:
+        return branch(run.config.init_from)
+    if follows:
+        what = f"stage {stage!r} starts from {follows[0]!r}, which has not run here"
+        raise UserError(f"{what}; run it, or set --config.init_from")
+    return None
+
+
+def branch(init_from: str) -> Source:
+    """ "WORKDIR:stage", taken apart."""
+    workdir, _, stage = init_from.rpartition(":")
+    if not workdir or "/" in stage:
+        raise UserError(f"init_from is {init_from!r}; it must be WORKDIR:stage, as in runs/speedrun:pretrain")
+    return Source(workdir, known("stage of init_from", stage, trained()), Path(workdir))
+
+
+def newest(workdir: Path, stage: str) -> dict[str, Any]:
+    """The record of a stage's newest checkpoint. Raises UserError when it has none."""
+    with checkpoint.existing(workdir, stage) as store:
+        return store.meta(store.latest())
+
+
+def parent_of(run: Run, stage: str) -> dict[str, Any] | None:
+    """What the checkpoints of a stage note of its parent; None for fresh parameters.
+
+    Raises UserError when the parent is not trained to its end.
+    """
+    source = source_of(run, stage)
+    if source is None:
+        return None
+    meta = newest(source.workdir, source.stage)
+    if meta["step"] < meta["steps"]:
+        what = f"stage {stage!r} starts from {source.stage!r} of {source.workdir}"
+        raise UserError(f"{what}, which is at step {meta['step']} of {meta['steps']}; train that to its end first")
+    return {"run": source.run, **named(source.stage, meta)}
+
+
+def named(stage: str, meta: dict[str, Any]) -> dict[str, Any]:
+    return {"stage": stage, "step": meta["step"], "checksum": checkpoint.digest(meta["checksums"])}
+
+
+def check(run: Run, stage: str) -> None:
+    """Raises UserError when a checkpoint of the stage, or of one before it, was trained from another parent."""
+    source = source_of(run, stage)
+    if checkpoint.written(run.workdir, stage):
+        noted = newest(run.workdir, stage)["parent"]
+        now = source and named(source.stage, newest(source.workdir, source.stage))
+        if (noted and {key: noted[key] for key in ("stage", "step", "checksum")}) != now:
+            raise UserError(stale(run, stage, noted, now))
+    if source and source.run == OWN:
+        check(run, source.stage)
+
+
+def stale(run: Run, stage: str, noted: dict[str, Any] | None, now: dict[str, Any] | None) -> str:
+    said = lambda p: f"step {p['step']} of {p['stage']!r} ({p['checksum']})" if p else "fresh parameters"  # noqa: E731
+    what = f"stage {stage!r} of {run.workdir} was trained from {said(noted)}, and its parent is now {said(now)}"
+    return f"{what}: move {run.workdir / stage} away to have it done again, or use another --workdir"
+
+
+def check_before(run: Run, stages: Iterable[str]) -> None:
+    """What can be refused before anything runs, for the stages to come. Raises UserError."""
+    for stage in stages:
+        if STAGES[stage].trains and checkpoint.written(run.workdir, stage):
+            check(run, stage)
+            check_longer(run, STAGES[stage])
+    if run.config.init_from:
+        check_branch(run, branch(run.config.init_from))
+
+
+def check_longer(run: Run, stage: Stage) -> None:
+    """Raises UserError where a finished stage is to be trained on, and another one was trained from it."""
+    step, wanted = newest(run.workdir, stage.name)["step"], run.config[stage.section].get("steps", 0)
+    children = [name for name in run.trained() if (source := source_of(run, name)) and source[:2] == (OWN, stage.name)]
+    if wanted > step and children:
+        what = f"{children[0]!r} was trained from step {step} of {stage.name!r}, which is to go on to step {wanted}"
+        raise UserError(f"{what}: move {run.workdir / children[0]} away first, or use another --workdir")
+
+
+def check_branch(run: Run, source: Source) -> None:
+    """Raises UserError when the parameters of `init_from` are not there, or another model's or tokenizer's."""
+    theirs, meta = read_noted(source.workdir)["config"], newest(source.workdir, source.stage)
+    model = lambda flat: {k: v for k, v in flat.items() if k.startswith("model.") and k not in FREE}  # noqa: E731
+    if changed := differences(model(theirs), model(flatten(run.config))):
+        what = f"init_from names {source.workdir}, a run of another model ({'; '.join(changed)})"
+        raise UserError(f"{what}; set these values as there")
+    if (run.workdir / "data" / "tokenizer.model").exists() and run.tokenizer.sha256 != meta["tokenizer"]:
+        what = f"{run.workdir}/data/tokenizer.model is not the tokenizer of {source.workdir}, which init_from names"
+        raise UserError(f"{what}; use another --workdir, whose stage `data` takes that one")
+
+
+def starting_params(run: Run, stage: str):
+    """Those of the parent, or fresh ones. Raises UserError as `parent_of` and `check` do."""
+    parent_of(run, stage)
+    check(run, stage)
+    source = source_of(run, stage)
+    return run.load_params(source.stage, source.workdir) if source else run.init_params()

@@ -1,0 +1,38 @@
+"""Stage `report`: adds the times to report.json and writes the page. The last stage, so that all times are known."""
+
+import json
+import os
+import sys
+
+from llm_jax.cli import console
+from llm_jax.config import UserError
+from llm_jax.files import replace
+from llm_jax.report.page import write_page
+from llm_jax.runs import Run
+from llm_jax.times import Times
+
+REFERENCE_GFLOPS = 110.0  # of the machine that the time bar of the speedrun is stated for
+
+
+def finish(run: Run) -> None:
+    """Raises UserError when stage `evaluate` has not left its figures."""
+    path, times = run.workdir / "report" / "report.json", Times(run.workdir)
+    if not path.exists():
+        raise UserError(f"no {path}; run stage `evaluate` first")
+    report = json.loads(path.read_text())
+    with times.of("report"):  # matplotlib's start-up is most of it, so a first page is written to be timed
+        write_page(run.workdir)
+    times.calibrate()
+    seconds, gflops = times.read().values()
+    total, speed = sum(seconds.values()), sum(gflops) / len(gflops)
+    report["seconds"] = {stage: {"value": round(value, 1)} for stage, value in seconds.items()}
+    report["total_seconds"] = {"value": round(total, 1)}
+    report["machine_gflops"] = {"value": round(speed, 1)}
+    report["normalised_seconds"] = {"value": round(total * speed / REFERENCE_GFLOPS, 1)}
+    replace(path, json.dumps(report, indent=1))
+    page = write_page(run.workdir)
+    python = os.path.relpath(sys.executable)
+    python = "python" if python.startswith("..") else python
+    console.print(f"\n[bold]report[/bold]  {page}", soft_wrap=True)
+    for command in ("chat", "serve"):
+        console.print(f"[bold]{command:8}[/bold]{python} -m llm_jax.{command} --workdir={run.workdir}", soft_wrap=True)

@@ -1,0 +1,119 @@
+"""The table of stages: what `main` runs, in which order, and what every command may do with what a stage leaves.
+
+It lies below everything that reads it, so a stage's module is named by a string and imported when it runs.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+
+from llm_jax.config import flatten
+from llm_jax.tables import Row, Table, known
+
+KINDS = ("", "base", "chat")
+MIXTURE = ("data.epochs.", "data.weights.")  # what the loader does with the rows; stage `data` makes the same ones
+NOT_IDENTITY = ("model.remat", "model.attention", "pretrain.steps", "sft.steps", "sft.epochs", "rl.steps", "rl.slots")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage(Row):
+    """A stage that trains has checkpoints, and `run` is called with (Run, parameters); of others with the Run alone.
+
+    `identity` holds the config's sections that its numbers depend on, beside those of the stages before it: not the
+    mesh, logs, checkpoint cadence or the length of the run, so another mesh or a longer run may resume it. (A longer
+    run changes the schedule from there on, as in any schedule with a horizon.)
+    """
+
+    run: str = None  # "module:function"
+    label: str = None  # what people call it
+    kind: str = ""  # of the model that it trains: "base" continues documents, "chat" answers turns; "": trains none
+    follows: tuple[str, ...] = ()  # stages whose parameters it may start from, the preferred one first
+    section: str = ""  # of the config
+    identity: tuple[str, ...] = ()
+    one_process: bool = False  # runs in one process only
+    first_process: bool = False  # of several, the first one runs it and the others wait
+
+    @property
+    def trains(self) -> bool:
+        return bool(self.kind)
+
+    def wrong(self, names: Iterable[str]) -> str:
+        if self.kind not in KINDS:
+            return f"kind is {self.kind!r}; choose from {', '.join(map(repr, KINDS))}"
+        for other in self.follows:
+            known("stage in follows", other, names)
+        if self.trains and not (self.section and self.identity):
+            return "a stage that trains needs a `section` of the config and an `identity`"
+        return "" if ":" in self.run else f"run is {self.run!r}; it must be 'module:function'"
+
+    def clashes(self, other: "Stage") -> str:
+        return f"section {self.section!r}" if self.section and self.section == other.section else ""
+
+
+WORLD = ("seed", "tokenizer", "data")
+PRETRAINED = (*WORLD, "init_from", "model", "optimizer", "pretrain")
+
+STAGES: Table[Stage] = Table(
+    "stage",
+    (
+        Stage(
+            name="data",
+            run="llm_jax.stages.data:prepare",
+            label="data",
+            section="data",
+            identity=WORLD,
+            first_process=True,
+        ),
+        Stage(
+            name="pretrain",
+            run="llm_jax.stages.pretrain:train",
+            label="pre-training",
+            kind="base",
+            section="pretrain",
+            identity=PRETRAINED,
+        ),
+        Stage(
+            name="sft",
+            run="llm_jax.stages.sft:train",
+            label="fine-tuning",
+            kind="chat",
+            follows=("pretrain",),
+            section="sft",
+            identity=(*PRETRAINED, "sft"),
+        ),
+        Stage(
+            name="rl",
+            run="llm_jax.stages.rl:train",
+            label="reinforcement learning",
+            kind="chat",
+            follows=("sft",),
+            section="rl",
+            identity=(*PRETRAINED, "sft", "rl"),
+            one_process=True,
+        ),
+        Stage(
+            name="evaluate",
+            run="llm_jax.evals.run:evaluate",
+            label="evaluation",
+            section="eval",
+            one_process=True,
+        ),
+        Stage(name="report", run="llm_jax.report.finish:finish", label="this report", one_process=True),
+    ),
+)
+
+
+def trained() -> list[str]:
+    """The stages that leave checkpoints, in the order of training."""
+    return [stage.name for stage in STAGES.values() if stage.trains]
+
+
+def identity(config, stage: str) -> dict:
+    """The flat keys and values that `stage`'s numbers depend on; tuples as lists, as in JSON."""
+    sections = STAGES.find(stage).identity
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if key.split(".")[0] in sections
+        and key not in NOT_IDENTITY
+        and not (stage == "data" and key.startswith(MIXTURE))
+    }
