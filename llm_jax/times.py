@@ -13,7 +13,7 @@ BEGIN_ANEW = ("evaluate", "report")  # what they did before an interruption is d
 
 
 class Times:
-    """Kept in the workdir over restarts. Of several processes, the first writes."""
+    """Kept in the workdir over restarts. Of several processes, the first reads and writes it."""
 
     def __init__(self, workdir: Path):
         self.path, self.writes = workdir / "times.json", jax.process_index() == 0
@@ -35,16 +35,14 @@ class Times:
         return json.loads(self.path.read_text()) if self.path.exists() else {"seconds": {}, "gflops": []}
 
     def add(self, stage: str, seconds: float) -> None:
-        data = self.read()
-        before = 0.0 if stage in BEGIN_ANEW else data["seconds"].get(stage, 0.0)
-        data["seconds"][stage] = before + seconds
-        self._write(data)
+        if self.writes:
+            data = self.read()
+            before = 0.0 if stage in BEGIN_ANEW else data["seconds"].get(stage, 0.0)
+            data["seconds"][stage] = before + seconds
+            replace(self.path, json.dumps(data, indent=1))
 
     def calibrate(self) -> None:
-        speed, data = machine_gflops(), self.read()
-        data["gflops"].append(speed)
-        self._write(data)
-
-    def _write(self, data: dict) -> None:
         if self.writes:
+            speed, data = machine_gflops(), self.read()
+            data["gflops"].append(speed)
             replace(self.path, json.dumps(data, indent=1))

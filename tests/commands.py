@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = str(ROOT / "tests" / "tiny.py")
@@ -12,7 +15,19 @@ TINY = str(ROOT / "tests" / "tiny.py")
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 _cache = None if CACHE in os.environ else tempfile.TemporaryDirectory(prefix="llm_jax_tests_")
 COMPILED = {CACHE: _cache.name if _cache else os.environ[CACHE], "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+DEADLINE = (
+    900.0  # seconds that a test waits for another process: what it finds does not depend on how busy a machine is
+)
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **COMPILED}
+
+
+def until(true: Callable[[], Any], pause: float = 0.01) -> Any:
+    """Waits for a state, and gives what `true` gave. Fails when it has not come in time."""
+    deadline = time.monotonic() + DEADLINE
+    while not (found := true()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(pause)
+    return found
 
 
 def start(*args: str, **kwargs) -> subprocess.Popen:
@@ -36,7 +51,7 @@ def run(*args: str, stdin: str | None = None) -> subprocess.CompletedProcess:
         text=True,
         input=stdin or "",
         capture_output=True,
-        timeout=600,
+        timeout=DEADLINE,
     )
 
 

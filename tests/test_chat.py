@@ -85,7 +85,7 @@ class Terminal:
             start_new_session=True,
         )
         os.close(its)
-        self.screen = fdspawn(ours, encoding="utf-8", codec_errors="replace", timeout=300)
+        self.screen = fdspawn(ours, encoding="utf-8", codec_errors="replace", timeout=commands.DEADLINE)
         self.prompted()
 
     def prompted(self) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import DEADLINE
+
 ROOT = Path(__file__).parent.parent
 CONFIG = """
 from llm_jax.config import default
@@ -33,7 +35,7 @@ def compile_ahead(tmp_path, *arguments: str, layers=4, mesh=(4, 1, 1, 1, 1), kv_
     path.write_text(CONFIG.format(layers=layers, mesh=mesh, kv_heads=kv_heads))
     command = [sys.executable, "-m", "llm_jax.compile_ahead", f"--config={path}", *arguments]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=DEADLINE)
 
 
 def figures(*args, **kwargs) -> dict:

@@ -2,12 +2,11 @@
 
 import json
 import signal
-import time
 
 import numpy as np
 import pytest
 
-from tests.commands import TINY, refused, run, start, tiny
+from tests.commands import DEADLINE, TINY, refused, run, start, tiny, until
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +76,12 @@ def test_a_longer_run_and_other_logging_are_welcome(finished):
     assert max(losses(finished, "rl")) == 3
 
 
+def test_a_parent_of_others_is_not_trained_on(finished):
+    before = (finished / "config.json").read_text()
+    refused(tiny(finished, "--stages=pretrain", "--config.pretrain.steps=14"), "'sft'", "step 12 of 'pretrain'", "14")
+    assert (finished / "config.json").read_text() == before and max(losses(finished, "pretrain")) == 12
+
+
 def test_chat_answers_once_as_text_and_as_json(finished):
     shown = run("llm_jax.chat", f"--workdir={finished}", "--stage=sft", "--prompt=Who are you?")
     assert shown.returncode == 0, shown.stderr[-2000:]
@@ -110,14 +115,10 @@ def test_killed_and_resumed_equals_never_killed(finished, tmp_path, stop):
     workdir = tmp_path / "killed"
     args = ("llm_jax.main", f"--config={TINY}", f"--workdir={workdir}", "--stages=data,pretrain")
     process = start(*args)
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and process.poll() is None:
-        metrics = workdir / "pretrain/metrics.jsonl"
-        if metrics.exists() and metrics.read_text().count('"loss"') >= 5:
-            process.send_signal(stop)
-            break
-        time.sleep(0.01)
-    process.communicate(timeout=240)
+    metrics = workdir / "pretrain/metrics.jsonl"
+    until(lambda: process.poll() is not None or (metrics.exists() and metrics.read_text().count('"loss"') >= 5))
+    process.send_signal(stop)
+    process.communicate(timeout=DEADLINE)
     if stop != signal.SIGKILL:
         assert process.returncode == 0
     again = run(*args)
@@ -174,3 +175,19 @@ def test_a_stage_starts_from_another_run(finished, tmp_path):
     result = tiny(workdir, "--stages=sft", f"--config.init_from={finished}:pretrain")
     assert result.returncode == 0, result.stderr[-2000:]
     assert losses(workdir, "sft")[1] == losses(finished, "sft")[1]
+
+
+@pytest.mark.parametrize(
+    "init_from, flag, words",
+    [
+        ("{}:pretrain", "--config.model.rope_base=500.0", ("model.rope_base: 10000.0 -> 500.0",)),
+        ("{}:pretrain", "--config.model.layer_pattern=('window:8',)", ("model.layer_pattern",)),
+        ("{}:pretrian", "--config.seed=0", ("'pretrian'", "'pretrain'")),
+        ("{}", "--config.seed=0", ("WORKDIR:stage",)),
+        ("{}/nowhere:sft", "--config.seed=0", ("nowhere", "no run")),
+    ],
+)
+def test_what_cannot_be_started_from_is_refused_before_anything_runs(finished, tmp_path, init_from, flag, words):
+    flags = (f"--config.init_from={init_from.format(finished)}", flag, "--stages=data,sft")
+    refused(tiny(tmp_path / "branch", *flags), *words)
+    assert not (tmp_path / "branch").exists()

@@ -10,7 +10,7 @@ import pytest
 from llm_jax.config import UserError
 from llm_jax.generate import BLOCK, Output, Reader, Row, encoded
 from llm_jax.sampling.loaded import load
-from tests.commands import refused, run, start
+from tests.commands import DEADLINE, refused, run, start
 from tests.test_chat import drawn_run
 
 SLOTS = 4
@@ -59,7 +59,7 @@ def stopped(workdir, many, whole, tmp_path_factory):
         while process.poll() is None and not (partial.exists() and partial.read_bytes().count(b"\n")):
             time.sleep(0.005)
         process.send_signal(number)
-        said, _ = process.communicate(timeout=240)
+        said, _ = process.communicate(timeout=DEADLINE)
         assert process.returncode == (-number if number == signal.SIGKILL else 0)
         written = partial.read_bytes()
         assert 0 < len(written) < len(whole) and whole.startswith(written)

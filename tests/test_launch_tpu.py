@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.commands import ROOT, refused
+from tests.commands import DEADLINE, ROOT, refused
 
 PLACE = ("demo", "us-east5-b", "v6e-8")
 RUN = ("--", "experiments/speedrun.py", "--workdir=/mnt/bucket/run")
@@ -93,7 +93,7 @@ def start(repository, *args, shell=("bash",), **environment) -> subprocess.Popen
 def launch(repository, *args, **options) -> subprocess.CompletedProcess:
     process = start(repository, *args, **options)
     try:
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=DEADLINE)
     finally:
         process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
@@ -290,7 +290,7 @@ def test_ctrl_c_leaves_the_run_and_a_second_call_follows_it(repository, cloud):
         process = start(repository, *PLACE, *RUN, shell=ADOPTING_BASH, **cloud.environment)
         assert process.stdout.readline() == "step 1 of a run\n"
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=DEADLINE)
         assert process.returncode == 0, errors
         assert f"To follow again: bash launch_tpu.sh {' '.join((*PLACE, *RUN))}" in errors
         os.kill(int((cloud.home / "llm_jax.pid").read_text()), 0)  # the run goes on

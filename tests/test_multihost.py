@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from llm_jax.main import Times
-from tests.commands import ROOT, TINY, refused, run
+from llm_jax.times import Times
+from tests.commands import DEADLINE, ENVIRONMENT, ROOT, TINY, refused, run
 
 MESH = ("--config.mesh.data=2", "--config.mesh.fsdp=4", "--config.log.eval_every=6")
 STEPS = 8
@@ -37,7 +37,7 @@ def trained(workdir, processes: int, steps: int = STEPS) -> list[subprocess.Comp
         line = command + (several if processes > 1 else [])
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         started.append(subprocess.Popen(line, cwd=ROOT, env=env, text=True, **pipes))
-    outputs = [p.communicate(timeout=600) for p in started]
+    outputs = [p.communicate(timeout=DEADLINE) for p in started]
     return [subprocess.CompletedProcess(p.args, p.returncode, *o) for p, o in zip(started, outputs, strict=True)]
 
 
@@ -81,6 +81,20 @@ def test_one_process_continues_what_two_began(workdirs):
     assert list(losses(workdirs[1])) == list(range(1, STEPS + 3))
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_reader_takes_the_devices_at_hand(workdirs, devices):
+    """What eight devices trained is measured on one and on eight; the validation loss is that of training."""
+    env = {**ENVIRONMENT, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    command = [sys.executable, "-m", "llm_jax.evaluate", f"--workdir={workdirs[0]}", "--stage=pretrain", "--tasks=bpb"]
+    result = subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    measured = json.loads(result.stdout.splitlines()[-1])["bpb"]
+    counts = json.loads((workdirs[0] / "data/prepared.json").read_text())["counts"]
+    nats = [line["val_loss"] for line in lines(workdirs[0]) if "val_loss" in line][-1] * counts["validation"]["targets"]
+    sources = [m for name, m in measured.items() if name.startswith("val_bpb_")]
+    np.testing.assert_allclose(sum(m["value"] * m["bytes"] for m in sources) * np.log(2), nats, rtol=1e-3)
+
+
 def test_half_said_clusters_are_refused(tmp_path):
     alone = ("llm_jax.main", f"--config={TINY}", f"--workdir={tmp_path}/run")
     refused(run(*alone, "--coordinator=localhost:1"), "--processes", "--process")
@@ -98,4 +112,6 @@ def test_only_the_first_process_reads_and_writes_the_times(tmp_path, monkeypatch
     times.unlink()
     monkeypatch.setattr("jax.process_index", lambda: 0)
     Times(tmp_path).add("startup", 1.0)
-    assert Times(tmp_path).data["seconds"] == {"startup": 1.0} and [p.name for p in tmp_path.iterdir()] == [times.name]
+    assert Times(tmp_path).read()["seconds"] == {"startup": 1.0} and [p.name for p in tmp_path.iterdir()] == [
+        times.name
+    ]

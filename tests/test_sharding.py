@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 
 from llm_jax import config, sharding
 from llm_jax.config import UserError
+from tests.commands import DEADLINE
 
 ROOT, STEPS = Path(__file__).parent.parent, 20
 MESH = (1, 2, 2, 2)  # data, fsdp, tensor, context
@@ -29,7 +30,7 @@ def worker(devices: int, arguments: tuple) -> subprocess.Popen:
 def results():
     """(on one device, on eight), run side by side."""
     processes = [worker(1, (1, 1, 1, 1, STEPS)), worker(8, (*MESH, STEPS))]
-    outputs = [process.communicate(timeout=300) for process in processes]
+    outputs = [process.communicate(timeout=DEADLINE) for process in processes]
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, errors[-2000:]
     return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
@@ -76,20 +77,20 @@ def test_a_mesh_of_the_wrong_size_is_a_users_mistake():
 
 @pytest.mark.parametrize("length", [4096, 32768])
 def test_a_long_row_over_eight_devices_is_the_row_on_one(length):
-    out, errors = (process := worker(8, ("attention", length))).communicate(timeout=300)
+    out, errors = (process := worker(8, ("attention", length))).communicate(timeout=DEADLINE)
     assert process.returncode == 0, errors[-2000:]
     assert max(json.loads(out.splitlines()[-1])["differences"]) < 2e-5
 
 
 @pytest.mark.parametrize("sizes", [MESH, (2, 4, 1, 1)])
 def test_losses_and_their_gradients_are_those_of_one_device(sizes):
-    out, errors = (process := worker(8, ("losses", *sizes))).communicate(timeout=300)
+    out, errors = (process := worker(8, ("losses", *sizes))).communicate(timeout=DEADLINE)
     assert process.returncode == 0, errors[-2000:]
     assert max(json.loads(out.splitlines()[-1])["differences"]) < 1e-5
 
 
 def test_a_worker_on_too_few_devices_fails_with_the_reason():
-    _, errors = (process := worker(4, (*MESH, STEPS))).communicate(timeout=120)
+    _, errors = (process := worker(4, (*MESH, STEPS))).communicate(timeout=DEADLINE)
     assert process.returncode != 0 and "needs 8 devices, but 4 are here" in errors
 
 

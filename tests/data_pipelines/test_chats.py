@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.chats import Invalid, convert, converted
+from tests.commands import DEADLINE
 
 ROOT = Path(__file__).resolve().parents[2]
 SETS = ROOT.parent / "shared/data"
@@ -124,7 +125,7 @@ def test_what_fits_no_format_is_refused_by_its_field(record, field):
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "data_pipelines.chats", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
 
 
 def test_the_command_names_file_and_line_and_writes_nothing(tmp_path):

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from llm_jax import rows
 from llm_jax.config import UserError
 from llm_jax.tokenizer import train_tokenizer
 from llm_jax.training import loader
-from tests.commands import ENVIRONMENT, ROOT, refused, run
+from tests.commands import DEADLINE, ENVIRONMENT, ROOT, refused, run, until
 
 WORDS = "the cat sat on a mat and 12 dogs are there how many".split()
 
@@ -189,10 +188,13 @@ class Group:
         return [process for process, parent in others.items() if parent in others]
 
     def wait_until(self, condition) -> bool:
-        deadline = time.monotonic() + 60
-        while not (met := condition()) and time.monotonic() < deadline and self.main.poll() is None:
-            time.sleep(0.005)
-        return bool(met)
+        """Whether it is met before the main process ends."""
+        until(lambda: condition() or self.main.poll() is not None, pause=0.005)
+        return self.main.poll() is None
+
+    def wait_until_gone(self) -> None:
+        """The server that forks workers lives a moment longer than the main process."""
+        until(lambda: not self.others())
 
 
 def kill(several: Path, output: str, model: Path, rng: random.Random) -> None:
@@ -201,23 +203,20 @@ def kill(several: Path, output: str, model: Path, rng: random.Random) -> None:
     before, some = len(tree(several / output)), rng.randint(0, 6)
     started = lambda: group.workers() and len(tree(several / output)) >= min(before + some, 30)  # noqa: E731
     if not group.wait_until(started):
-        assert group.main.wait(timeout=60) == 0
+        assert group.main.wait(timeout=DEADLINE) == 0
         return
     what = rng.choice(("all", "main", "worker", "worker"))
     if what == "worker" and (workers := group.workers()):
         os.kill(rng.choice(workers), signal.SIGKILL)
-        _, error = group.main.communicate(timeout=60)
+        _, error = group.main.communicate(timeout=DEADLINE)
         assert group.main.returncode in (0, 1)  # 0: it was done already
         assert group.main.returncode == 0 or ("was killed" in error and "Traceback" not in error), error
     elif what == "main":
         group.main.kill()
     else:
         os.killpg(group.main.pid, signal.SIGKILL)
-    group.main.communicate(timeout=60)
-    deadline = time.monotonic() + 60
-    while group.others() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not group.others()  # nobody goes on writing
+    group.main.communicate(timeout=DEADLINE)
+    group.wait_until_gone()  # nobody goes on writing
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
@@ -236,7 +235,7 @@ def test_a_task_without_its_marker_is_done_again(several, model):
     group, work = Group(several, "unmarked", model), several / "unmarked/unfinished"
     assert group.wait_until(lambda: list(work.glob("*.npy")))
     os.killpg(group.main.pid, signal.SIGKILL)
-    group.main.communicate(timeout=60)
+    group.main.communicate(timeout=DEADLINE)
     (marker := min(work.glob("*.npy"))).unlink()
     for shard in work.glob(f"*/*/{marker.stem}.array_record"):
         shard.write_bytes(b"half")
@@ -249,8 +248,9 @@ def test_a_killed_worker_ends_the_run_with_a_line(several, model):
     group = Group(several, "worker", model)
     assert group.wait_until(group.workers)
     os.kill(group.workers()[0], signal.SIGKILL)
-    _, error = group.main.communicate(timeout=60)
-    assert group.main.returncode == 1 and not group.others()
+    _, error = group.main.communicate(timeout=DEADLINE)
+    assert group.main.returncode == 1
+    group.wait_until_gone()
     assert error.count("error: ") == 1 and "was killed (-9)" in error and "Traceback" not in error
 
 
@@ -260,13 +260,11 @@ def test_workers_do_not_outlive_the_command(several, model):
     for worker in (workers := group.workers()):
         os.kill(worker, signal.SIGSTOP)  # just begun, with all of their work to do
     group.main.kill()
-    group.main.wait(timeout=60)
+    group.main.wait(timeout=DEADLINE)
     for worker in workers:
         os.kill(worker, signal.SIGCONT)
-    deadline = time.monotonic() + 60
-    while group.others() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not group.others() and not list((several / "orphans/unfinished").glob("*.npy"))
+    group.wait_until_gone()
+    assert not list((several / "orphans/unfinished").glob("*.npy"))
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import pytest
 
 from data_pipelines import sets
 from llm_jax.config import UserError
+from tests.commands import DEADLINE
 from tests.data_pipelines.hub_server import COMMIT, OLD_COMMIT, Hub, running_hub
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -197,7 +198,7 @@ class Command:
 
     def __call__(self, *flags: str) -> tuple[int, str]:
         process = self.start(*flags)
-        out, errors = process.communicate(timeout=120)
+        out, errors = process.communicate(timeout=DEADLINE)
         assert "Traceback" not in errors
         return process.returncode, out + errors
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data_pipelines.tokenizer import marked, sizes
 from llm_jax.tokenizer import Tokenizer
+from tests.commands import DEADLINE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,7 +20,7 @@ def test_the_command_reports_every_source_on_a_page(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
     command = [sys.executable, "-m", "data_pipelines.tokenizer", f"--input={tmp_path}/a.jsonl", "--vocab_size=400"]
     command.append(f"--output={tmp_path}/out/t.model")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
     assert done.returncode == 0, done.stderr
     tokenizer = Tokenizer.load(tmp_path / "out/t.model")
     by_name = {source["name"]: source for source in sizes(tokenizer, lines)}

@@ -30,6 +30,7 @@ from data_pipelines.tiny_web.crawl import crawl, write_warc
 from data_pipelines.tiny_web.grammar import paragraph
 from data_pipelines.web import filters, pages, recipe, urls, words
 from data_pipelines.web.extract import Extract
+from tests.commands import DEADLINE
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = 600
@@ -37,7 +38,7 @@ PAGES = 600
 
 def run(*arguments: str, **options) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "data_pipelines.web", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE, **options)
 
 
 def documents(output: Path) -> dict[str, dict]:

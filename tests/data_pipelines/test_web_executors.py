@@ -1,11 +1,11 @@
 """Ray, Slurm and local processes give the same bytes; killed workers end a run with a line, and nothing is lost."""
 
+import contextlib
 import importlib.util
 import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from data_pipelines.tiny_web.crawl import crawl, write_warc
+from tests.commands import DEADLINE, until
 from tests.data_pipelines.test_web import ROOT, files, run
 
 SHARDS = 3
@@ -73,12 +74,12 @@ def test_slurm_gives_the_same_bytes_after_a_job_was_cancelled(source, finished, 
     refused = run(*command)
     assert refused.returncode == 2 and "are in the queue" in refused.stderr
     done = output / "work/jobs/1_clean/completions"
-    wait_for(lambda: done.exists() and any(done.iterdir()))
+    until(lambda: done.exists() and any(done.iterdir()))
     subprocess.run(["scancel", *json.loads((output / "work/slurm_jobs.json").read_text())], check=True)
-    wait_for(lambda: not subprocess.run(["squeue", "--noheader"], capture_output=True, text=True).stdout.strip())
+    until(lambda: not subprocess.run(["squeue", "--noheader"], capture_output=True, text=True).stdout.strip())
     before = {path.name: path.stat().st_mtime_ns for path in done.iterdir()}
     assert "submitted" in run(*command).stdout
-    wait_for(lambda: not subprocess.run(["squeue", "--noheader"], capture_output=True, text=True).stdout.strip())
+    until(lambda: not subprocess.run(["squeue", "--noheader"], capture_output=True, text=True).stdout.strip())
     ended = run(*command)
     assert ended.returncode == 0 and "submitted" not in ended.stdout, ended.stderr
     assert files(output) == files(finished)
@@ -86,17 +87,10 @@ def test_slurm_gives_the_same_bytes_after_a_job_was_cancelled(source, finished, 
     assert {name: (done / name).stat().st_mtime_ns for name in before} == before  # not done again
 
 
-def wait_for(true, seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.2)
-
-
-def workers_of(process: psutil.Process) -> list[psutil.Process]:
-    """Those of the pool, which have loaded the pipeline: children of the fork server."""
+def workers_of(process: int) -> list[psutil.Process]:
+    """Those of the pool, which have loaded the pipeline: children of the fork server. None when all have ended."""
     try:
-        servers = [child for child in process.children() if "forkserver" in " ".join(child.cmdline())]
+        servers = [one for one in psutil.Process(process).children() if "forkserver" in " ".join(one.cmdline())]
         return [worker for server in servers for worker in server.children()]
     except psutil.NoSuchProcess:
         return []
@@ -108,11 +102,12 @@ def killed_worker(source: Path, output: Path, wait: float) -> subprocess.Complet
     process = subprocess.Popen(
         [*command, f"--shards={SHARDS}"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    wait_for(lambda: workers_of(psutil.Process(process.pid)) or process.poll() is not None, 60)
+    until(lambda: process.poll() is not None or workers_of(process.pid))
     time.sleep(wait)
-    if workers := workers_of(psutil.Process(process.pid)) if process.poll() is None else []:
-        os.kill(workers[-1].pid, signal.SIGKILL)
-    out, err = process.communicate(timeout=120)
+    for worker in workers_of(process.pid)[-1:]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            worker.kill()
+    out, err = process.communicate(timeout=DEADLINE)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
@@ -143,11 +138,10 @@ def test_ten_killed_workers_change_no_byte(source, finished, tmp_path):
 def test_workers_end_when_the_command_is_killed(source, tmp_path):
     command = [sys.executable, "-m", "data_pipelines.web", f"--input={source}", f"--output={tmp_path}/out"]
     process = subprocess.Popen([*command, "--shards=2"], cwd=ROOT, stdout=subprocess.DEVNULL)
-    wait_for(lambda: workers_of(psutil.Process(process.pid)), 60)
-    workers = workers_of(psutil.Process(process.pid))
+    workers = until(lambda: workers_of(process.pid))
     process.kill()
     process.wait()
-    assert len(psutil.wait_procs(workers, timeout=30)[1]) == 0
+    assert len(psutil.wait_procs(workers, timeout=DEADLINE)[1]) == 0
 
 
 def test_slurm_without_its_commands_is_one_line(source, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 from datatrove.data import Document
 
 from data_pipelines.web.extract import MEMORY_BYTES, Extract
+from tests.commands import DEADLINE
 from tests.data_pipelines.test_web import PAGE, read, run, warc_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +43,7 @@ print(json.dumps([results, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrs
 def apart(script: str, *args: str, stdin: str = "") -> list:
     """What the script prints, run in a process of its own: a test's own memory would count as its children's, too."""
     ended = subprocess.run(
-        [sys.executable, "-c", script, *args], cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", script, *args], cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=DEADLINE
     )
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout)

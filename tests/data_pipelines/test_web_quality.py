@@ -14,6 +14,7 @@ from data_pipelines.tiny_web import lexicon
 from data_pipelines.tiny_web.grammar import paragraph
 from data_pipelines.web import quality
 from llm_jax.config import UserError
+from tests.commands import DEADLINE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,7 +57,7 @@ def test_features_are_of_length_one_and_empty_text_has_none():
 
 def run(module: str, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
 
 
 def test_the_pipeline_scores_and_drops_by_a_trained_model(tmp_path):

@@ -18,6 +18,7 @@ from llm_jax.planning import roofline
 from llm_jax.runs import Run
 from llm_jax.training import optimizer
 from llm_jax.training.nats import cross_entropy_loss, jitted_nats
+from tests.commands import DEADLINE
 
 ROOT = Path(__file__).parent.parent.parent
 VOCAB, B, T, D, E, F, K = 300, 2, 12, 16, 4, 8, 2
@@ -284,7 +285,7 @@ def trained():
         env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, str(ROOT / "tests/expert_worker.py"), str(STEPS), *meshes]
         processes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    outputs = [process.communicate(timeout=300) for process in processes]
+    outputs = [process.communicate(timeout=DEADLINE) for process in processes]
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, errors[-2000:]
     return [result for out, _ in outputs for result in json.loads(out.splitlines()[-1])]

@@ -18,9 +18,7 @@ from ml_collections import ConfigDict
 from llm_jax.checkpoint import FORMAT_VERSION, Checkpoints
 from llm_jax.config import flatten
 from llm_jax.tokenizer import Tokenizer
-from tests.commands import ENVIRONMENT, ROOT
-
-START_SECONDS = 300
+from tests.commands import DEADLINE, ENVIRONMENT, ROOT
 
 
 def make_run(workdir: Path, config: ConfigDict, tokenizer: Tokenizer, stages: dict) -> Path:
@@ -49,7 +47,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        self.http = httpx.Client(timeout=120)
+        self.http = httpx.Client(timeout=DEADLINE)
         self.errors: list[str] = []
         threading.Thread(target=lambda: self.errors.extend(self.process.stderr), daemon=True).start()
         line = self.process.stdout.readline()
@@ -58,7 +56,7 @@ class Server:
 
     def wait(self, status: str = "ok") -> "Server":
         """Until /health says so."""
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + DEADLINE
         while time.monotonic() < deadline and self.process.poll() is None:
             if self.health()["status"] == status:
                 return self
@@ -69,7 +67,7 @@ class Server:
         return self.http.get(f"{self.url}/health").json()
 
     def client(self, key: str = "none", **kwargs) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=120, **kwargs)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=DEADLINE, **kwargs)
 
     def post(self, path: str, body, **kwargs) -> httpx.Response:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -87,7 +85,7 @@ class Server:
 
     def until(self, name: str, value: float, **labels: str) -> None:
         """Waits until a metric has this value."""
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + DEADLINE
         while (now := self.metric(name, **labels)) != value:
             assert time.monotonic() < deadline, f"{name} stays {now}"
             time.sleep(0.02)
@@ -96,7 +94,7 @@ class Server:
         """The exit code."""
         if self.process.poll() is None:
             self.process.send_signal(how)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=DEADLINE)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import pytest
 from llm_jax.config import UserError
 from llm_jax.runs import Run
 from llm_jax.serve.worker import Workers
-from tests.commands import refused, run
+from tests.commands import DEADLINE, refused, run
 from tests.serve.servers import events, serving
 
 HELLO = [{"role": "user", "content": "How many cats are there?"}]
@@ -22,7 +22,7 @@ KEY = {"Authorization": "Bearer sesame"}
 @pytest.fixture(scope="module")
 def strict(workdir):
     """Little room, little time, and a key."""
-    flags = ("--slots=4", "--max_queue=2", "--timeout=0.3", "--max_n=8")
+    flags = ("--slots=4", "--max_queue=2", "--timeout=1", "--max_n=8")
     with serving(workdir, *flags, LLM_JAX_API_KEY="sesame") as server:
         yield server
 
@@ -52,7 +52,7 @@ def test_v1_wants_the_key_and_the_page_does_not(strict):
 def test_more_rows_than_there_is_room_for_are_refused(strict, tokenizer):
     strict.wait()
     body, refused = {"messages": HELLO, "n": 6, "stream": True, "logit_bias": {str(tokenizer.end): -100}}, None
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + DEADLINE
     while refused is None:  # an answer takes no longer than the limit, and none comes while programs are compiled
         assert time.monotonic() < deadline
         with strict.http.stream("POST", f"{strict.url}{CHAT}", json=body, headers=KEY) as response:
@@ -69,7 +69,7 @@ def test_more_rows_than_there_is_room_for_are_refused(strict, tokenizer):
 def test_a_body_that_does_not_come_is_not_waited_for(strict):
     head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sesame\r\n"
     head += "Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
-    with socket.create_connection(("127.0.0.1", strict.port), timeout=60) as s:
+    with socket.create_connection(("127.0.0.1", strict.port), timeout=DEADLINE) as s:
         s.sendall(head.encode())
         assert s.recv(2**16).startswith(b"HTTP/1.1 408 ")
 
@@ -107,7 +107,7 @@ def test_a_stage_that_does_not_load_is_no_end_and_a_signal_is(damaged, tokenizer
         assert server.health()["status"] == "ok"
 
         body = {"prompt": "The", "max_tokens": 100, "n": 16, "stream": True, "logit_bias": {str(tokenizer.end): -100}}
-        with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60) as response:
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=DEADLINE) as response:
             lines = response.iter_lines()
             next(lines)
             server.process.send_signal(signal.SIGTERM)

@@ -16,6 +16,7 @@ import pytest
 from llm_jax.sampling.loaded import load
 from llm_jax.sampling.requests import Request
 from llm_jax.serve.protocol import ApiError, ChatBody, parsed
+from tests.commands import DEADLINE
 from tests.serve.conftest import CONTEXT
 from tests.serve.malformed import is_refused_by_name, malformed, mutated
 from tests.serve.servers import events
@@ -301,7 +302,7 @@ def test_a_client_that_leaves_frees_its_slots(server, endless, streams):
     before, left = server.metric("generated_tokens_total"), server.metric("requests_total", status="499")
     body = {"messages": HELLO, "n": 16, "logit_bias": endless, "stream": streams}
     if streams:
-        with httpx.stream("POST", f"{server.url}{CHAT}", json=body, timeout=60) as response:
+        with httpx.stream("POST", f"{server.url}{CHAT}", json=body, timeout=DEADLINE) as response:
             next(response.iter_bytes())
     else:
         with socket.create_connection(("127.0.0.1", server.port)) as s:

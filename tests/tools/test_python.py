@@ -6,7 +6,7 @@ import pytest
 
 from llm_jax.tools.python import OUTPUT_BYTES, PythonTool
 
-TIMEOUT, SLACK = 0.5, 2.0
+TIMEOUT, SLACK = 0.5, 60.0  # a busy machine takes its time; what has no limit takes for ever
 
 
 @pytest.fixture(scope="module")
