@@ -10,7 +10,7 @@ speedrun: $(VENV)/.installed
 	$(VENV)/bin/python -m llm_jax.main --config=experiments/speedrun.py --workdir=runs/speedrun
 
 test: $(VENV)/.test-installed
-	$(VENV)/bin/python -m pytest -n 2 --dist=loadfile -m "$(FAST)"
+	$(VENV)/bin/python -m pytest -n 2 --dist=loadfile --durations=10 -m "$(FAST)"
 
 test-all: $(VENV)/.test-installed
 	$(VENV)/bin/python -m pytest -m "not tpu_compile and not gpu"

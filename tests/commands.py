@@ -14,7 +14,12 @@ TINY = str(ROOT / "tests" / "tiny.py")
 # What several tests and their processes compile is compiled once. Workers of pytest find the first process's folder.
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 _cache = None if CACHE in os.environ else tempfile.TemporaryDirectory(prefix="llm_jax_tests_")
-COMPILED = {CACHE: _cache.name if _cache else os.environ[CACHE], "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+COMPILED = {
+    CACHE: _cache.name if _cache else os.environ[CACHE],
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    # Most of what the tests do is to compile. The programs are the same, less cleverly translated: as JAX tests itself.
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1"),
+}
 DEADLINE = (
     900.0  # seconds that a test waits for another process: what it finds does not depend on how busy a machine is
 )

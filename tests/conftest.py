@@ -7,14 +7,18 @@ down all the others.
 import os
 
 from tests.commands import COMPILED
+from tests.commands import tiny as tiny_run
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.update(COMPILED)  # before JAX is imported
 
 import functools
 import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
+import fasteners
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -130,6 +134,22 @@ def run_of(config: ConfigDict, workdir, mesh, tokenizer) -> Run:
     run = Run(config, workdir, mesh)
     assert run.vocab_size == tokenizer.vocab_size  # read here: tests then set other workdirs
     return run
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """A function that lays a tiny run with stage `data` done at a path; the data is made once for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "prepared"
+    with fasteners.InterProcessLock(f"{folder}.lock"):
+        if not (folder / "data/prepared.json").exists():
+            made = tiny_run(folder, "--stages=data")
+            assert made.returncode == 0, made.stderr[-3000:]
+
+    def lay(workdir) -> Path:
+        return Path(shutil.copytree(folder, workdir))
+
+    return lay
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from tests.commands import DEADLINE, TINY, refused, run, start, tiny, until
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run") / "tiny"
+def finished(tmp_path_factory, prepared):
+    workdir = prepared(tmp_path_factory.mktemp("run") / "tiny")
     result = tiny(workdir)
     assert result.returncode == 0, result.stderr[-3000:]
     return workdir
@@ -109,10 +109,10 @@ def test_evaluate_one_stage(finished):
     assert set(measured) == {"think", "tools"}
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_killed_and_resumed_equals_never_killed(finished, tmp_path, stop):
+@pytest.mark.parametrize("stop", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
+def test_killed_and_resumed_equals_never_killed(finished, prepared, tmp_path, stop):
     """Bit for bit: losses of every step, and the last parameters' checksums."""
-    workdir = tmp_path / "killed"
+    workdir = prepared(tmp_path / "killed")
     args = ("llm_jax.main", f"--config={TINY}", f"--workdir={workdir}", "--stages=data,pretrain")
     process = start(*args)
     metrics = workdir / "pretrain/metrics.jsonl"
@@ -169,9 +169,8 @@ def test_conversations_of_the_users_own(finished, tmp_path):
     refused(tiny(tmp_path / "bad", *flags, "--stages=data"), "talk.jsonl line 42", "messages[0].role")
 
 
-def test_a_stage_starts_from_another_run(finished, tmp_path):
-    workdir = tmp_path / "branch"
-    assert tiny(workdir, "--stages=data").returncode == 0
+def test_a_stage_starts_from_another_run(finished, prepared, tmp_path):
+    workdir = prepared(tmp_path / "branch")
     result = tiny(workdir, "--stages=sft", f"--config.init_from={finished}:pretrain")
     assert result.returncode == 0, result.stderr[-2000:]
     assert losses(workdir, "sft")[1] == losses(finished, "sft")[1]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -50,12 +49,9 @@ def losses(workdir) -> dict[int, float]:
 
 
 @pytest.fixture(scope="module")
-def workdirs(tmp_path_factory):
+def workdirs(tmp_path_factory, prepared):
     """(one process, two processes), each with the same rows."""
-    folders = [tmp_path_factory.mktemp(name) / "run" for name in ("one", "two")]
-    made = run("llm_jax.main", f"--config={TINY}", f"--workdir={folders[0]}", "--stages=data")
-    assert made.returncode == 0, made.stderr[-2000:]
-    shutil.copytree(folders[0], folders[1])
+    folders = [prepared(tmp_path_factory.mktemp(name) / "run") for name in ("one", "two")]
     for processes, workdir in enumerate(folders, 1):
         for result in trained(workdir, processes):
             assert result.returncode == 0, result.stderr[-3000:]

@@ -75,7 +75,7 @@ def test_a_mesh_of_the_wrong_size_is_a_users_mistake():
         sharding.make_mesh(c.mesh)
 
 
-@pytest.mark.parametrize("length", [4096, 32768])
+@pytest.mark.parametrize("length", [4096, pytest.param(32768, marks=pytest.mark.slow)])
 def test_a_long_row_over_eight_devices_is_the_row_on_one(length):
     out, errors = (process := worker(8, ("attention", length))).communicate(timeout=DEADLINE)
     assert process.returncode == 0, errors[-2000:]

@@ -254,7 +254,7 @@ def random_request(rng: random.Random, vocab: int, forced: int) -> Request:
     )
 
 
-@pytest.mark.parametrize(("drafts", "lanes"), [(0, 1), (2, 2)])
+@pytest.mark.parametrize(("drafts", "lanes"), [(0, 1), pytest.param(2, 2, marks=pytest.mark.slow)])
 def test_after_the_warm_up_a_thousand_random_requests_compile_nothing(
     tiny_model, tokenizer, mesh, params, drafts, lanes, monkeypatch
 ):
