@@ -25,6 +25,7 @@ from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.loaded import engine_for
 from llm_jax.sampling.requests import Completion, Request
+from llm_jax.tables import known
 from llm_jax.tools.table import TOOLS, Toolbox
 from llm_jax.training import loop, losses
 from llm_jax.training.optimizer import adamw
@@ -73,8 +74,8 @@ class PromptStream:
             family, _, level = name.partition("/")
             pool = [p for p in prompts if p["task"] == family and level in ("", p["level"])]
             if not pool and share > 0:
-                known = sorted({p["task"] for p in prompts} | {f"{p['task']}/{p['level']}" for p in prompts})
-                raise UserError(f"rl.tasks names {name!r}, which has no train prompts; choose from {', '.join(known)}")
+                there = {p["task"] for p in prompts} | {f"{p['task']}/{p['level']}" for p in prompts}
+                known("task of rl.tasks", name, sorted(there))
             self._pools.append(pool)
             self._shares.append(share)
         if not sum(self._shares):

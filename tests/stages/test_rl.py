@@ -194,7 +194,11 @@ def test_prompts_come_in_their_shares():
 
 @pytest.mark.parametrize(
     "shares, message",
-    [({"arithmetics": 1.0}, "'arithmetics'"), ({"calculator/odd": 1.0}, "calculator/hard"), ({}, "rl.tasks is empty")],
+    [
+        ({"arithmetics": 1.0}, "'arithmetics'; did you mean 'arithmetic'"),
+        ({"calculator/odd": 1.0}, "did you mean 'calculator'"),
+        ({}, "rl.tasks is empty"),
+    ],
 )
 def test_unknown_tasks_are_a_users_mistake(shares, message):
     with pytest.raises(UserError, match=message):

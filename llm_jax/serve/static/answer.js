@@ -3,6 +3,8 @@
 import { stream } from "./api.js";
 import { settings } from "./state.js";
 
+const RETURNED = ["output", "document"]; // parts that tools write
+const SPANS = ["text", "answer", "think", ...RETURNED]; // any other part is a call, named after its tool
 const SAMPLING = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens"];
 
 export function newAnswer(model) {
@@ -95,10 +97,9 @@ export function blocks(parts) {
   const shown = [];
   for (const { type, text } of parts) {
     const last = shown.at(-1);
-    if (type === "python" || type === "search") shown.push({ kind: "tool", tool: type, text, output: null });
-    else if ((type === "output" || type === "document") && last?.kind === "tool")
-      last.output = (last.output ?? "") + text;
-    else if (type === "output" || type === "document") shown.push({ kind: "tool", tool: type, text: "", output: text });
+    if (!SPANS.includes(type)) shown.push({ kind: "tool", tool: type, text, output: null });
+    else if (RETURNED.includes(type) && last?.kind === "tool") last.output = (last.output ?? "") + text;
+    else if (RETURNED.includes(type)) shown.push({ kind: "tool", tool: type, text: "", output: text });
     else if (type === "text") text.trim() && shown.push({ kind: "text", text: text.trim() });
     else shown.push({ kind: type, text: text.trim() });
   }
