@@ -1,8 +1,8 @@
 """Whether two runs learned the same, bit for bit: python -m benchmarks.same RUN RUN
 
 Compares every figure of `metrics.jsonl` that is not a time, step by step, for the stages that both have. For two trees,
-run the same command in each, say with --config.pretrain.steps=100 --config.sft.steps=100 and the stages up to rl, and give
-both workdirs. Exit code 1 where anything differs.
+run the same command in each, say with --config.pretrain.steps=100 --config.sft.steps=100 and all stages up to rl.
+Exit code 1 where anything differs.
 """
 
 import json
