@@ -115,15 +115,16 @@ def test_a_row_that_lacks_a_part_or_is_there_already_is_told_by_name(table):
         (FAMILIES, "sorting", {"name": "x", "ways": {"direct": (1, 1)}}, "2 counts.*3 levels"),
         (FAMILIES, "sorting", {"name": "x", "levels": ()}, "one level"),
         (FAMILIES, "sorting", {"name": "x", "lesson": "music"}, "'music'"),
-        (TOOLS, "python", {"name": "x", "returns": "think"}, "'think'"),
-        (TOOLS, "python", {"name": "x", "open": "nowhere"}, "module:function"),
+        (TOOLS, "python", {"name": "x"}, "no span of the tokenizer"),
+        (TOOLS, "python", {"name": "search", "returns": "think"}, "'think'"),
+        (TOOLS, "python", {"name": "search", "open": "nowhere"}, "module:function"),
         (MEASUREMENTS, "grid", {"name": "x", "on": "moon"}, "'moon'"),
     ],
 )
 def test_a_row_that_cannot_work_is_told_at_import(table, name, changes, words):
     with pytest.raises(UserError, match=words):
         table.add(dataclasses.replace(table[name], **changes))
-    assert "x" not in table
+    assert changes.get("name") not in table
 
 
 def test_a_list_that_is_not_there_is_named():

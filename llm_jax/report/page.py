@@ -10,19 +10,7 @@ from llm_jax.report import metrics, plots
 from llm_jax.report.metrics import Metric, read_json, read_lines
 from llm_jax.stage_table import STAGES, trained
 
-SECTIONS = (
-    "data",
-    "crawl",
-    "pretrain",
-    "sft",
-    "think",
-    "tools",
-    "rl",
-    "passk",
-    "grid",
-    "final",
-    "seconds",
-)  # of page.html
+SECTIONS = "data crawl pretrain sft think tools rl passk grid final seconds".split()  # groups that page.html tells of
 BEFORE_AFTER = {
     "accuracy": "right\n(greedy)",
     "sampled": "right\n(sampled)",

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from llm_jax.tables import Row, Table, function
-
-RETURNS = ("output", "document")  # spans that tools write and the model reads
+from llm_jax.tokenizer import FORCED, SPANS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,8 +21,10 @@ class Tool(Row):
     returns: str = "output"  # the span that its answer stands in
 
     def wrong(self, names: Iterable[str]) -> str:
-        if self.returns not in RETURNS:
-            return f"returns is {self.returns!r}; choose from {', '.join(RETURNS)}"
+        if self.name not in SPANS:
+            return f"it is no span of the tokenizer; choose its name from {', '.join(SPANS)}"
+        if self.returns not in FORCED:
+            return f"returns is {self.returns!r}; choose from {', '.join(FORCED)}"
         return "" if ":" in self.open else f"open is {self.open!r}; it must be 'module:function'"
 
 
