@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import random
 
 import pytest
 
 from data_pipelines.lessons import lesson_documents
+from data_pipelines.speedrun import word_lists
 from llm_jax.config import UserError
 from llm_jax.evals.table import MEASUREMENTS
 from llm_jax.stage_table import STAGES
@@ -79,16 +81,16 @@ def toy_family():
 
 
 def test_a_family_is_on_the_pages_of_its_lesson(toy_family):
-    texts = [d["text"] for d in lesson_documents(0, 0.05, {"word": ["kettle", "wheel", "cupboards"]})]
+    texts = [d["text"] for d in lesson_documents(0, 0.02, word_lists(0))]
     assert any("\nToy " in text for text in texts)
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.kind)
 def test_an_unknown_name_brings_the_nearest(table):
-    name = next(reversed(table))
+    name = list(table)[-1]
     with pytest.raises(UserError, match=rf"unknown {table.kind} '{name}s'.*'{name}'"):
         table.find(f"{name}s")
-    with pytest.raises(UserError, match=f"unknown {table.kind} 'qqqqq'; choose from {next(iter(table))}, "):
+    with pytest.raises(UserError, match=f"unknown {table.kind} 'qqqqq'; choose from {next(iter(table))}"):
         table.find("qqqqq")
 
 
@@ -130,6 +132,11 @@ def test_a_row_that_cannot_work_is_told_at_import(table, name, changes, words):
 def test_a_list_that_is_not_there_is_named():
     with pytest.raises(UserError, match="'spelling' draws from the list 'word'"):
         FAMILIES["spelling"].problem(None, 0, "train", {})
+
+
+def test_a_list_without_a_word_that_fits_is_told():
+    with pytest.raises(UserError, match="none of 8 to 10 letters in the split 'test'"):
+        FAMILIES["spelling"].problem(random.Random(0), 2, "test", {"word": ["kettle", "wheel"]})
 
 
 @pytest.mark.parametrize("path", ["nowhere:x", "llm_jax.tables:nothing", "llm_jax"])

@@ -2,10 +2,12 @@
 
 import random
 
+from llm_jax.config import UserError
 from llm_jax.tasks.base import Item, split_of
 
 LEVELS = ("4-5 letters", "6-7 letters", "8-10 letters")
 LENGTHS = ((4, 5), (6, 7), (8, 10))
+TRIES = 100_000  # draws of a word; a list that has one gives it long before
 
 SPELL = ("Spell the word {w}.", "How do you spell {w}?", "Spell out {w}.", "Write {w} letter by letter.")
 COUNT = (
@@ -20,10 +22,11 @@ REVERSE = ("Reverse the word {w}.", "Write {w} backwards.", "What is {w} spelled
 def pick_word(rng: random.Random, level: int, split: str, words: list[str]) -> str:
     """A word of the level's length whose split is `split`; the word itself is the held-out item."""
     low, high = LENGTHS[level]
-    while True:
+    for _ in range(TRIES):
         word = rng.choice(words)
         if low <= len(word) <= high and split_of(f"word:{word}") == split:
             return word
+    raise UserError(f"the list of words has none of {low} to {high} letters in the split {split!r}; give it more")
 
 
 def spelled(word: str) -> str:
