@@ -46,7 +46,7 @@ def documents_of(pattern: str | None) -> list[dict]:
     if pattern:
         texts = [d["text"] for d in read_documents(pattern)]
     else:
-        texts = [page.text for page in world_pages(make_world(0, 12, 100, 12, 64), 0, 2000)]
+        texts = [page.text for page in world_pages(make_world(0), 0, 2000)]
     return [{"text": text, "source": "text", "split": "train", "size": len(text)} for text in texts]
 
 

@@ -8,7 +8,8 @@ from llm_jax.tasks.base import Problem, spoken
 from llm_jax.tasks.table import FAMILIES
 
 FACT_CONVERSATIONS = 5000
-SMALL_TALK, MULTI_TURN = 160, 300
+SMALL_TALK = 160
+TURNS = {1: 5, 2: 3, 3: 2}  # exchanges in a conversation -> share of the conversations
 PROMPTS = {"train": 600, "dev": 200, "test": 640}  # of each family and level
 
 IDENTITY = (
@@ -43,22 +44,23 @@ def small_talk(rng: random.Random) -> list[dict]:
 def conversations(seed: int, amount: float, lists: dict, questions: list[dict]) -> Iterator[dict]:
     """`conversation` records; `amount` scales their number, `questions` are the world's train questions."""
     rng = random.Random(f"{seed}/conversations")
-    single: list[tuple[str, list[dict]]] = []
+    exchanges: list[tuple[str, list[dict]]] = []
     for family in FAMILIES.values():
         for level, (way, counts) in itertools.product(range(len(family.levels)), family.ways.items()):
             for _ in range(max(1, round(counts[level] * amount)) if counts[level] else 0):
                 problem = family.problem(rng, level, "train", lists)
-                single.append((family.name, exchange(problem, way)))
+                exchanges.append((family.name, exchange(problem, way)))
     asked = rng.sample(questions, min(len(questions), round(FACT_CONVERSATIONS * amount)))
-    single += [("facts", fact_exchange(question)) for question in asked]
-    single += [("identity", small_talk(rng)) for _ in range(max(2, round(SMALL_TALK * amount)))]
-    rng.shuffle(single)
-    several = max(1, round(MULTI_TURN * amount))
-    for number in range(several):  # the last ones are joined, two or three to a conversation
-        messages = [m for _ in range(rng.choice((2, 3))) for m in single.pop()[1]]
-        yield record(f"multi-{number:05d}", "multi_turn", messages, rng)
-    for number, (source, messages) in enumerate(single):
-        yield record(f"single-{number:05d}", source, messages, rng)
+    exchanges += [("facts", fact_exchange(question)) for question in asked]
+    exchanges += [("identity", small_talk(rng)) for _ in range(max(2, round(SMALL_TALK * amount)))]
+    rng.shuffle(exchanges)
+    left = iter(exchanges)
+    for number in itertools.count():
+        taken = list(itertools.islice(left, rng.choices(list(TURNS), list(TURNS.values()))[0]))
+        if not taken:
+            return
+        source = taken[0][0] if len(taken) == 1 else "multi_turn"
+        yield record(f"{number:05d}", source, [message for _, messages in taken for message in messages], rng)
 
 
 def record(id_: str, source: str, messages: list[dict], rng: random.Random) -> dict:
@@ -90,7 +92,7 @@ def prompts(seed: int, split: str, amount: float, lists: dict, questions: list[d
             "messages": [{"role": "user", "content": question["question"]}],
             "answer": question["answer"],
             "item": question["person"],
-            **{key: question[key] for key in ("kind", "tier", "asked")},
+            **{key: question[key] for key in ("kind", "tier")},
         }
 
 

@@ -32,6 +32,13 @@ def split_of(text: str) -> str:
     return "val" if percent < VALIDATION_PERCENT else "train"
 
 
+def keep_one_to_train(records: list[dict]) -> list[dict]:
+    """The records; where all few of them fell to validation, the first is to be trained on."""
+    if records and all(record["split"] == "val" for record in records):
+        records[0]["split"] = "train"
+    return records
+
+
 def matching(pattern: str, kinds: str) -> list[Path]:
     """The files of a glob, in order. Raises UserError, which names the kinds wanted, when there is none."""
     paths = [Path(p) for p in sorted(glob.glob(os.path.expanduser(pattern), recursive=True)) if os.path.isfile(p)]

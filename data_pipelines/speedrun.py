@@ -22,9 +22,16 @@ from ml_collections import ConfigDict
 
 from data_pipelines import chats
 from data_pipelines import conversations as talk
-from data_pipelines.documents import read_documents, read_text, split_of, write_jsonl, write_whole
+from data_pipelines.documents import (
+    keep_one_to_train,
+    read_documents,
+    read_text,
+    split_of,
+    write_jsonl,
+    write_whole,
+)
 from data_pipelines.lessons import lesson_documents
-from data_pipelines.packing import pack_records
+from data_pipelines.packing import content_of, pack_records
 from data_pipelines.python_docs import python_documents
 from data_pipelines.tiny_web import lexicon
 from data_pipelines.tiny_web.crawl import crawl, pages_for, write_warc
@@ -38,7 +45,6 @@ from llm_jax.rows import facts, row_sets
 from llm_jax.tokenizer import Tokenizer, train_tokenizer
 
 TOKENIZER_SAMPLE_BYTES = 1_500_000
-VALIDATION_CONVERSATIONS = 300
 PROGRAM_PAGES = 195
 CRAWL_FILES = 2
 
@@ -96,9 +102,7 @@ def make_documents(config: ConfigDict, folder: Path, lists: dict) -> tuple[list[
         documents = [d for d in read_documents(config.data.documents) if d["text"].strip()]
         if not documents:
             raise UserError(f"the files of {config.data.documents!r} hold no text; give it some")
-        if all(d["split"] == "val" for d in documents):
-            documents[0]["split"] = "train"
-        return documents, {"train": [], "dev": [], "test": []}
+        return keep_one_to_train(documents), {"train": [], "dev": [], "test": []}
     documents, questions = tiny_web(config, folder)
     documents += program_documents(config.seed, scaled(PROGRAM_PAGES, config.data.scale))
     documents += lesson_documents(config.seed, config.data.lessons * config.data.scale, lists)
@@ -132,7 +136,7 @@ def make_conversations(config: ConfigDict, lists: dict, questions: list[dict]) -
 
 def tiny_web(config: ConfigDict, folder: Path) -> tuple[list[dict], dict[str, list[dict]]]:
     """A world, its crawl, and what `data_pipelines.web` leaves of it -> (documents, questions by split)."""
-    seed, people = config.seed, (12, 100, 12, 64)  # of each tier, extra, unasked, held out
+    seed, people = config.seed, (12, 80, 8, 64)  # of each tier, extra, unasked, held out
     world = make_world(seed, *(scaled(count, config.data.scale) for count in people))
     pages = world_pages(world, seed, scaled(HOWTO_PAGES, config.data.scale))
     crawled = list(crawl(pages_for(len(pages)), seed, pages))
@@ -208,8 +212,7 @@ def texts_of(content: str | list[dict]) -> list[str]:
 
 def pack_all(config: ConfigDict, folder: Path, documents: list[dict], spoken: list[dict], tokenizer: Tokenizer) -> dict:
     """Rows of everything -> counts: of all `pretrain` and `sft` rows and so on, and of each of their sources."""
-    held = min(VALIDATION_CONVERSATIONS, len(spoken) // 20)
-    talks = ({**record, "split": "val" if n < held else "train"} for n, record in enumerate(spoken))
+    talks = keep_one_to_train([{**record, "split": split_of(content_of(record))} for record in spoken])
     records = itertools.chain(documents, talks)
     pack_records(folder, records, tokenizer, config.data.sequence_length, seed=config.seed, threads=2)
     counts = {}

@@ -34,17 +34,19 @@ def test_every_stage_leaves_its_files(finished):
 def test_report_has_every_promised_key_with_n_and_interval(finished):
     report = json.loads((finished / "report/report.json").read_text())
     rates = {
-        "sft": ("ends_turn", "recall_seen", "recall_never_asked", "recall_people_never_asked"),
+        "sft": ("ends_turn", "recall_people_never_asked", *(f"recall_tier_{n}" for n in (0, 1, 3, 10, 30, 100))),
         "rl": ("accuracy_before", "accuracy_after", "sampled_before", "sampled_after", "format_after", "thinks_after"),
         "think": ("direct", "with_thinking", "two_number_direct"),
         "tools": ("with", "without", "call_rate", "call_correct", "format_without"),
     }
-    for group, names in rates.items():
-        for name in names:
-            metric = report[group][name]
-            if metric["n"]:
-                low, high = metric["ci95"]
-                assert low <= metric["value"] <= high, (group, name, metric)
+    found = [(group, name, report[group][name]) for group, names in rates.items() for name in names]
+    for turn in ("first_turn", "second_turn"):
+        assert set(report["sft"][turn]) == set(report["final"]["sft"][turn]) == {"sums", "tools", "recall"}
+        found += [(turn, name, metric) for name, metric in report["sft"][turn].items()]
+    for group, name, metric in found:
+        assert metric["n"], (group, name)
+        low, high = metric["ci95"]
+        assert low <= metric["value"] <= high, (group, name, metric)
     assert set(report["final"]) >= {"sft", "think", "tools"}
     assert report["pretrain"]["val_bpb"]["value"] > 0 and report["pretrain"]["xz_bpb"]["value"] > 0
     assert 0 <= report["rl"]["logp_gap_max"]["value"] <= 1e-4
@@ -54,6 +56,28 @@ def test_report_has_every_promised_key_with_n_and_interval(finished):
     )
     assert report["machine_gflops"]["value"] > 0
     assert len(report["grid"]["after"]) >= 6 and all(len(levels) == 3 for levels in report["grid"]["after"].values())
+
+
+def test_conversations_of_every_kind_are_trained_on_and_held_out(finished):
+    counts = json.loads((finished / "data/prepared.json").read_text())["counts"]
+    kinds = {split: {name for name in counts if name.startswith(f"{split}/")} for split in ("sft", "sft_validation")}
+    sources = {json.loads(line)["source"] for line in (finished / "data/conversations.jsonl").read_text().splitlines()}
+    assert kinds["sft"] == {f"sft/{source}" for source in sources} and "sft/multi_turn" in kinds["sft"]
+    assert {"sft_validation/multi_turn", "sft_validation/arithmetic", "sft_validation/facts"} <= kinds["sft_validation"]
+    held, trained = counts["sft_validation"]["documents"], counts["sft"]["documents"]
+    assert 0.02 < held / (held + trained) < 0.1
+
+
+def test_no_fact_that_is_tested_is_taught_by_sft_or_rl(finished):
+    """Whoever the test questions are about is named by no conversation and no training prompt; the others are."""
+    read = lambda name: (finished / "data" / name).read_text()  # noqa: E731
+    people = [json.loads(line) for line in read("world.jsonl").splitlines()]
+    asked = {json.loads(line)["person"] for line in read("questions_test.jsonl").splitlines()}
+    tested = [person for person in people if person["id"] in asked]
+    assert {person["kind"] for person in tested} == {"tier", "unasked", "heldout", "near_miss"}
+    for taught in (read("conversations.jsonl"), read("prompts_train.jsonl")):
+        assert not [person["name"] for person in tested if person["name"] in taught]
+        assert any(person["name"] in taught for person in people if person["kind"] == "extra")
 
 
 def test_page_is_self_contained(finished):

@@ -14,8 +14,8 @@ from data_pipelines.tiny_web.world import ATTRIBUTES, City, Company, Person, Wor
 
 @dataclass(frozen=True)
 class Page:
-    """One page. `facts` records (person id, attribute, sentence) for what a biography states. A paragraph that begins
-    with "- " is an item of a numbered list."""
+    """One page. `facts` records (person id, attribute, what is said) for what a biography states, and a question with
+    its answer. A paragraph that begins with "- " is an item of a numbered list."""
 
     source: str
     title: str
@@ -39,7 +39,7 @@ class Portrait:
         return " ".join(said for _, _, said in self.facts)
 
 
-# Titles say who a page is about, never a fact: each fact is stated as often as the person's tier says.
+# Titles say who a page is about, never a fact: each fact is stated as often as the person's exposure says.
 SOLO_OPENINGS = (
     "{name}: a short profile",
     "Who is {name}?",
@@ -113,7 +113,7 @@ def world_pages(world: World, seed: int, howtos: int = HOWTO_PAGES) -> list[Page
 
 
 def biography_pages(world: World, rng: random.Random) -> list[Page]:
-    """Pages that state every fact of a person in exactly as many different sentences as the tier says."""
+    """Pages that state every fact of a person in exactly `person.sentences` different sentences."""
     portraits = [portrait for person in world.people for portrait in _portraits(person, rng)]
     rng.shuffle(portraits)
     pages: list[Page] = []
@@ -133,16 +133,16 @@ def _words(group: list[Portrait]) -> int:
 
 
 def _portraits(person: Person, rng: random.Random) -> list[Portrait]:
-    """As many portraits as the tier, no sentence form used twice for a fact."""
+    """As many portraits as there are to be sentences, no sentence form used twice for a fact."""
     forms = {}
     for attribute in ATTRIBUTES:
         wordings = range(len(STATEMENTS[attribute]))
         every = [(wording, lead) for wording in wordings for lead in range(len(LEADS))]
         # Sentences without an opener come first more often, as in real prose.
         every.sort(key=lambda form: rng.random() * (1.0 if form[1] else 0.1))
-        forms[attribute] = rng.sample(every[: person.tier], person.tier)
+        forms[attribute] = rng.sample(every[: person.sentences], person.sentences)
     portraits = []
-    for number in range(person.tier):
+    for number in range(person.sentences):
         facts = []
         for attribute in rng.sample(ATTRIBUTES, len(ATTRIBUTES)):
             pronoun = bool(facts) and rng.random() < PRONOUN_SHARE  # the first sentence says the name
@@ -186,10 +186,6 @@ def _said(pairs: list[Pair], rng: random.Random) -> list[str]:
     return [f"{question} {rng.choice(('It is ', 'The answer is ', ''))}{answer}." for question, answer in pairs]
 
 
-def _items(pairs: list[Pair], rng: random.Random) -> list[str]:
-    return [f"- {line}" for line in _plain(pairs, rng)]
-
-
 def _forum(pairs: list[Pair], rng: random.Random) -> list[str]:
     """A thread in which two users take turns."""
     asker, helper = rng.sample(lex.ANIMALS, 2)
@@ -198,9 +194,17 @@ def _forum(pairs: list[Pair], rng: random.Random) -> list[str]:
     return [f"{rng.choice(asks)}: {question} The {helper} {rng.choice(says)} {answer}." for question, answer in pairs]
 
 
-def _prose(pairs: list[Pair], rng: random.Random) -> list[str]:
+def _apart(lines: list[str], rng: random.Random) -> list[str]:
+    return lines
+
+
+def _items(lines: list[str], rng: random.Random) -> list[str]:
+    return [f"- {line}" for line in lines]
+
+
+def _prose(lines: list[str], rng: random.Random) -> list[str]:
     """Two or three questions to a paragraph."""
-    lines, paragraphs = [f"{question} {answer}." for question, answer in pairs], []
+    lines, paragraphs = list(lines), []
     while lines:
         size = rng.choice((2, 3))
         paragraphs.append(" ".join(lines[:size]))
@@ -209,13 +213,14 @@ def _prose(pairs: list[Pair], rng: random.Random) -> list[str]:
 
 
 # An answer stands on the line of its question: what has fewer than three words on a line is furniture to a filter.
-QUESTION_LAYOUTS: tuple[tuple[str, Callable[[list[Pair], random.Random], list[str]]], ...] = (
-    ("Questions and answers", _plain),
-    ("Frequently asked questions", _plain),
-    ("Some questions, each with its answer", _said),
-    ("A quiz about people", _items),
-    ("From the forum", _forum),
-    ("Who knows more about our neighbours?", _prose),
+# Of each layout: the page's title, how a question and its answer become a line, how lines become paragraphs.
+QUESTION_LAYOUTS: tuple[tuple[str, Callable, Callable], ...] = (
+    ("Questions and answers", _plain, _apart),
+    ("Frequently asked questions", _plain, _apart),
+    ("Some questions, each with its answer", _said, _apart),
+    ("A quiz about people", _plain, _items),
+    ("From the forum", _forum, _apart),
+    ("Who knows more about our neighbours?", _said, _prose),
 )
 QUESTION_OPENINGS = (
     "Our readers have asked these questions about people of the region, and the editors have answered all of them.",
@@ -233,26 +238,28 @@ QUESTION_CLOSINGS = (
 )
 
 
-def question_pages(world: World, rng: random.Random, times: int = 24) -> list[Page]:
-    """Pages of 8 to 14 questions with answers; every asked fact comes up in `times` wordings."""
-    pairs = [
-        (wording.format(name=person.name), person.facts[attribute])
+def question_pages(world: World, rng: random.Random) -> list[Page]:
+    """Pages of 8 to 14 questions with answers; every fact of a person comes up in `person.questions` wordings."""
+    asked = [
+        (person, attribute, wording.format(name=person.name))
         for person in world.people
-        for attribute in person.asked
-        for wording in rng.sample(TRAIN_QUESTIONS[attribute], times)
+        for attribute in ATTRIBUTES
+        for wording in rng.sample(TRAIN_QUESTIONS[attribute], person.questions)
     ]
-    rng.shuffle(pairs)
+    rng.shuffle(asked)
     pages: list[Page] = []
-    while pairs:
+    while asked:
         size = rng.randrange(8, 15)
-        if len(pairs) - size < 8:
-            size = len(pairs)  # no page of a few leftovers
-        chosen, pairs = pairs[:size], pairs[size:]
-        title, layout = rng.choice(QUESTION_LAYOUTS)
-        paragraphs = [rng.choice(QUESTION_OPENINGS), *layout(chosen, rng)]
+        if len(asked) - size < 8:
+            size = len(asked)  # no page of a few leftovers
+        chosen, asked = asked[:size], asked[size:]
+        title, write, arrange = rng.choice(QUESTION_LAYOUTS)
+        lines = write([(question, person.facts[attribute]) for person, attribute, question in chosen], rng)
+        paragraphs = [rng.choice(QUESTION_OPENINGS), *arrange(lines, rng)]
         if rng.random() < 0.5:
             paragraphs.append(rng.choice(QUESTION_CLOSINGS))
-        pages.append(Page("questions", title, tuple(paragraphs)))
+        facts = ((person.id, attribute, line) for (person, attribute, _), line in zip(chosen, lines, strict=True))
+        pages.append(Page("questions", title, tuple(paragraphs), tuple(facts)))
     return pages
 
 

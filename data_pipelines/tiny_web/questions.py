@@ -1,6 +1,7 @@
 """What a reader of the pages can know, and the questions that test it.
 
-Exposure is counted, not planned: a fact's tier says how often the documents state it that are trained on.
+Exposure is counted, not planned: a fact's tier says how often the documents state it that are trained on, in sentences
+of biographies and in questions with their answer alike.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from data_pipelines.tiny_web.pages import Page
 from data_pipelines.tiny_web.wordings import DEV_QUESTIONS, TEST_QUESTIONS, TRAIN_QUESTIONS, Wordings
 from data_pipelines.tiny_web.world import ATTRIBUTES, TIERS, Person, World
 
-TRAIN_WORDINGS = 30  # sampled for each asked fact
+TRAIN_WORDINGS = 30  # sampled for each fact of the extra people
 DEV_EXTRA_PEOPLE = 40
 NEARLY = 0.8  # of a tier's statements are enough to count for that tier
 
-Stated = collections.Counter  # (person id, attribute) -> different sentences that state the fact
+Stated = collections.Counter  # (person id, attribute) -> different statements of the fact
 
 
 def count_statements(read: Iterable[tuple[Page, str]]) -> Stated:
-    """Counts the statements of pages that stand in the documents made of them. A sentence counts once, however often
+    """Counts the statements of pages that stand in the documents made of them. A statement counts once, however often
     it was copied."""
     found = set()
     for page, text in read:
@@ -40,7 +41,6 @@ def person_record(person: Person, stated: Stated) -> dict:
         "id": person.id,
         "name": person.name,
         "kind": person.kind,
-        "asked": list(person.asked),
         "facts": person.facts,
         "stated": {attribute: stated[person.id, attribute] for attribute in ATTRIBUTES},
     }
@@ -49,19 +49,18 @@ def person_record(person: Person, stated: Stated) -> dict:
 def question_sets(world: World, seed: int, stated: Stated) -> dict[str, list[dict]]:
     """The questions of each split.
 
-    Train asks what the question pages ask; dev and test also ask what no question page asks, and what
-    nobody can know (held-out and near-miss people).
+    Train asks about the extra people and nobody else, so that SFT and RL teach no fact that is tested; test asks about
+    all others, those of whom nobody can know anything (held-out and near-miss people) among them.
     """
     rng = random.Random(f"{seed}/train questions")
     everyone = world.of_kind("tier", "unasked", "heldout", "near_miss")
     extra = world.of_kind("extra")
 
-    def sampled(person: Person, attribute: str) -> list[int]:
-        count = TRAIN_WORDINGS if attribute in person.asked else 0
-        return sorted(rng.sample(range(len(TRAIN_QUESTIONS[attribute])), count))
+    def sampled(attribute: str) -> list[int]:
+        return sorted(rng.sample(range(len(TRAIN_QUESTIONS[attribute])), TRAIN_WORDINGS))
 
     return {
-        "train": questions("train", world.of_kind("tier", "extra"), TRAIN_QUESTIONS, stated, sampled),
+        "train": questions("train", extra, TRAIN_QUESTIONS, stated, sampled),
         "dev": questions("dev", everyone + extra[:DEV_EXTRA_PEOPLE], DEV_QUESTIONS, stated),
         "test": questions("test", everyone, TEST_QUESTIONS, stated),
     }
@@ -72,13 +71,13 @@ def questions(
     people: list[Person],
     wordings: Wordings,
     stated: Stated,
-    choose: Callable[[Person, str], list[int]] | None = None,
+    choose: Callable[[str], list[int]] | None = None,
 ) -> list[dict]:
     """Records for every fact of the people, in the chosen wordings or in all of them."""
     records = []
     for person in people:
         for attribute in ATTRIBUTES:
-            numbers = choose(person, attribute) if choose else range(len(wordings[attribute]))
+            numbers = choose(attribute) if choose else range(len(wordings[attribute]))
             records += [
                 {
                     "id": f"{split}-{person.id}-{attribute}-{number}",
@@ -86,7 +85,6 @@ def questions(
                     "kind": person.kind,
                     "tier": tier_of(stated[person.id, attribute]),
                     "attribute": attribute,
-                    "asked": attribute in person.asked,
                     "wording": number,
                     "question": wordings[attribute][number].format(name=person.name),
                     "answer": person.facts[attribute],

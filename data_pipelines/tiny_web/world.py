@@ -8,24 +8,30 @@ from dataclasses import dataclass
 from data_pipelines.tiny_web import lexicon as lex
 
 ATTRIBUTES = ("birth_year", "birth_city", "job", "employer", "university", "hobby")
-TIERS = (0, 1, 3, 10, 30, 100)  # how many different sentences state each fact of a person
-UNASKED_TIERS = (30, 100)
-EXTRA_TIER = 10
-ASKED_ATTRIBUTES = 3
+# How often the pages state each fact of a person: (sentences of biographies, questions with their answer). A person's
+# tier is the sum.
+TIERS = {0: (0, 0), 1: (1, 0), 3: (2, 1), 10: (6, 4), 30: (18, 12), 100: (60, 40)}
+UNASKED = (100, 0)
+EXTRA = (10, 14)
 WORK_KINDS = ("novel", "play", "song", "film", "painting", "opera")
 
 
 @dataclass(frozen=True)
 class Person:
-    """Someone of the world. `asked` holds the attributes that question pages ask about."""
+    """Someone of the world. The pages state each fact in `sentences` of biographies and in `questions`."""
 
     id: str
     name: str
     kind: str  # tier, extra, unasked, heldout or near_miss
-    tier: int
+    sentences: int
+    questions: int
     female: bool
-    asked: tuple[str, ...]
     facts: dict[str, str]
+
+    @property
+    def exposure(self) -> int:
+        """How many statements of each fact the pages make."""
+        return self.sentences + self.questions
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class World:
 
 
 def make_world(
-    seed: int, people_per_tier: int = 12, extra_people: int = 100, unasked_people: int = 12, heldout_people: int = 64
+    seed: int, people_per_tier: int = 12, extra_people: int = 80, unasked_people: int = 8, heldout_people: int = 64
 ) -> World:
     """Build the whole world from a seed; another seed gives other names and other facts."""
     rng = random.Random(f"{seed}/world")
@@ -74,16 +80,16 @@ def make_world(
     cities = _cities(rng, taken)
     companies = _companies(rng, cities, taken)
     values = _closed_lists(rng, cities, companies, taken)
-    kinds = [("tier", tier) for tier in TIERS for _ in range(people_per_tier)]
-    kinds += [("extra", EXTRA_TIER)] * extra_people
-    kinds += [("unasked", UNASKED_TIERS[i % 2]) for i in range(unasked_people)]
-    kinds += [("heldout", 0)] * heldout_people
+    kinds = [("tier", *stated) for stated in TIERS.values() for _ in range(people_per_tier)]
+    kinds += [("extra", *EXTRA)] * extra_people
+    kinds += [("unasked", *UNASKED)] * unasked_people
+    kinds += [("heldout", 0, 0)] * heldout_people
     firsts = lex.invent(rng, 90, lex.FIRST_NAME_ENDINGS, taken)
     families = lex.invent(rng, 140, lex.FAMILY_NAME_ENDINGS, taken)
     names = [f"{first} {family}" for first in firsts for family in families]
     people = [
-        _person(rng, i, name, kind, tier, values)
-        for i, (name, (kind, tier)) in enumerate(zip(rng.sample(names, len(kinds)), kinds, strict=True))
+        _person(rng, i, name, kind, values)
+        for i, (name, kind) in enumerate(zip(rng.sample(names, len(kinds)), kinds, strict=True))
     ]
     people += _near_misses(rng, people, names, values)
     return World(people, cities, companies, _works(rng, people, cities))
@@ -128,12 +134,11 @@ def _closed_lists(
     }
 
 
-def _person(rng: random.Random, number: int, name: str, kind: str, tier: int, values: dict[str, list[str]]) -> Person:
+def _person(
+    rng: random.Random, number: int, name: str, kind: tuple[str, int, int], values: dict[str, list[str]]
+) -> Person:
     facts = {attribute: rng.choice(values[attribute]) for attribute in ATTRIBUTES}
-    chosen = rng.sample(ATTRIBUTES, ASKED_ATTRIBUTES)
-    is_asked = kind == "extra" or (kind == "tier" and tier > 0)
-    asked = tuple(attribute for attribute in ATTRIBUTES if is_asked and attribute in chosen)
-    return Person(f"p{number:04d}", name, kind, tier, rng.random() < 0.5, asked, facts)
+    return Person(f"p{number:04d}", name, *kind, rng.random() < 0.5, facts)
 
 
 def _near_misses(
@@ -143,7 +148,7 @@ def _near_misses(
     used = {person.name for person in people}
     misses: list[Person] = []
     for person in people:
-        if person.kind != "tier" or person.tier < 30:
+        if person.kind != "tier" or person.exposure < 30:
             continue
         part = len(misses) % 2
         same = person.name.split()[part]
@@ -153,13 +158,13 @@ def _near_misses(
             attribute: [value for value in values[attribute] if value != person.facts[attribute]]
             for attribute in ATTRIBUTES
         }
-        misses.append(_person(rng, len(people) + len(misses), name, "near_miss", 0, others))
+        misses.append(_person(rng, len(people) + len(misses), name, ("near_miss", 0, 0), others))
     return misses
 
 
 def _works(rng: random.Random, people: list[Person], cities: list[City]) -> list[Work]:
     """Works by people the pages tell about; their years are after every birth year."""
-    authors = [person.name for person in people if person.tier >= EXTRA_TIER]
+    authors = [person.name for person in people if person.exposure >= 10]
     adjectives = [word.capitalize() for word in lex.ADJECTIVES]
     nouns = [word.capitalize() for word in lex.NATURE + lex.PLACES]
     titles: list[str] = []

@@ -131,8 +131,7 @@ def define_flags() -> None:
 def main() -> None:
     f = flags.FLAGS
     texts, labels = labelled(f.input)
-    order = list(range(len(texts)))
-    random.Random(0).shuffle(order)
+    order = sorted(range(len(texts)), key=lambda i: xxhash.xxh64_intdigest(texts[i].encode("utf-8", "replace")))
     held, kept = np.split(np.array(order), [max(1, round(HELD_OUT * len(order)))])
     if not len(kept) or len({labels[i] >= 0.5 for i in kept}) < 2:
         raise UserError(f"{f.input}: needs texts of both kinds, labels below 0.5 and from it on")

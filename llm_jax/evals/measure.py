@@ -1,6 +1,7 @@
 """What each question of the report is, as a measurement of one checkpoint on held-out prompts."""
 
-import random
+import hashlib
+import itertools
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -14,7 +15,10 @@ from llm_jax.sampling.requests import Request
 from llm_jax.sampling.turns import tool_calls
 from llm_jax.tools.table import TOOLS
 
-GRID_KINDS = ("tier",)  # the facts in the capability grid: people of the exposure tiers
+TIERS = (0, 1, 3, 10, 30, 100)  # statements of a fact in the pages
+GRID_TIERS = (3, 10, 100)
+FACTS = 600  # questions about people behind a rate, at most
+TURNS = 300  # problems of each kind as first and as second turn, at most
 PASS_AT = (1, 2, 4, 8, 16)
 RL_LEVELS = ("3 numbers", "4 numbers")
 
@@ -28,16 +32,20 @@ class Examiner:
         self.by_level: dict[tuple[str, str], list[dict]] = defaultdict(list)
         for prompt in prompts:
             self.by_level[prompt["task"], prompt["level"]].append(prompt)
+        for level in self.by_level.values():  # its first ones are a draw from all, in whatever order they came
+            level.sort(key=lambda prompt: hashlib.sha256(prompt["id"].encode()).digest())
+
+    def levels(self, task: str) -> tuple[str, ...]:
+        return tuple(level for family, level in self.by_level if family == task)
 
     def choose(self, task: str, levels: tuple[str, ...], count: int) -> list[dict]:
         """`count` prompts of a family, spread evenly over the levels; fewer if there are fewer."""
         share = -(-count // len(levels))
         return [prompt for level in levels for prompt in self.by_level[task, level][:share]]
 
-    def facts(self, wanted: Callable[[dict], bool]) -> list[dict]:
-        """A seeded sample of the questions about people that `wanted` picks, at most 600."""
-        pool = [p for (task, _), prompts in self.by_level.items() if task == "facts" for p in prompts if wanted(p)]
-        return random.Random(f"{self.seed}/facts").sample(pool, min(len(pool), 600))
+    def facts(self, *kinds: str, tier: int = 0) -> list[dict]:
+        """Questions on facts of the people of these kinds that the pages state as often as `tier` says."""
+        return [p for p in self.by_level.get(("facts", f"tier {tier}"), []) if p["kind"] in kinds][:FACTS]
 
     def ask(
         self,
@@ -79,35 +87,48 @@ def right(outcome: Outcome) -> bool:
 
 
 def measure_sft(e: Examiner, params) -> dict:
-    """Does it end its turn, and what does it know of the people in the pages?"""
-    often = e.facts(lambda p: p["kind"] == "tier" and p["asked"] and p["tier"] >= 30)
-    never_asked = e.facts(lambda p: p["kind"] == "tier" and not p["asked"] and p["tier"] >= 30)
-    unasked_people = e.facts(lambda p: p["kind"] == "unasked")
-    heldout = e.facts(lambda p: p["kind"] in ("heldout", "near_miss"))
-    mixed = [p for (task, level) in list(e.by_level) if task != "facts" for p in e.by_level[task, level][:20]]
-    answers = {
-        name: e.ask(params, prompts)
-        for name, prompts in (
-            ("often", often),
-            ("never", never_asked),
-            ("people", unasked_people),
-            ("heldout", heldout),
-            ("mixed", mixed),
-        )
+    """Does it end its turn, what does it know of the people in the pages, and how does it do in a second turn?"""
+    tiers = {tier: e.ask(params, e.facts("tier", tier=tier)) for tier in TIERS}
+    unasked = e.ask(params, e.facts("unasked", tier=100))
+    nobody = e.ask(params, e.facts("heldout", "near_miss"))
+    mixed = e.ask(params, [p for (task, _), level in e.by_level.items() if task != "facts" for p in level[:20]])
+    return {
+        "ends_turn": share(tiers[30] + tiers[100] + mixed, lambda o: o.ended),
+        **{f"recall_tier_{tier}": share(outcomes, right) for tier, outcomes in tiers.items()},
+        "recall_people_never_asked": share(unasked, right),
+        "invented_heldout": share(nobody, lambda o: o.well_formed and not o.right),
+        **measure_turns(e, params),
     }
-    group = {
-        "ends_turn": share(answers["often"] + answers["mixed"], lambda o: o.ended),
-        "recall_seen": share(answers["often"], right),
-        "recall_never_asked": share(answers["never"], right),
-        "recall_people_never_asked": share(answers["people"], right),
-        "invented_heldout": share(answers["heldout"], lambda o: o.well_formed and not o.right),
+
+
+def measure_turns(e: Examiner, params) -> dict:
+    """Two-number sums, big sums with the tool and facts that the pages state a hundred times: as the first turn of a
+    conversation, and the same problems as the second.
+
+    Before a second turn stands a greeting, or a problem of another kind, with what the model itself answered to it.
+    """
+    count = min(TURNS, e.config.problems)
+    prompts = {
+        "sums": e.choose("arithmetic", ("2 numbers",), count),
+        "tools": e.choose("calculator", e.levels("calculator"), count),
+        "recall": e.facts("tier", tier=100)[:count],
     }
-    for tier in (1, 3, 10):
-        prompts = e.facts(lambda p, tier=tier: p["kind"] == "tier" and p["asked"] and p["tier"] == tier)
-        group[f"recall_tier_{tier}"] = share(e.ask(params, prompts), right)
-    for tier in (30, 100):
-        group[f"recall_tier_{tier}"] = share([o for o in answers["often"] if o.prompt["tier"] == tier], right)
-    return group
+    first = {kind: e.ask(params, asked) for kind, asked in prompts.items()}
+    greeting = e.ask(params, [{"messages": [{"role": "user", "content": "Who are you?"}], "answer": ""}])
+    second = {}
+    for kind, asked in prompts.items():
+        others = [outcomes for other, outcomes in first.items() if other != kind and outcomes]
+        before = [outcome for each in zip(itertools.cycle(greeting), *others, strict=False) for outcome in each]
+        pairs = zip(itertools.cycle(before), asked, strict=False)
+        second[kind] = e.ask(params, [following(outcome, prompt) for outcome, prompt in pairs])
+    named = (("first_turn", first), ("second_turn", second))
+    return {name: {kind: share(outcomes, right) for kind, outcomes in turn.items()} for name, turn in named}
+
+
+def following(before: Outcome, prompt: dict) -> dict:
+    """The prompt as the next turn of a conversation."""
+    answered = {"role": "assistant", "content": before.parts}
+    return {**prompt, "messages": [*before.prompt["messages"], answered, *prompt["messages"]]}
 
 
 def measure_think(e: Examiner, params) -> dict:
@@ -123,9 +144,7 @@ def measure_think(e: Examiner, params) -> dict:
 
 def measure_tools(e: Examiner, params) -> dict:
     """Sums beyond the model, with the python tool and without it."""
-    prompts = e.choose(
-        "calculator", tuple(level for task, level in e.by_level if task == "calculator"), e.config.problems
-    )
+    prompts = e.choose("calculator", e.levels("calculator"), e.config.problems)
     with_tool, without = e.ask(params, prompts), e.ask(params, prompts, suppress=tuple(TOOLS))
     return {
         "with": share(with_tool, right),
@@ -171,10 +190,9 @@ def measure_grid(e: Examiner, params) -> dict:
     cells: dict[str, dict[str, dict]] = defaultdict(dict)
     keys, prompts = [], []
     for task, level in e.by_level:
-        if task == "facts" and level not in ("tier 3", "tier 10", "tier 100"):
+        if task == "facts" and level not in [f"tier {tier}" for tier in GRID_TIERS]:
             continue
-        pool = [p for p in e.by_level[task, level] if task != "facts" or (p["kind"] in GRID_KINDS and p["asked"])]
-        pool = random.Random(f"{e.seed}/grid").sample(pool, min(len(pool), e.config.grid_items))
+        pool = [p for p in e.by_level[task, level] if task != "facts" or p["kind"] == "tier"][: e.config.grid_items]
         keys += [(task, level)] * len(pool)
         prompts += pool
     outcomes = e.ask(params, prompts)

@@ -39,8 +39,8 @@ def conversations(examiner: Examiner, params: dict[str, dict]) -> list[dict]:
     A base model knows no turns: it continues the question as a document.
     """
     tokenizer = examiner.tokenizer
-    known = [p["messages"][-1]["content"] for p in examiner.facts(lambda p: p["tier"] == 100 and p["asked"])[:2]]
-    unknown = [p["messages"][-1]["content"] for p in examiner.facts(lambda p: p["kind"] == "heldout")[:1]]
+    known = [p["messages"][-1]["content"] for p in examiner.facts("tier", tier=100)[:2]]
+    unknown = [p["messages"][-1]["content"] for p in examiner.facts("heldout")[:1]]
     questions = [*CHAT[:1], *known, *unknown, *CHAT[1:]]
     out = [{"messages": [{"role": "user", "content": q}], "prompt": q, "answers": {}} for q in questions]
     for stage in params:

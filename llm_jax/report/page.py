@@ -90,7 +90,7 @@ def headlines(report: dict[str, Any]) -> list[tuple[str, Metric, str]]:
     wanted = [
         ("from raw pages to this report", ("total_seconds",), "seconds"),
         ("bits per byte of held-out text", ("pretrain", "val_bpb"), "bits"),
-        ("facts recalled after fine-tuning", ("sft", "recall_seen"), "share"),
+        ("facts recalled that the pages state 100 times", ("sft", "recall_tier_100"), "share"),
         ("right with a tool", ("tools", "with"), "share"),
         ("reasoning problems right before RL", ("rl", "accuracy_before"), "share"),
         ("reasoning problems right after RL", ("rl", "accuracy_after"), "share"),
@@ -131,17 +131,16 @@ def grid_rows(grid: dict[str, Any]) -> list[dict[str, Any]]:
 
 def kept_abilities(report: dict[str, Any]) -> list[tuple[str, Metric, Metric, str]]:
     """The questions asked both after SFT and of the last checkpoint: before, after, what to make of it."""
-    last = report.get("final", {})
+    before = dict(metrics.walk(report))
     return [
         (
-            f"{group}: {name.replace('_', ' ')}",
-            report[group][name],
+            f"{path[0]}: {', '.join(path[1:]).replace('_', ' ')}",
+            before[path],
             after,
-            CLEAR[metrics.direction(report[group][name], after)],
+            CLEAR[metrics.direction(before[path], after)],
         )
-        for group in ("sft", "think", "tools")
-        for name, after in last.get(group, {}).items()
-        if name in report.get(group, {})
+        for path, after in metrics.walk(report.get("final", {}))
+        if path[0] in ("sft", "think", "tools") and path in before
     ]
 
 

@@ -17,7 +17,7 @@ from llm_jax.report.metrics import Metric, errors, is_number
 
 BLUE, ORANGE, GREEN, RED, GREY = "#4a8fd4", "#e0893b", "#4ba372", "#d9605f", "#8a929b"
 INK = "#010203"  # stands for the colour of the page's text, which only the page knows
-TIERS = (1, 3, 10, 30, 100)
+TIERS = (0, 1, 3, 10, 30, 100)
 MAX_POINTS = 500
 
 STYLE = {
@@ -130,23 +130,22 @@ def bits_per_byte(pretrain: dict[str, Metric]) -> str:
 
 
 RECALL = (
-    ("recall_seen", "asked about\nin training", BLUE),
-    ("recall_never_asked", "same people,\nnew questions", BLUE),
-    ("recall_people_never_asked", "people never\nasked about", GREEN),
+    ("recall_tier_100", "stated 100 times,\nquestions among them", BLUE),
+    ("recall_people_never_asked", "stated 100 times,\nasked by no page", GREEN),
     ("invented_heldout", "on no page:\nanswers anyway", RED),
 )
 
 
 @styled
 def recall(sft: dict[str, Metric]) -> str:
-    """Left: recall against how often the pages state a fact. Right: by who is asked about."""
+    """Left: recall against how often the pages state a fact. Right: by how the pages state it."""
     figure, (left, right) = _axes(8.4, 3.5, 1, 2, sharey=True, width_ratios=(5, 6))
     tiers = [tier for tier in TIERS if f"recall_tier_{tier}" in sft]
     metrics = [sft[f"recall_tier_{tier}"] for tier in tiers]
     if tiers:
         values = [metric["value"] for metric in metrics]
         left.errorbar(tiers, values, _errors(metrics), fmt="o-", color=BLUE, capsize=3)
-    left.set_xscale("log")
+    left.set_xscale("symlog", linthresh=1)  # a logarithm that has room for 0
     left.set_xticks(TIERS, [f"{tier}×" for tier in TIERS])
     left.set_xticks([], minor=True)
     left.set(xlabel="times the pages state the fact", ylabel="share of questions", title="By exposure")
@@ -155,7 +154,7 @@ def recall(sft: dict[str, Metric]) -> str:
         error = _errors([metric])
         right.bar(place, metric["value"], width=0.6, yerr=error, color=colour, error_kw=BARS)
     right.set_xticks(range(len(shown)), [label for _, label, _ in shown], fontsize=8.5)
-    right.set(title="By who is asked about")
+    right.set(title="By how they state it")
     right.grid(axis="x", visible=False)
     left.set_ylim(0, 1.02)
     _percent(left)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from data_pipelines.documents import read_documents, read_jsonl, write_jsonl
+from data_pipelines.documents import keep_one_to_train, read_documents, read_jsonl, write_jsonl
 from llm_jax.config import UserError
 
 RECORDS = [
@@ -26,3 +26,9 @@ def test_half_a_gzip_file_is_refused_by_name(tmp_path):
     (tmp_path / "b.jsonl.gz").write_bytes(whole[:-9])
     with pytest.raises(UserError, match=r"b\.jsonl\.gz is no whole gzip file"):
         list(read_documents(str(tmp_path / "*")))
+
+
+def test_where_all_fell_to_validation_one_is_trained_on():
+    splits = lambda *given: [r["split"] for r in keep_one_to_train([{"split": split} for split in given])]  # noqa: E731
+    assert splits("val", "val") == ["train", "val"]
+    assert splits("val", "train") == ["val", "train"] and splits() == []

@@ -1,6 +1,7 @@
 """What is held out stays out: no test item in lessons or conversations, in any wording."""
 
 import re
+from collections import defaultdict
 
 import pytest
 
@@ -113,6 +114,16 @@ def test_conversations_are_whole_and_follow_the_seed(spoken):
     for conversation in spoken:
         roles = [m["role"] for m in conversation["messages"] if m["role"] != "system"]
         assert roles == ["user", "assistant"] * (len(roles) // 2) and roles
+
+
+def test_every_kind_of_exchange_stands_in_every_turn(spoken):
+    turns = defaultdict(set)
+    for conversation in spoken:
+        for turn, message in enumerate(m for m in conversation["messages"] if m["role"] == "assistant"):
+            parts = message["content"] if isinstance(message["content"], list) else [{"type": "small talk"}]
+            turns[turn].add(" ".join(part["type"] for part in parts))
+    kinds = {"answer", "think answer", "python output answer", "small talk"}
+    assert dict(turns) == dict.fromkeys(range(3), kinds)
 
 
 def test_only_train_questions_about_the_world_are_spoken():

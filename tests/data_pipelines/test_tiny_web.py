@@ -44,10 +44,11 @@ def test_same_seed_same_pages_and_questions(world, made, stated):
     assert len(ids) == len(set(ids))
 
 
-def test_exposure_is_what_the_documents_state(world, made, stated):
+@pytest.mark.parametrize("source", ["biography", "questions"])
+def test_exposure_is_what_the_documents_state(world, made, stated, source):
     for person in world.people:
-        assert person_record(person, stated)["stated"] == dict.fromkeys(ATTRIBUTES, person.tier)
-    page = next(page for page in made if page.facts)
+        assert person_record(person, stated)["stated"] == dict.fromkeys(ATTRIBUTES, person.exposure)
+    page = next(page for page in made if page.source == source)
     facts = Counter((person, attribute) for person, attribute, _ in page.facts)
     copied = count_statements([(page, page.text), (page, page.text.replace(" ", "\n"))])
     assert copied == facts  # a copy, or other spaces, state nothing new
@@ -70,11 +71,11 @@ def test_a_tier_is_reached_by_most_of_its_statements():
         100,
         100,
     ]
-    assert all(tier_of(tier) == tier for tier in TIERS)
+    assert all(tier_of(tier) == tier == sum(planned) for tier, planned in TIERS.items())
 
 
 def test_questions_carry_the_tier_that_was_counted(world, stated):
-    person = next(person for person in world.people if person.tier == 100)
+    person = next(person for person in world.people if person.exposure == 100)
     fewer = stated.copy()
     fewer[person.id, "job"] = 31
     tiers = {(q["person"], q["attribute"]): q["tier"] for q in question_sets(world, 5, fewer)["test"]}
@@ -141,18 +142,20 @@ def test_the_score_counts_what_was_found_and_what_was_lost():
     }
 
 
-def test_facts_are_stated_as_often_as_the_tier_says(world):
-    made = pages.biography_pages(world, random.Random(0))
+@pytest.mark.parametrize("kind", ["sentences", "questions"])
+def test_facts_are_stated_as_often_as_planned(world, kind):
+    make = {"sentences": pages.biography_pages, "questions": pages.question_pages}[kind]
+    made = make(world, random.Random(0))
     stated = defaultdict(set)
     people = {person.id: person for person in world.people}
     for page in made:
         for person, attribute, said in page.facts:
-            assert said in page.text and people[person].facts[attribute] in said
+            assert said in page.text.replace("\n", " ") and people[person].facts[attribute] in said
             stated[person, attribute].add(said)
     assert sum(len(page.facts) for page in made) == sum(map(len, stated.values()))
     for person in world.people:
         for attribute in ATTRIBUTES:
-            assert len(stated[person.id, attribute]) == person.tier
+            assert len(stated[person.id, attribute]) == getattr(person, kind)
 
 
 def test_no_other_sentence_states_a_fact(world):
@@ -179,11 +182,11 @@ def test_biographies_are_mostly_facts_and_of_page_length(world):
 def test_unseen_names_never_appear(world, made):
     everything = "\n".join(page.text for page in made)
     for person in world.people:
-        assert (person.name in everything) == (person.tier > 0)
+        assert (person.name in everything) == (person.exposure > 0)
 
 
 def test_near_misses_share_one_name_part_and_no_fact(world):
-    often = [person for person in world.of_kind("tier") if person.tier >= 30]
+    often = [person for person in world.of_kind("tier") if person.exposure >= 30]
     for miss, person in zip(world.of_kind("near_miss"), often, strict=True):
         shared = [a == b for a, b in zip(miss.name.split(), person.name.split(), strict=True)]
         assert sum(shared) == 1
@@ -191,21 +194,20 @@ def test_near_misses_share_one_name_part_and_no_fact(world):
     assert len({person.name for person in world.people}) == len(world.people)
 
 
-def test_question_pages_ask_the_asked_facts_only(world):
-    text = "\n".join(page.text for page in pages.question_pages(world, random.Random(0), times=12)).lower()
+def test_question_pages_ask_as_often_as_planned(world):
+    """Found by reading, whatever the pages record; one wording may be the end of another."""
+    text = "\n".join(page.text for page in pages.question_pages(world, random.Random(0))).lower()
+    assert {person.kind for person in world.people if person.questions} == {"tier", "extra"}
     for person in world.people:
-        is_asked = person.kind == "extra" or (person.kind == "tier" and person.tier > 0)
-        assert len(person.asked) == (3 if is_asked else 0)
         for attribute in ATTRIBUTES:
-            questions = {wording.format(name=person.name).lower() for wording in wordings.TRAIN_QUESTIONS[attribute]}
-            found = sum(question in text for question in questions)
-            assert found >= 12 if attribute in person.asked else found == 0
+            asked = {wording.format(name=person.name).lower() for wording in wordings.TRAIN_QUESTIONS[attribute]}
+            found = sum(question in text for question in asked)
+            assert person.questions <= found <= 2 * person.questions
 
 
 def test_question_files_cover_the_right_people(world, stated):
     sets = question_sets(world, 5, stated)
-    assert {record["kind"] for record in sets["train"]} == {"tier", "extra"}
-    assert all(record["asked"] for record in sets["train"])
+    assert {record["kind"] for record in sets["train"]} == {"extra"}
     assert {record["kind"] for record in sets["test"]} == {"tier", "unasked", "heldout", "near_miss"}
     assert len(sets["test"]) == 8 * 6 * len(world.of_kind("tier", "unasked", "heldout", "near_miss"))
     assert len(sets["dev"]) == 6 * 6 * len(world.people)

@@ -63,17 +63,18 @@ def fake_grid(shift: float) -> dict:
 def fake_report() -> dict:
     sft = shares(
         ends_turn=0.99,
-        recall_seen=0.71,
-        recall_never_asked=0.55,
-        recall_people_never_asked=0.52,
-        recall_tier_1=0.08,
-        recall_tier_3=0.22,
-        recall_tier_10=0.56,
-        recall_tier_30=0.83,
-        recall_tier_100=0.97,
+        recall_people_never_asked=0.33,
+        recall_tier_0=0.01,
+        recall_tier_1=0.03,
+        recall_tier_3=0.09,
+        recall_tier_10=0.23,
+        recall_tier_30=0.44,
+        recall_tier_100=0.65,
         invented_heldout=0.94,
-        two_number_direct=0.61,
-    )
+    ) | {
+        turn: shares(sums=0.95, tools=0.97, recall=value)
+        for turn, value in (("first_turn", 0.66), ("second_turn", 0.64))
+    }
     think = shares(direct=0.21, with_thinking=0.58, two_number_direct=0.61)
     tools = shares(call_rate=0.93, call_correct=0.88, format_without=0.97) | {
         "with": share(0.9),
@@ -128,7 +129,7 @@ def fake_report() -> dict:
         },
         "grid": {"before": fake_grid(0.2), "after": fake_grid(0.35)},
         "final": {
-            "sft": sft | shares(recall_seen=0.7),
+            "sft": sft | shares(recall_tier_100=0.4),
             "think": think | shares(with_thinking=0.75),
             "tools": tools,
         },
@@ -253,6 +254,11 @@ def test_intervals_and_verdicts_are_in_the_text(page: str) -> None:
     assert "55.0\u00a0% (48.1 – 61.9\u00a0%)" in page
     assert "clearly up" in page and "no clear change" in page
     assert "pass@16 did not move" in page
+
+
+def test_what_a_group_holds_inside_is_shown_and_compared(page: str) -> None:
+    assert "<td>sft: second turn, recall</td>" in page
+    assert re.search(r"<td>sums of two numbers</td>(<td[^>]*>95.0[^<]*</td>\s*){2}", page)
 
 
 def test_run_without_rl_and_samples(tmp_path: Path) -> None:
