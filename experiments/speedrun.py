@@ -10,7 +10,7 @@ from llm_jax.config import default
 def get_config():
     c = default()
     c.data.python_docs_bytes = 120_000
-    c.data.epochs.biography = 2
-    c.data.epochs.questions = 3
+    c.data.epochs.biography = 3
+    c.data.epochs.questions = 4
     c.rl.tasks = {"arithmetic/3 numbers": 0.5, "arithmetic/4 numbers": 0.3, "calculator": 0.2}
     return c

@@ -72,7 +72,7 @@ class World:
 
 
 def make_world(
-    seed: int, people_per_tier: int = 12, extra_people: int = 80, unasked_people: int = 8, heldout_people: int = 64
+    seed: int, people_per_tier: int = 12, extra_people: int = 60, unasked_people: int = 8, heldout_people: int = 64
 ) -> World:
     """Build the whole world from a seed; another seed gives other names and other facts."""
     rng = random.Random(f"{seed}/world")

@@ -42,7 +42,7 @@ def evaluate(run: Run) -> None:
     stages = run.trained()
     for stage in stages:
         lineage.check(run, stage)
-    report: dict = {"data": data_counts(run.workdir), "crawl": crawl_counts(run.workdir)}
+    report: dict = {"data": data_counts(run), "crawl": crawl_counts(run.workdir)}
     params = {stage: run.load_params(stage) for stage in stages}
     with examiner_of(run) as examiner:
         report |= measured(examiner, params)
@@ -128,11 +128,11 @@ def timed(name: str, function, *args):
     return result
 
 
-def data_counts(workdir: Path) -> dict:
-    counts = json.loads((workdir / "data" / "prepared.json").read_text())["counts"]["pretrain"]
-    return {
-        name: {"value": counts[name]} for name in ("documents", "bytes", "bytes_per_token", "tokens", "rows", "padding")
-    }
+def data_counts(run: Run) -> dict:
+    counts = json.loads((run.workdir / "data" / "prepared.json").read_text())["counts"]["pretrain"]
+    names = ("documents", "bytes", "bytes_per_token", "tokens", "rows", "padding")
+    epochs = {source: {"value": times} for source, times in run.config.data.epochs.items()}
+    return {name: {"value": counts[name]} for name in names} | {"epochs": epochs}
 
 
 def crawl_counts(workdir: Path) -> dict:

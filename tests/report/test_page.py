@@ -95,7 +95,8 @@ def fake_report() -> dict:
     )
     return {
         **plain(total_seconds=780.4, machine_gflops=118.0, normalised_seconds=837.2),
-        "data": plain(documents=41213, bytes=52.1e6, bytes_per_token=3.9, tokens=13.2e6, rows=25900, padding=0.013),
+        "data": plain(documents=41213, bytes=52.1e6, bytes_per_token=3.9, tokens=13.2e6, rows=25900, padding=0.013)
+        | {"epochs": plain(biography=3, questions=4)},
         "seconds": plain(data=31, pretrain=402.5, sft=96, rl=190, evaluate=55, report=5.9),
         "pretrain": {
             **plain(
@@ -254,6 +255,10 @@ def test_intervals_and_verdicts_are_in_the_text(page: str) -> None:
     assert "55.0\u00a0% (48.1 – 61.9\u00a0%)" in page
     assert "clearly up" in page and "no clear change" in page
     assert "pass@16 did not move" in page
+
+
+def test_how_often_pages_are_read_is_said(page: str) -> None:
+    assert re.search(r"sentences 3 times and those with questions\s+4 times", page)
 
 
 def test_what_a_group_holds_inside_is_shown_and_compared(page: str) -> None:
