@@ -14,7 +14,7 @@ from llm_jax.config import OPEN, UserError, default
 from llm_jax.model import transformer
 from llm_jax.model.attention import kernel_for
 from llm_jax.stage_table import STAGES, trained
-from llm_jax.tables import extend
+from llm_jax.tables import extend, known
 from llm_jax.tokenizer import Tokenizer
 
 STAGE_HELP = "Whose newest checkpoint; that of the newest stage if not given."  # of the flag --stage
@@ -89,8 +89,10 @@ class Run:
 
     def choose(self, stage: str = "") -> str:
         """`stage`, or the newest one when it is empty. Raises UserError when it is unknown or has no checkpoint."""
-        if stage and not STAGES.find(stage).trains:
-            raise UserError(f"stage {stage!r} trains no model; choose from {', '.join(trained())}")
+        if stage and stage not in trained():
+            if stage in STAGES:
+                raise UserError(f"stage {stage!r} trains no model; choose from {', '.join(trained())}")
+            known("stage", stage, trained())
         there = self.trained()
         if not there:
             raise UserError(f"{self.workdir} has no trained stage yet; run llm_jax.main first")

@@ -6,11 +6,11 @@ down all the others.
 
 import os
 
-from tests.commands import COMPILED
+from tests.commands import COMPILED, FEWER_PASSES
 from tests.commands import tiny as tiny_run
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.update(COMPILED)  # before JAX is imported
+os.environ.update(COMPILED | {FEWER_PASSES: os.environ.get(FEWER_PASSES, "1")})  # before JAX is imported
 
 import functools
 import json
