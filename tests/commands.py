@@ -15,12 +15,10 @@ TINY = str(ROOT / "tests" / "tiny.py")
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 _cache = None if CACHE in os.environ else tempfile.TemporaryDirectory(prefix="llm_jax_tests_")
 COMPILED = {CACHE: _cache.name if _cache else os.environ[CACHE], "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-# Most of what tests do in their own process is to compile: there, programs are translated with fewer passes, as JAX tests
-# itself. The commands that they start run as a user's do, and some of these decode for long.
+# Most of what tests do in their own process is to compile: there, programs are translated with fewer passes, as JAX
+# tests itself. The commands that they start run as a user's do, and some of these decode for long.
 FEWER_PASSES = "JAX_DISABLE_MOST_OPTIMIZATIONS"
-DEADLINE = (
-    900.0  # seconds that a test waits for another process: what it finds does not depend on how busy a machine is
-)
+DEADLINE = 900.0  # seconds that a test waits for another process, so that a busy machine changes no result
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **COMPILED}
 ENVIRONMENT.pop(FEWER_PASSES, None)
 
