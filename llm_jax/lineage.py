@@ -44,7 +44,7 @@ def source_of(run: Run, stage: str) -> Source | None:
 
 
 def branch(init_from: str) -> Source:
-    """ "WORKDIR:stage", taken apart."""
+    """What `init_from` names: "WORKDIR:stage"."""
     workdir, _, stage = init_from.rpartition(":")
     if not workdir or "/" in stage:
         raise UserError(f"init_from is {init_from!r}; it must be WORKDIR:stage, as in runs/speedrun:pretrain")
@@ -77,9 +77,16 @@ def named(stage: str, meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(run: Run, stage: str) -> None:
-    """Raises UserError when a checkpoint of the stage, or of one before it, was trained from another parent."""
+    """Raises UserError when a checkpoint of the stage, or of one before it, was trained from another parent.
+
+    A parent that is not there any more has not changed.
+    """
+    follows = STAGES[stage].follows
+    if follows and not run.config.init_from and not any(checkpoint.written(run.workdir, name) for name in follows):
+        return
     source = source_of(run, stage)
-    if checkpoint.written(run.workdir, stage):
+    is_there = source is None or checkpoint.written(source.workdir, source.stage)
+    if is_there and checkpoint.written(run.workdir, stage):
         noted = newest(run.workdir, stage)["parent"]
         now = source and named(source.stage, newest(source.workdir, source.stage))
         if (noted and {key: noted[key] for key in ("stage", "step", "checksum")}) != now:
@@ -96,18 +103,21 @@ def stale(run: Run, stage: str, noted: dict[str, Any] | None, now: dict[str, Any
 
 def check_before(run: Run, stages: Iterable[str]) -> None:
     """What can be refused before anything runs, for the stages to come. Raises UserError."""
-    for stage in stages:
-        if STAGES[stage].trains and checkpoint.written(run.workdir, stage):
+    trains = [stage for stage in stages if STAGES[stage].trains]
+    for stage in trains:
+        if checkpoint.written(run.workdir, stage):
             check(run, stage)
             check_longer(run, STAGES[stage])
-    if run.config.init_from:
+    makes_data = "data" in stages and not (run.workdir / "data" / "prepared.json").exists()
+    if run.config.init_from and (makes_data or any(source_of(run, stage).run != OWN for stage in trains)):
         check_branch(run, branch(run.config.init_from))
 
 
 def check_longer(run: Run, stage: Stage) -> None:
     """Raises UserError where a finished stage is to be trained on, and another one was trained from it."""
     step, wanted = newest(run.workdir, stage.name)["step"], run.config[stage.section].get("steps", 0)
-    children = [name for name in run.trained() if (source := source_of(run, name)) and source[:2] == (OWN, stage.name)]
+    followers = [name for name in run.trained() if stage.name in STAGES[name].follows]
+    children = [name for name in followers if source_of(run, name).stage == stage.name]
     if wanted > step and children:
         what = f"{children[0]!r} was trained from step {step} of {stage.name!r}, which is to go on to step {wanted}"
         raise UserError(f"{what}: move {run.workdir / children[0]} away first, or use another --workdir")

@@ -34,7 +34,10 @@ class Run:
     def open(cls, workdir: Path) -> "Run":
         """A run to be read, on the devices at hand. Raises UserError when the folder is no run."""
         config = load_config(workdir)
-        return cls(config, Path(workdir), sharding.mesh_here(config.model))
+        m, vocabulary = config.model, transformer.VOCAB_MULTIPLE
+        lengths = (m.dim, m.heads, m.kv_heads, m.ff_dim, m.expert_ff_dim, vocabulary)
+        mesh = sharding.make_mesh(sharding.reader_sizes(jax.device_count(), lengths))
+        return cls(config, Path(workdir), mesh)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:

@@ -53,16 +53,10 @@ def make_mesh(mesh_config, devices: list | None = None) -> Mesh:
     return Mesh(grid, MESH_AXES, axis_types=(AXIS_TYPE,) * len(MESH_AXES))
 
 
-def mesh_here(model, devices: list | None = None) -> Mesh:
-    """The mesh of a reader: all devices at hand, whatever the run was trained on.
-
-    `tensor` cuts heads, feed-forward and vocabulary as far as the model's sizes divide; the rest are replicas.
-    """
-    devices = devices or jax.devices()
-    sizes = (len(devices), model.dim, model.heads, model.kv_heads, model.ff_dim, model.expert_ff_dim)
-    tensor = math.gcd(*sizes)
-    sizes = dict.fromkeys(MESH_AXES, 1) | {"data": len(devices) // tensor, "tensor": tensor}
-    return make_mesh(sizes, devices)
+def reader_sizes(devices: int, lengths: tuple[int, ...]) -> dict[str, int]:
+    """The mesh of a reader on so many devices: `tensor` as far as it divides all lengths that it cuts; replicas."""
+    tensor = math.gcd(devices, *lengths)
+    return dict.fromkeys(MESH_AXES, 1) | {"data": devices // tensor, "tensor": tensor}
 
 
 def compiler_options(mesh: Mesh) -> dict[str, int]:

@@ -6,7 +6,6 @@ A module outside the package adds rows of its own with `TABLE.add`, and a config
 import dataclasses
 import difflib
 import importlib
-import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -96,8 +95,14 @@ def extend(modules: Iterable[str]) -> None:
 def function(path: str) -> Any:
     """What "module:name" names. Raises UserError when it is not there."""
     module, _, name = path.partition(":")
-    if not module or importlib.util.find_spec(module.partition(".")[0]) is None:
-        raise UserError(f"{path!r} names no module that is here; it must be 'module:function'")
-    if not hasattr(found := importlib.import_module(module), name):
+    if not (module and name):
+        raise UserError(f"{path!r} is no function; it must be 'module:function'")
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise  # it is here, and something that it needs is not
+        raise UserError(f"{path!r}: there is no module {error.name!r}") from error
+    if not hasattr(found, name):
         raise UserError(f"{path!r}: {module} has no {name!r}")
     return getattr(found, name)

@@ -51,6 +51,19 @@ def test_a_parent_that_is_not_done_is_refused(context, save):
         lineage.starting_params(context, "sft")
 
 
+def test_a_parent_that_was_deleted_or_moved_has_not_changed(context, save, tmp_path):
+    """What is left can be evaluated."""
+    checksum = save("pretrain", 4, 4, 1.0)
+    save("sft", 2, 2, 2.0, {**PARENT, "checksum": checksum})
+    folder(context.workdir, "pretrain").parent.rename(tmp_path / "away")
+    lineage.check(context, "sft")
+    context.config.init_from = f"{tmp_path}/gone:pretrain"
+    lineage.check(context, "sft")
+    lineage.check_before(context, ["evaluate", "report", "rl"])
+    with pytest.raises(UserError, match="gone"):
+        lineage.check_before(context, ["sft"])
+
+
 def test_fresh_parameters_are_a_parent_too(context, save, tmp_path):
     """A run that began anew, and now names another to begin from."""
     save("pretrain", 4, 4, 1.0)

@@ -68,6 +68,22 @@ def test_the_step_is_compiled_once(results, name):
     assert [result[name]["compiled"] for result in results] == [1, 1]
 
 
+@pytest.mark.parametrize(
+    "devices, lengths, tensor",
+    [
+        (1, (128, 2, 1, 352, 0, 128), 1),
+        (8, (128, 2, 1, 352, 0, 128), 1),
+        (8, (4096, 32, 8, 14336, 0, 128), 8),
+        (16, (4096, 32, 8, 14336, 0, 128), 8),
+        (3, (96, 3, 3, 96, 0, 128), 1),  # no vocabulary is cut in three
+        (6, (96, 6, 6, 96, 0, 128), 2),
+    ],
+)
+def test_a_reader_cuts_what_divides_and_copies_the_rest(devices, lengths, tensor):
+    sizes = sharding.reader_sizes(devices, lengths)
+    assert sizes == dict.fromkeys(sharding.MESH_AXES, 1) | {"tensor": tensor, "data": devices // tensor}
+
+
 def test_a_mesh_of_the_wrong_size_is_a_users_mistake():
     c = config.default()
     c.mesh.data = 3 * jax.device_count()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import re
 
 import pytest
 
@@ -139,9 +140,11 @@ def test_a_list_without_a_word_that_fits_is_told():
         FAMILIES["spelling"].problem(random.Random(0), 2, "test", {"word": ["kettle", "wheel"]})
 
 
-@pytest.mark.parametrize("path", ["nowhere:x", "llm_jax.tables:nothing", "llm_jax"])
+@pytest.mark.parametrize(
+    "path", ["nowhere:x", "llm_jax.nowhere:x", "llm_jax.tables:nothing", "llm_jax", ":x", "llm_jax:"]
+)
 def test_a_function_that_is_not_there_is_named(path):
-    with pytest.raises(UserError, match=path.partition(":")[0]):
+    with pytest.raises(UserError, match=re.escape(repr(path))):
         function(path)
 
 
