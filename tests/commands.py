@@ -1,10 +1,15 @@
 """Runs the project's commands as a user does: real processes."""
 
+import atexit
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,16 +50,51 @@ def start(*args: str, **kwargs) -> subprocess.Popen:
     )
 
 
+# To import JAX takes longer than most commands do: `run` forks them from a process that has imported it.
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["tests.preloaded"])
+
+
 def run(*args: str, stdin: str | None = None) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", *args],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        text=True,
-        input=stdin or "",
-        capture_output=True,
-        timeout=DEADLINE,
-    )
+    """`python -m ARGS`, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("stdin", "stdout", "stderr")]
+        files[0].write_text(stdin or "")
+        process = _forks.Process(target=_command, args=(args, files))
+        process.start()
+        process.join(DEADLINE)
+        if process.is_alive():
+            process.kill()
+            raise subprocess.TimeoutExpired(args, DEADLINE)
+        out, err = (path.read_text() for path in files[1:])
+        return subprocess.CompletedProcess(args, process.exitcode, out, err)
+
+
+def _command(args: tuple[str, ...], files: list[Path]) -> None:
+    """In the forked process: what `python -m` does from its first line to its exit."""
+    for number, (path, mode) in enumerate(zip(files, "rww", strict=True)):
+        with path.open(mode) as file:
+            os.dup2(file.fileno(), number)
+    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode, closefd=False) for number, mode in enumerate("rww"))
+    os.environ.clear()
+    os.environ.update(ENVIRONMENT)
+    os.chdir(ROOT)
+    sys.argv = list(args)
+    try:
+        runpy.run_module(args[0], run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def tiny(workdir, *args: str) -> subprocess.CompletedProcess:

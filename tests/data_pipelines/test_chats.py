@@ -4,13 +4,12 @@ import gzip
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from data_pipelines.chats import Invalid, convert, converted
-from tests.commands import DEADLINE
+from tests import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 SETS = ROOT.parent / "shared/data"
@@ -124,8 +123,7 @@ def test_what_fits_no_format_is_refused_by_its_field(record, field):
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "data_pipelines.chats", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
+    return commands.run("data_pipelines.chats", *arguments)
 
 
 def test_the_command_names_file_and_line_and_writes_nothing(tmp_path):

@@ -3,24 +3,18 @@
 import html
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 from data_pipelines.tokenizer import marked, sizes
 from llm_jax.tokenizer import Tokenizer
-from tests.commands import DEADLINE
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.commands import run
 
 
 def test_the_command_reports_every_source_on_a_page(tmp_path):
     lines = [{"text": f"The cat number {i} sat <b> on the mat, and it slept.", "source": "prose"} for i in range(200)]
     lines += [{"text": f"def f_{i}(x):\n    return x + {i}\n", "source": "code"} for i in range(100)]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    command = [sys.executable, "-m", "data_pipelines.tokenizer", f"--input={tmp_path}/a.jsonl", "--vocab_size=400"]
-    command.append(f"--output={tmp_path}/out/t.model")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
+    flags = [f"--input={tmp_path}/a.jsonl", "--vocab_size=400", f"--output={tmp_path}/out/t.model"]
+    done = run("data_pipelines.tokenizer", *flags)
     assert done.returncode == 0, done.stderr
     tokenizer = Tokenizer.load(tmp_path / "out/t.model")
     by_name = {source["name"]: source for source in sizes(tokenizer, lines)}
