@@ -9,8 +9,9 @@ from typing import BinaryIO
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
+from data_pipelines.web.records import OF_THE_PIPELINE
+
 FORMATS = {"jsonl": ".jsonl.gz", "parquet": ".parquet"}
-OF_THE_PIPELINE = ("_size", "markup", "filter_reason")  # metadata that ends with it
 # Where each document is from and how it scored, in this order; None where that is not known.
 PROVENANCE = ("source", "url", "date", "file_path", "warc_offset", "language", "language_score", "quality", "pii")
 ROWS = 1000  # of a row group
@@ -79,7 +80,7 @@ def written_parquet(data, raw: BinaryIO, record) -> Iterator[Document]:
 
     def row(doc: Document) -> dict:
         columns = record(doc)
-        made = {name: cell(columns.pop(name), schema.field(name).type == pa.string()) for name in names}
+        made = {name: cell(columns.pop(name), schema.field(name).type) for name in names}
         return made | {"metadata": json.dumps(columns, ensure_ascii=True, default=str) if columns else None}
 
     rows: list[dict] = []
@@ -94,8 +95,12 @@ def written_parquet(data, raw: BinaryIO, record) -> Iterator[Document]:
             writer.write_table(pa.Table.from_pylist(rows, schema))
 
 
-def cell(value, is_text: bool):
-    """A column has one type, whatever the metadata of a record of the input was."""
-    if is_text:
+def cell(value, kind):
+    """A column has one type, whatever the metadata of a record of the input was; None for what is not of it."""
+    import pyarrow as pa
+
+    if kind == pa.string():
         return None if value is None else str(value).encode("utf-8", "replace").decode()
-    return value if isinstance(value, (int, float)) else None
+    if kind == pa.int64():
+        return value if type(value) is int and abs(value) < 2**63 else None
+    return float(value) if isinstance(value, (int, float)) and abs(value) < 2**1000 else None

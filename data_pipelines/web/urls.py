@@ -74,7 +74,7 @@ class Urls(URLFilter):
 
     def __init__(self, blocked_hosts: tuple[str, ...] = ()):
         super().__init__()
-        self.blocked_hosts = frozenset(blocked_hosts)
+        self.blocked_hosts = frozenset(host_of(host.removeprefix("*.").lstrip(".")) for host in blocked_hosts) - {""}
 
     def download_data(self) -> None:
         if self._downloaded:
@@ -104,8 +104,18 @@ def words() -> list[set[str]]:
 
 def hosts_of(url: str) -> set[str]:
     """The host of the URL and every domain above it."""
-    try:
-        parts = (urlsplit(url).hostname or "").split(".")
-    except ValueError:  # such as http://[
-        return set()
+    parts = host_of(url).split(".")
     return {".".join(parts[i:]) for i in range(len(parts))}
+
+
+def host_of(url: str) -> str:
+    """As the DNS has it, in small letters and without a last dot; of a URL also without a scheme. "" where there is none."""
+    url = url.strip()
+    try:
+        host = (urlsplit(url if "//" in url else f"//{url}").hostname or "").rstrip(".")
+    except ValueError:  # such as http://[
+        return ""
+    try:
+        return host.encode("idna").decode()
+    except UnicodeError:
+        return host
