@@ -15,6 +15,7 @@ from absl import flags
 from data_pipelines.documents import matching, write_whole
 from data_pipelines.web import executors, report
 from data_pipelines.web.funnel import merged
+from data_pipelines.web.languages import LANGUAGES, known
 from data_pipelines.web.pages import SUFFIXES
 from data_pipelines.web.quality import Model
 from data_pipelines.web.recipe import BrokenStep, Recipe
@@ -26,7 +27,7 @@ from llm_jax.config import UserError
 def define_flags() -> None:
     flags.DEFINE_string("input", None, f"Glob of files: {' '.join(SUFFIXES)}.", required=True)
     flags.DEFINE_string("output", None, "Folder for the documents and the funnel.", required=True)
-    flags.DEFINE_string("language", "en", "ISO 639-1 code of the language to keep.")
+    flags.DEFINE_string("language", "en", f"The language to keep: {', '.join(LANGUAGES)}.")
     flags.DEFINE_float("language_score", 0.65, "Least probability of that language.", 0, 1)
     flags.DEFINE_list("blocked_hosts", [], "Domains to leave out, beside datatrove's own lists.")
     flags.DEFINE_string("quality_model", "", "A model of data_pipelines.web.quality, whose score is noted.")
@@ -66,6 +67,7 @@ def check_same(recipe: Recipe, work: Path) -> None:
 
 def main() -> None:
     f, output = flags.FLAGS, Path(flags.FLAGS.output).absolute()
+    known(f.language)
     if f.least_quality and not f.quality_model:
         raise UserError("--least_quality needs a --quality_model that scores")
     model = f.quality_model and str(Path(f.quality_model).absolute())

@@ -12,9 +12,8 @@ PAGE_BYTES = 8 * 2**20  # a larger page is not read to its end
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_MEMBERS = 100  # more than any server sends; each costs a copy of what follows
 CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\n]{0,100})?\r?\n")
-BINARY = re.compile(
-    rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]"
-)  # bytes of no text, as browsers sniff it (mimesniff.spec.whatwg.org)
+# Bytes of no text, as browsers sniff it (mimesniff.spec.whatwg.org).
+BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 NO_CODING = ("", "identity")
 
 
@@ -98,7 +97,7 @@ def deflated(body: bytes) -> bytes:
 
 
 def inflated(body: bytes, window: int, most: int) -> tuple[bytes, bytes]:
-    """-> (content, what comes after it). Raises EOFError, zlib.error; Unreadable where there are more than `most` bytes."""
+    """-> (content, what comes after it). Raises EOFError, zlib.error; Unreadable for more than `most` bytes."""
     if not body:
         return b"", b""
     unpacker = zlib.decompressobj(window)

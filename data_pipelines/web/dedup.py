@@ -12,7 +12,8 @@ from datatrove.pipeline.dedup import MinhashConfig, MinhashDedupFilter, MinhashD
 from datatrove.utils.hashing import HashConfig
 from datatrove.utils.text import NUMBERS_PATTERN, PUNCTUATION_TRANS
 
-from data_pipelines.web.words import ENGLISH
+from data_pipelines.web.languages import LANGUAGES
+from data_pipelines.web.words import name_of, splitter
 
 BANDS, ROWS = 14, 8
 # The last bucket is the id's: documents of one id meet there, whatever they say, and one of them stays.
@@ -27,9 +28,10 @@ class Signature(MinhashDedupSignature):
     """datatrove's signature; words of the simplified text are cut at its spaces, and a shingle's hash is made of its
     words' hashes. A document shorter than five words is one shingle, so that short pages have a signature too."""
 
-    def __init__(self, folder: str):
-        super().__init__(folder, CONFIG, language=ENGLISH)
+    def __init__(self, folder: str, language: str = "en"):
+        super().__init__(folder, CONFIG, language=name_of(language))
         self.id = ""
+        self.words_of = str.split if LANGUAGES[language].spaced else splitter(language).word_tokenize
 
     def run(self, data, rank: int = 0, world_size: int = 1) -> None:
         def watched() -> Iterator[Document]:
@@ -41,7 +43,7 @@ class Signature(MinhashDedupSignature):
 
     def get_shingles(self, text: str) -> np.ndarray:
         """-> uint64[shingles, 1]"""
-        words = simplified(text).split() or [""]
+        words = self.words_of(simplified(text)) or [""]
         hash_of = {word: xxhash.xxh64_intdigest(word.encode("utf-8", "replace")) for word in set(words)}
         hash_W = np.fromiter((hash_of[word] for word in words), np.uint64, len(words))
         n = min(CONFIG.n_grams, len(words))

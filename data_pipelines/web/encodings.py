@@ -1,8 +1,8 @@
 """Bytes of a page -> its text: names of encodings and order of evidence as in browsers (encoding.spec.whatwg.org; HTML,
 "determining the character encoding"): byte order mark, header, the page's own tags, a guess.
 
-One thing is otherwise: bytes beyond ASCII that are valid UTF-8 are that, whatever a header says. Browsers show such a page
-wrongly; no text of another encoding looks like it. And an encoding that the bytes do not fit is no evidence.
+One thing is otherwise: bytes beyond ASCII that are valid UTF-8 are that, whatever a header says. Browsers show such a
+page wrongly; no text of another encoding looks like it. And an encoding that the bytes do not fit is no evidence.
 """
 
 import codecs

@@ -3,7 +3,9 @@
 A page may be built to exhaust its parser, which no exception or signal stops in time; a process can be ended.
 """
 
+import collections
 import os
+import re
 import select
 import struct
 import subprocess
@@ -18,6 +20,13 @@ SECONDS = 5.0  # for one page
 MEMORY_BYTES = 2 * 2**30  # of the process
 OPEN_TAGS = 512  # as deep as browsers build a tree; the parser's time grows with the square of the depth
 NESTING = ("div", "span", "section", "table", "ul", "blockquote", "font")
+# What a parser takes as one piece, whatever markup stands in it; or a tag, with its attributes. Each goes on to the end
+# of the page where it is not closed, so that no page is searched twice.
+PIECE = re.compile(
+    r"<!--.*?(?:-->|\Z)|<(script|style|textarea|title|xmp|iframe|noscript|noembed|noframes)\b.*?(?:</\1|\Z)|"
+    rf"<(/?)({'|'.join(NESTING)})(?=[\s/>])(?:[^>\"']++|\"[^\"]*+(?:\"|\Z)|'[^']*+(?:'|\Z))*+(?:>|\Z)",
+    re.DOTALL | re.IGNORECASE,
+)
 
 
 class TooSlow(Exception):
@@ -39,7 +48,7 @@ class Extract(BaseFilter):
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         if doc.metadata.pop("markup", "text") == "html":
-            if never_closed(doc.text) > OPEN_TAGS:
+            if nested_too_deep(doc.text):
                 return False, "page_nested_too_deep"
             try:
                 doc.text = self.text_of(doc.text)
@@ -89,6 +98,14 @@ class Extract(BaseFilter):
             self.worker = None
 
 
-def never_closed(html: str) -> int:
-    """How many more tags of one kind are opened than closed, at the most."""
-    return max(html.count(f"<{tag}") - html.count(f"</{tag}") for tag in NESTING)
+def nested_too_deep(html: str) -> bool:
+    """Whether more tags of one kind are open than may be; in scripts, comments and attributes there are none."""
+    if max(html.count(f"<{tag}") - html.count(f"</{tag}") for tag in NESTING) <= OPEN_TAGS:
+        return False
+    opened = collections.Counter()
+    for match in PIECE.finditer(html):
+        tag = (match[3] or "").lower()
+        opened[tag] += -1 if match[2] else 1
+        if tag and opened[tag] > OPEN_TAGS:
+            return True
+    return False

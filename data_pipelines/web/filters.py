@@ -12,7 +12,8 @@ from datatrove.pipeline.filters.c4_filters import CITATION_REGEX, POLICY_SUBSTRI
 from datatrove.pipeline.filters.gopher_repetition_filter import find_duplicates
 from datatrove.utils.text import PUNCTUATION_SET, split_into_words
 
-from data_pipelines.web.words import ENGLISH, SENTENCE
+from data_pipelines.web.languages import LANGUAGES
+from data_pipelines.web.words import name_of, splitter
 
 LANGUAGE_CHARACTERS = 2000  # from the middle of a page; enough to know its language
 
@@ -45,8 +46,9 @@ def identifier():
 class Repetition(GopherRepetitionFilter):
     """Rae et al. 2021, table A1. Decides as datatrove's filter; n-grams are counted as numbers, not as strings."""
 
-    def __init__(self):
-        super().__init__(language=ENGLISH)
+    def __init__(self, language: str = "en"):
+        super().__init__(language=name_of(language))
+        self.space = int(LANGUAGES[language].spaced)  # characters between words
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         text = doc.text
@@ -82,7 +84,7 @@ class Repetition(GopherRepetitionFilter):
                 # Of those most frequent the first in the text, as Counter.most_common has it.
                 most = count_G.max(initial=1)
                 top = place_P[first_G[count_G == most].min()] if most > 1 else 0
-                size = ends_W[top + n] - ends_W[top] + n - 1  # with the spaces between
+                size = ends_W[top + n] - ends_W[top] + (n - 1) * self.space
                 if size * most / len(text) > dict(self.top_n_grams)[n]:
                     return False, f"top_{n}_gram"
             again = (count_G > 1)[gram_P]
@@ -111,8 +113,14 @@ def duplicate_characters(n: int, place_P: np.ndarray, gram_P: np.ndarray, ends_W
 class Quality(GopherQualityFilter):
     """Rae et al. 2021, section A1.1. Decides as datatrove's filter; each distinct word is looked at once."""
 
-    def __init__(self):
-        super().__init__(language=ENGLISH)
+    def __init__(self, language: str = "en"):
+        least, most = LANGUAGES[language].word_length
+        super().__init__(
+            min_avg_word_length=least,
+            max_avg_word_length=most,
+            stop_words=list(LANGUAGES[language].stop_words),
+            language=name_of(language),
+        )
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         text, words = doc.text, split_into_words(doc.text, self.language)
@@ -149,13 +157,15 @@ class C4(C4QualityFilter):
     """Raffel et al. 2020, without the rule that every line ends a sentence, which alone drops a third of the web (as
     FineWeb). Decides as datatrove's filter; sentences are counted until there are enough."""
 
-    def __init__(self):
-        super().__init__(filter_no_terminal_punct=False, language=ENGLISH)
+    def __init__(self, language: str = "en"):
+        super().__init__(filter_no_terminal_punct=False, language=name_of(language))
+        self.splitter = splitter(language)
+        self.words_of = str.split if LANGUAGES[language].spaced else self.splitter.word_tokenize
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         sentences, kept = 0, []
         for line in map(str.strip, doc.text.splitlines()):
-            words = line.split()
+            words = self.words_of(line)
             if len(words) < self.min_words_per_line:
                 continue
             if len(line) > self.max_word_length and any(len(word) > self.max_word_length for word in words):
@@ -173,7 +183,7 @@ class C4(C4QualityFilter):
             kept.append(line)
             missing = self.min_num_sentences - sentences
             if missing > 0:  # datatrove counts a line that only its citations made empty as one
-                sentences += max(1, sum(1 for _ in itertools.islice(SENTENCE.finditer(line), missing)))
+                sentences += max(1, sum(1 for _ in itertools.islice(self.splitter.span_tokenize(line), missing)))
         if sentences < self.min_num_sentences:
             return False, "too_few_sentences"
         doc.text = "\n".join(kept).strip()

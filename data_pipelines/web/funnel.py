@@ -12,7 +12,7 @@ from datatrove.utils.text import split_into_words
 
 from data_pipelines.documents import write_whole
 from data_pipelines.web.extract import Extract
-from data_pipelines.web.words import ENGLISH
+from data_pipelines.web.words import name_of
 
 EXAMPLES = 3  # kept of each reason, in each task
 EXAMPLE_CHARACTERS = 300
@@ -27,9 +27,9 @@ class Tally(PipelineStep):
 
     type = "tally"
 
-    def __init__(self, block: PipelineStep, name: str, path: str):
+    def __init__(self, block: PipelineStep, name: str, path: str, language: str):
         super().__init__()
-        self.block, self.name, self.path = block, name, path
+        self.block, self.name, self.path, self.language = block, name, path, name_of(language)
         self.counts = {"in": collections.Counter(), "out": collections.Counter()}
         self.reasons, self.examples = collections.Counter(), collections.defaultdict(list)
 
@@ -53,7 +53,7 @@ class Tally(PipelineStep):
     def add(self, side: str, doc: Document) -> None:
         known = doc.metadata.get("_size")
         if known is None or known[0] is not doc.text:
-            tokens = 0 if doc.metadata.get("markup") == "html" else len(split_into_words(doc.text, ENGLISH))
+            tokens = 0 if doc.metadata.get("markup") == "html" else len(split_into_words(doc.text, self.language))
             size = len(doc.text) if doc.text.isascii() else len(doc.text.encode("utf-8", "replace"))
             known = doc.metadata["_size"] = (doc.text, size, tokens)
         counts = self.counts[side]

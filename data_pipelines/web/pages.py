@@ -91,7 +91,7 @@ Page = tuple[str, Callable[[], Document]]
 
 
 class Damaged(Exception):
-    """A record at byte `at` of an archive that does not end where it says, or is none. `counted`: its page was given."""
+    """A record at byte `at` of an archive that does not end where it says, or is none. `counted`: as a page."""
 
     def __init__(self, at: int, why: str, counted: bool = False):
         super().__init__(why)
@@ -153,8 +153,9 @@ def records_from(file: BinaryIO, path: str, start: int, numbers: Iterator[int]) 
 
 
 def is_short(record) -> bool:
-    """After it was read: there are bytes that it promises and the file does not have, or its header is cut."""
-    return record.length is None or getattr(record.raw_stream, "limit", 0) > 0
+    """After it was read: there are bytes that it promises and the file does not have, or its header is cut or broken."""
+    promised = (record.rec_headers.get_header("Content-Length") or "").strip()
+    return not promised.isdigit() or getattr(record.raw_stream, "limit", 0) > 0
 
 
 def next_record(file: BinaryIO, start: int) -> int | None:

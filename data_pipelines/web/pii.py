@@ -1,21 +1,41 @@
 """E-mail addresses, public IP addresses and phone numbers are replaced by ones that belong to nobody."""
 
+import functools
 import ipaddress
 import re
 
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
+# Letters of scripts that are written without spaces: an address may stand between them and other words.
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+MARKS = "\u0300-\u036f\u0610-\u065f\u0900-\u0dff"  # on letters, which `\w` has not; with all of India's letters
+ATOM = rf"(?:[^\W{UNSPACED}]|[{MARKS}.!#$%&'*+/=?^`{{|}}~-])"
+LABEL = rf"(?:(?:[^\W_{UNSPACED}]|[{MARKS}])(?:[^\W{UNSPACED}]|[{MARKS}-])*+|[{UNSPACED}]++)"
+# RFC 5322's addresses, and RFC 6531's with letters of any script. `++` takes all it can: no text is searched twice.
 EMAIL = re.compile(
-    r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
-    r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]"
+    rf"(?:(?<![\w.!#$%&'*+/=?^`{{|}}~-]){ATOM}++|(?<=[{UNSPACED}]){ATOM}++|[{UNSPACED}]++|\"[^\"\n@]{{1,64}}\")"
+    rf"@(?:(?:{LABEL}\.)+{LABEL}|\[[0-9A-Fa-f:.]+\])"
+)
+AT = re.compile(r"[(\[{][ \t]*at[ \t]*[)\]}]", re.IGNORECASE)
+BRACKETED = re.compile(  # as people write them against robots: ann (at) example [dot] org
+    r"(?<![\w.+-])[\w.+-]++[ \t]*[(\[{][ \t]*at[ \t]*[)\]}][ \t]*[\w-]++"
+    r"(?:(?:[ \t]*[(\[{][ \t]*dot[ \t]*[)\]}][ \t]*|\.)[\w-]++)+",
+    re.IGNORECASE,
 )
 IPV4 = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d]|\.\d)")
-IPV6 = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
-# With a country's code, or as the North American plan writes them: never a bare run of digits, which may be anything.
-PHONE = re.compile(
-    r"(?<![\w+])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{2,4}(?:[ .-]\d{2,4}){1,4}|"
-    r"(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[.-]\d{4})(?!\w)"
+# Two colons at least; with an IPv4 address at the end, too. What is none, such as a time, `ipaddress` refuses.
+IPV6 = re.compile(r"(?<![\w:.])(?=[0-9A-Fa-f]*+:)[0-9A-Fa-f:]{2,39}+(?:(?:\.\d{1,3}){3})?+(?![\w])")
+GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")  # the only addresses that are given out (IANA)
+# In figures with what people put between them. A country's code: +49, 0049, 011 49. Without one only as the North
+# American plan has it: never a bare run of digits, which may be anything.
+GAP = r"[ \u00a0\u2007\u2009\u202f]?[-.\u2010-\u2013/·]?[ \u00a0\u2007\u2009\u202f]?"
+ABROAD = re.compile(
+    rf"(?<![\w+.,])(?:\+{GAP}|\(\+|00{GAP}|011{GAP})\(?[1-9]\d{{0,3}}\)?(?:{GAP}\(?\d{{1,13}}\)?){{1,7}}+(?!\w)"
+)
+AT_HOME = re.compile(
+    r"(?<![\w+])(?:1[ .-])?(?:\(\d{3}\)[ .\u00a0-]{0,2}\d{3}[ .\u2010-\u2013-]\d{4}|"
+    r"\d{3}[ .\u2010-\u2013-]\d{3}[.\u2010-\u2013-]\d{4}|[2-9]\d{2} [2-9]\d{2} \d{4})(?!\w)"
 )
 EMAIL_OF_NOBODY = "email@example.com"
 IPS_OF_NOBODY = {4: "192.0.2.1", 6: "2001:db8::1"}  # RFC 5737, RFC 3849
@@ -36,18 +56,53 @@ class Mask(BaseFilter):
 
 def masked(text: str) -> tuple[str, int]:
     """(text without them, how many there were)"""
-    text, emails = EMAIL.subn(EMAIL_OF_NOBODY, text) if "@" in text else (text, 0)
     count = 0
 
-    def address(match: re.Match) -> str:
-        nonlocal count
-        try:
-            ip = ipaddress.ip_address(match.group())
-        except ValueError:
-            return match.group()
-        count += ip.is_global
-        return IPS_OF_NOBODY[ip.version] if ip.is_global else match.group()
+    def replaced(pattern: re.Pattern, nobody) -> None:
+        nonlocal text
 
-    text = IPV6.sub(address, IPV4.sub(address, text))
-    text, phones = PHONE.subn(PHONE_OF_NOBODY, text)
-    return text, emails + count + phones
+        def put(match: re.Match) -> str:
+            nonlocal count
+            new = nobody(match.group())
+            count += new is not None
+            return match.group() if new is None else new
+
+        text = pattern.sub(put, text)
+
+    if "@" in text:
+        replaced(EMAIL, lambda found: EMAIL_OF_NOBODY)
+    if AT.search(text):
+        replaced(BRACKETED, lambda found: EMAIL_OF_NOBODY)
+    if "::" in text or text.count(":") > 6:
+        replaced(IPV6, ip_of_nobody)
+    replaced(IPV4, ip_of_nobody)
+    replaced(ABROAD, phone_of_nobody)
+    replaced(AT_HOME, lambda found: PHONE_OF_NOBODY)
+    return text, count
+
+
+def ip_of_nobody(found: str) -> str | None:
+    """None for what is no public address."""
+    address = found.rstrip(":") if not found.endswith("::") else found  # the colon of a sentence
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return None
+    if ip.version == 6 and "." in address:
+        public = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF).is_global
+    else:
+        public = ip.is_global and (ip.version == 4 or ip in GLOBAL_IPV6)
+    return IPS_OF_NOBODY[ip.version] + found[len(address) :] if public else None
+
+
+@functools.lru_cache(10_000)
+def phone_of_nobody(found: str) -> str | None:
+    """None for what can be no number of the country that it begins with."""
+    import phonenumbers
+
+    number = re.sub(r"^(?:00|011)(?=\D*[1-9])", "+", found)
+    try:
+        parsed = phonenumbers.parse("+" + re.sub(r"\(0\)|\D", "", number))
+    except phonenumbers.NumberParseException:
+        return None
+    return PHONE_OF_NOBODY if phonenumbers.is_possible_number(parsed) else None

@@ -15,12 +15,13 @@ from data_pipelines.web import filters
 from data_pipelines.web.dedup import CONFIG, Signature, Unique
 from data_pipelines.web.extract import Extract
 from data_pipelines.web.funnel import Tally
+from data_pipelines.web.languages import LANGUAGES
 from data_pipelines.web.pages import Pages
 from data_pipelines.web.pii import Mask
 from data_pipelines.web.quality import Quality
 from data_pipelines.web.shards import Documents, Shard
 from data_pipelines.web.urls import Urls
-from data_pipelines.web.words import ENGLISH
+from data_pipelines.web.words import name_of
 
 SIGNATURES = 1000  # of a task that are read at a time
 
@@ -68,33 +69,36 @@ class Named(PipelineStep):
             raise BrokenStep(f"document {self.pages.current}: {type(error).__name__}: {error}") from error
 
 
-def tallied(stage: str, work: Path, blocks: list[tuple[str, PipelineStep]]) -> list[Tally]:
+def tallied(stage: str, work: Path, language: str, blocks: list[tuple[str, PipelineStep]]) -> list[Tally]:
     path = f"{work}/funnel/{stage}/{{rank:05}}-{{number:02}}.json"
     return [
-        Tally(block, name, path.replace("{number:02}", f"{number:02}")) for number, (name, block) in enumerate(blocks)
+        Tally(block, name, path.replace("{number:02}", f"{number:02}"), language)
+        for number, (name, block) in enumerate(blocks)
     ]
 
 
 def clean(recipe: Recipe, work: Path) -> list[PipelineStep]:
-    pages = Pages(list(recipe.files), parts=recipe.parts)
+    pages, language = Pages(list(recipe.files), parts=recipe.parts), recipe.language
+    short = LANGUAGES[language].short_line
     scored = [("quality", Quality(recipe.quality_model, recipe.least_quality))] if recipe.quality_model else []
     steps = tallied(
         "1_clean",
         work,
+        language,
         [
             ("read", pages),
             ("url", Urls(recipe.blocked_hosts)),
             ("extract", Extract()),
-            ("language", filters.Language(recipe.language, recipe.language_score)),
-            ("gopher_repetition", filters.Repetition()),
-            ("gopher_quality", filters.Quality()),
-            ("c4", filters.C4()),
-            ("fineweb", FineWebQualityFilter(language=ENGLISH)),
+            ("language", filters.Language(language, recipe.language_score)),
+            ("gopher_repetition", filters.Repetition(language)),
+            ("gopher_quality", filters.Quality(language)),
+            ("c4", filters.C4(language)),
+            ("fineweb", FineWebQualityFilter(short_line_length=short, language=name_of(language))),
             *scored,
         ],
     )
     pages.dropped = steps[0].write
-    return [*steps, Shard(f"{work}/clean"), Named(Signature(f"{work}/signatures"), pages)]
+    return [*steps, Shard(f"{work}/clean"), Named(Signature(f"{work}/signatures", language), pages)]
 
 
 def finish(recipe: Recipe, work: Path, output: Path) -> list[PipelineStep]:
@@ -103,6 +107,7 @@ def finish(recipe: Recipe, work: Path, output: Path) -> list[PipelineStep]:
     steps = tallied(
         "4_finish",
         work,
+        recipe.language,
         [("near_duplicate", Unique(f"{work}/remove", f"{work}/pairs")), ("pii", Mask())],
     )
     return [pages, *steps, Named(Documents(f"{output}/documents", recipe.format), pages)]

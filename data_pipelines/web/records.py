@@ -47,7 +47,7 @@ def plain(value: object, depth: int = 0) -> object:
 
 
 def opened(value: object) -> dict | None:
-    """An object, Arrow's list of pairs, or JSON of an object, as our own parquet files have it; None for anything else."""
+    """An object, Arrow's list of pairs, or JSON of an object, as our own parquet files have it; else None."""
     if isinstance(value, str) and value.startswith("{"):
         try:
             value = plain(json.loads(value))

@@ -109,10 +109,10 @@ def hosts_of(url: str) -> set[str]:
 
 
 def host_of(url: str) -> str:
-    """As the DNS has it, in small letters and without a last dot; of a URL also without a scheme. "" where there is none."""
+    """As the DNS has it, in small letters, without a last dot; of a URL also without a scheme. "" for none."""
     url = url.strip()
     try:
-        host = (urlsplit(url if "//" in url else f"//{url}").hostname or "").rstrip(".")
+        host = (urlsplit(url if "//" in url else f"//{url}").hostname or "").strip(". ")
     except ValueError:  # such as http://[
         return ""
     try:
