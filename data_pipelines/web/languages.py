@@ -1,7 +1,7 @@
 """What the filters know of each language: its commonest words, how long its words are, and how they are told apart.
 
-Rae et al. 2021 ask that a text has two of eight common words, and words of 3 to 10 characters in the mean; each language
-has its own of both here. One without a row is refused: by another's words, every page of it would be dropped.
+Rae et al. 2021 ask that a text has two of eight common words, and words of 3 to 10 characters in the mean; each
+language has its own of both here. One without a row is refused: by another's words, all its pages would be dropped.
 """
 
 import dataclasses

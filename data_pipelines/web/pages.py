@@ -153,7 +153,7 @@ def records_from(file: BinaryIO, path: str, start: int, numbers: Iterator[int]) 
 
 
 def is_short(record) -> bool:
-    """After it was read: there are bytes that it promises and the file does not have, or its header is cut or broken."""
+    """After it was read: it promises bytes that the file does not have, or its header is cut or broken."""
     promised = (record.rec_headers.get_header("Content-Length") or "").strip()
     return not promised.isdigit() or getattr(record.raw_stream, "limit", 0) > 0
 

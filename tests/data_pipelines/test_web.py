@@ -364,7 +364,11 @@ def test_public_pages_and_books_go_through(tmp_path):
         ended = run(f"--input={DATA}/{pattern}", f"--output={tmp_path}/{name}")
         assert ended.returncode == 0, ended.stderr
     steps = json.loads((tmp_path / "warc/funnel.json").read_text())["steps"]
-    assert steps[0]["out"]["documents"] > 200 and steps[0]["reasons"] == {"no_page_but_application/json": 3}
+    assert steps[0]["out"]["documents"] > 200 and steps[0]["reasons"] == {
+        "no_page_but_application/json": 3,
+        "no_page_but_text/plain": 2,  # a crawler's own log
+        "truncated_body": 1,
+    }
     assert steps[-1]["out"]["documents"] == len(documents(tmp_path / "warc")) > 15
     books = json.loads((tmp_path / "books/funnel.json").read_text())["steps"]
     assert books[0]["out"]["documents"] == 2  # novels are longer than the Gopher rules let a page be
@@ -387,6 +391,7 @@ def test_a_page_that_exhausts_the_parser_is_dropped_and_the_rest_goes_on(block):
     [
         (["--input=nothing*.warc", "--output=out"], "no file matches"),
         (["--input=setup.py", "--output=out"], "is of no known kind"),
+        (["--input=setup.py", "--output=out", "--language=english"], "--language=english: no stop words"),
         (["--output=out"], "--input"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Encodings by the names of the web's standard and its order of evidence: mark, header, the page's own tags, a guess."""
+"""Encodings by the names of the web's standard and its order of evidence: mark, header, the page's tags, a guess."""
 
 import codecs
 

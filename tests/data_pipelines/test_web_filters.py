@@ -145,10 +145,42 @@ def test_url_lists_decide_as_datatrove(tmp_path, monkeypatch):
         ("Ask 2a00:1450:4001::200e now at 12:30:45", "Ask 2001:db8::1 now at 12:30:45", 1),
         ("Call +49 30 1234 5678 or (212) 555-0173.", "Call 555-0100 or 555-0100.", 2),
         ("In 1999-2001 we sold 12 345 678 of 555 1234.", "In 1999-2001 we sold 12 345 678 of 555 1234.", 0),
+        ("At ::ffff:8.8.8.8 or ::ffff:10.0.0.1, ::1", "At 2001:db8::1 or ::ffff:10.0.0.1, ::1", 1),
+        ("It is 2001:4860:4860::8888: ask", "It is 2001:db8::1: ask", 1),
+        ("联系jo@bar.com谢谢", "联系email@example.com谢谢", 1),
     ],
 )
 def test_what_names_a_person_is_replaced_and_other_numbers_are_not(text, masked, count):
     assert pii.masked(text) == (masked, count)
+
+
+PHONES = """+14155550142;+1 415 555 0142;+1-415-555-0142;+1 (415) 555-0142;+1.415.555.0142;1-415-555-0142;(415) 555 0142;
+415.555.0142;415 555 0142;+49 30 1234567;+4930123456;+49 (0)30 123456-78;+49/30/123456;0049 30 1234567;011 49 30 1234567;
++33 1 42 00 00 00;+44 7700 900123;+44 (0) 20 7946 0018;(+44) 20 7946 0018;+86 138 0013 8000;+91-98765-43210;
++55 (11) 91234-5678;+81-3-1234-5678;+7 (495) 123-45-67;+7(495)1234567;+1 415\u2013555\u20130142;+1\u00a0415\u00a0555\u00a00142"""
+EMAILS = """jürgen@müller.de;用户@例子.广告;"john doe"@example.org;john..doe@docomo.ne.jp;JOHN@X.COM;user@[192.0.2.5];
+ivan.петров@почта.рф;अजय@डाटा.भारत;o'brien@x.com;ann (at) example (dot) org;ann [at] example.org"""
+ADDRESSES = """2a00:1450:4001::200e;2001:4860:4860:0:0:0:0:8888;2A00:1450:4001:081B::200E;64:ff9b::8.8.8.8;2001:4860:4860::;
+::ffff:8.8.8.8"""
+NO_NAMES = """12:30:45;std::vector;a::b;Add::ed;fe80::1;00:1a:2b:3c:4d:5e;1:2:3;a@b;@handle;meet (at) noon;+100 000 000;
+10 000 000;2012-11-05 10:30;978-3-16-148410-0;4111 1111 1111 1111;+1-2+3-4=5;0.0012345678;10-12 15-13 21-19"""
+
+
+@pytest.mark.parametrize(
+    "spellings, nobody",
+    [(PHONES, "555-0100"), (EMAILS, "email@example.com"), (ADDRESSES, "2001:db8::1"), (NO_NAMES, None)],
+)
+def test_names_of_people_are_replaced_whole_however_they_are_written(spellings, nobody):
+    for one in spellings.replace("\n", "").split(";"):
+        for text in ("Write to {} now.", "{}", "It is ({}), they say.", "On\n{}\nagain"):
+            wanted = text.format(nobody or one), int(nobody is not None)
+            assert pii.masked(text.format(one)) == wanted, one
+
+
+def test_a_text_that_is_one_long_word_is_searched_once():
+    """Seconds at the most; a search from each character on would take hours."""
+    for text in ("a" * 1_000_000 + "@", "1 " * 300_000, ":" * 300_000 + "@", "a.b@" * 200_000, "(at)" * 100_000):
+        assert pii.masked(text)[0]
 
 
 def test_the_language_is_known_without_a_download():

@@ -154,6 +154,28 @@ def test_a_page_of_tags_that_never_close_is_dropped_before_the_parser_and_one_th
     block.stop()
 
 
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        ("<script>var t = [" + "'<div class=a>'," * 600 + "]</script>", ""),
+        ("<!-- " + "<div>" * 600 + " -->", ""),
+        ('<script type="application/json">{"a": "' + "<table><tr>" * 600 + '"}</script>', ""),
+        ("<style>/*" + "<span>" * 600 + "*/</style><textarea>" + "<ul>" * 600 + "</textarea>", ""),
+        ("<p data-x='" + "<blockquote>" * 600 + "'>", "</p>"),
+        ("", "<!-- never closed " + "<div>" * 600),
+    ],
+)
+def test_markup_in_scripts_comments_and_attributes_is_no_nesting(before, after):
+    block = Extract()
+    page = Document(
+        text=f"<body>{before}<article><p>Some words.</p></article>{after}", id="x", metadata={"markup": "html"}
+    )
+    assert block.filter(page) is True and page.text == "Some words."
+    deep = Document(text=before + "<DIV>" * 300 + "<div>" * 600 + "deep", id="x", metadata={"markup": "html"})
+    assert block.filter(deep) == (False, "page_nested_too_deep")
+    block.stop()
+
+
 def test_parquet_without_a_text_is_a_broken_file_that_says_its_columns(tmp_path):
     pq.write_table(pa.table({"body": ["x"], "id": ["1"]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": [5], "id": ["1"]}), tmp_path / "b.parquet")
