@@ -8,14 +8,14 @@ from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 # Letters of scripts that are written without spaces: an address may stand between them and other words.
-UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-MARKS = "\u0300-\u036f\u0610-\u065f\u0900-\u0dff"  # on letters, which `\w` has not; with all of India's letters
-ATOM = rf"(?:[^\W{UNSPACED}]|[{MARKS}.!#$%&'*+/=?^`{{|}}~-])"
-LABEL = rf"(?:(?:[^\W_{UNSPACED}]|[{MARKS}])(?:[^\W{UNSPACED}]|[{MARKS}-])*+|[{UNSPACED}]++)"
+UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+MARKS = r"\xa0-\xbf\u2000-\u206f\u3000-\u303f\uff00-\uff20"  # of other alphabets than ASCII
+ATOM = rf"[^\x00-\x20\"(),:;<>@\[\]\\\x7f{MARKS}{UNSPACED}]"
+LETTER = rf"[^\x00-,./:-@\[-`{{-\x7f{MARKS}{UNSPACED}]"  # of a host's name
 # RFC 5322's addresses, and RFC 6531's with letters of any script. `++` takes all it can: no text is searched twice.
 EMAIL = re.compile(
-    rf"(?:(?<![\w.!#$%&'*+/=?^`{{|}}~-]){ATOM}++|(?<=[{UNSPACED}]){ATOM}++|[{UNSPACED}]++|\"[^\"\n@]{{1,64}}\")"
-    rf"@(?:(?:{LABEL}\.)+{LABEL}|\[[0-9A-Fa-f:.]+\])"
+    rf"(?:(?<!{ATOM}){ATOM}++|[{UNSPACED}]++|\"[^\"\n@]{{1,64}}\")"
+    rf"@(?:(?:(?:{LETTER}++|[{UNSPACED}]++)\.)+(?:(?![0-9-]){LETTER}++|[{UNSPACED}]++)|\[[0-9A-Fa-f:.]+\])"
 )
 AT = re.compile(r"[(\[{][ \t]*at[ \t]*[)\]}]", re.IGNORECASE)
 BRACKETED = re.compile(  # as people write them against robots: ann (at) example [dot] org
@@ -31,7 +31,8 @@ GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")  # the only addresses that are gi
 # American plan has it: never a bare run of digits, which may be anything.
 GAP = r"[ \u00a0\u2007\u2009\u202f]?[-.\u2010-\u2013/·]?[ \u00a0\u2007\u2009\u202f]?"
 ABROAD = re.compile(
-    rf"(?<![\w+.,])(?:\+{GAP}|\(\+|00{GAP}|011{GAP})\(?[1-9]\d{{0,3}}\)?(?:{GAP}\(?\d{{1,13}}\)?){{1,7}}+(?!\w)"
+    rf"(?<![\w+.,])(?:(?:\+|00|011){GAP}[1-9]\d{{0,3}}|\(\+[1-9]\d{{0,3}}\))"
+    rf"(?:{GAP}(?:\(\d{{1,6}}\)|\d{{1,13}})){{1,7}}+(?!\d)"
 )
 AT_HOME = re.compile(
     r"(?<![\w+])(?:1[ .-])?(?:\(\d{3}\)[ .\u00a0-]{0,2}\d{3}[ .\u2010-\u2013-]\d{4}|"
@@ -97,12 +98,17 @@ def ip_of_nobody(found: str) -> str | None:
 
 @functools.lru_cache(10_000)
 def phone_of_nobody(found: str) -> str | None:
-    """None for what can be no number of the country that it begins with."""
+    """None for what can be no number of the country that it begins with. Other figures may follow one that is."""
     import phonenumbers
 
-    number = re.sub(r"^(?:00|011)(?=\D*[1-9])", "+", found)
-    try:
-        parsed = phonenumbers.parse("+" + re.sub(r"\(0\)|\D", "", number))
-    except phonenumbers.NumberParseException:
-        return None
-    return PHONE_OF_NOBODY if phonenumbers.is_possible_number(parsed) else None
+    kind, end = phonenumbers.ValidationResult.TOO_LONG, len(found)
+    while kind == phonenumbers.ValidationResult.TOO_LONG:
+        digits = re.sub(r"^(?:00|011)|\(0\)|\D", "", found[:end])
+        try:
+            kind = phonenumbers.is_possible_number_with_reason(phonenumbers.parse(f"+{digits}"))
+        except phonenumbers.NumberParseException:
+            return None
+        if kind == phonenumbers.ValidationResult.IS_POSSIBLE:
+            return PHONE_OF_NOBODY + found[end:]
+        end = len(re.sub(r"\D*\d+\D*$", "", found[:end]))
+    return None

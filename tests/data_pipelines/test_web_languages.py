@@ -9,30 +9,36 @@ from data_pipelines.web.languages import LANGUAGES, known
 from llm_jax.config import UserError
 
 PROSE = {
-    "de": "Am Rand der Stadt steht eine alte Mühle, die seit vielen Jahren nicht mehr arbeitet. Die Kinder spielen dort im "
-    "Sommer, und ihre Eltern sitzen mit Kaffee auf den Steinen am Bach. Im Herbst kommt der Müller zurück, um das Rad zu "
-    "prüfen. Er erzählt von den Zeiten, in denen das Mehl mit Pferden in das Tal gebracht wurde. Niemand weiß, wie lange "
-    "das Dach noch hält. Der Rat will es nun erneuern, aber das Geld reicht nur für die Hälfte.",
-    "fr": "Au bord de la ville se trouve un vieux moulin qui ne travaille plus depuis des années. Les enfants y jouent en "
-    "été, et leurs parents boivent le café sur les pierres du ruisseau. En automne, le meunier revient pour voir la roue. Il "
-    "raconte le temps où la farine partait avec des chevaux dans la vallée. Personne ne sait combien de temps le toit va "
-    "tenir. La mairie veut le refaire, mais l'argent ne suffit que pour une moitié.",
-    "ru": "На краю города стоит старая мельница, которая уже много лет не работает. Дети играют там летом, а родители "
-    "пьют кофе на камнях у ручья. Осенью мельник возвращается, чтобы проверить колесо. Он рассказывает о времени, когда муку "
-    "возили в долину на лошадях. Никто не знает, как долго ещё продержится крыша. Совет хочет её обновить, но денег хватает "
-    "только на половину. Это было бы хорошо и для школы, что стоит рядом с мельницей.",
-    "hi": "शहर के किनारे एक पुरानी चक्की है जो कई साल से बंद है। गर्मी में बच्चे वहाँ खेलते हैं और उनके माता-पिता पत्थरों पर बैठकर चाय पीते "
-    "हैं। सर्दी में चक्की का मालिक पहिया देखने को आता है। वह उस समय की बात करता है जब आटा घोड़ों से घाटी में भेजा जाता था। किसी को पता नहीं "
-    "कि छत और कितने दिन टिकेगी। गाँव की सभा उसे फिर से बनाना चाहती है, पर पैसे आधे काम के लिए ही हैं।",
-    "ja": "町のはずれに古い水車があり、もう何年も動いていません。夏になると子どもたちがそこで遊び、親たちは小川の石に座ってお茶を飲みます。"
-    "秋には粉屋が車輪を見に戻ってきます。彼は馬で粉を谷へ運んだ時代の話をします。屋根がいつまで持つかは誰も知りません。"
-    "村の会議は直したいと言いますが、お金は半分しかありません。学校の先生と生徒が手伝うと決めました。",
-    "zh": "城边有一座旧磨坊，已经很多年不工作了。夏天孩子们在那里玩，父母坐在小河的石头上喝茶。秋天磨坊的主人回来看水轮。"
-    "他说起从前用马把面粉送到山谷的日子。没有人知道屋顶还能用多久。村里的人想把它修好，可是钱只够一半。"
-    "学校的老师和学生决定帮忙，他们每个星期来一次。我也在那里工作过。",
-    "ar": "تقف على طرف المدينة طاحونة قديمة لم تعمل منذ سنوات كثيرة. يلعب الأطفال هناك في الصيف، ويشرب الآباء القهوة على "
-    "حجارة النهر. في الخريف يعود الطحان من القرية لكي يرى العجلة. يحكي عن زمن كان فيه الدقيق ينقل إلى الوادي على الخيل. لا "
-    "يعرف أحد كم يبقى هذا السقف. يريد المجلس أن يصلح البيت، لكن المال يكفي نصف العمل. قال المعلم إنه يساعد مع التلاميذ.",
+    "de": "Am Rand der Stadt steht eine alte Mühle, die seit vielen Jahren nicht mehr arbeitet. Die Kinder "
+    "spielen dort im Sommer, und ihre Eltern sitzen mit Kaffee auf den Steinen am Bach. Im Herbst kommt "
+    "der Müller zurück, um das Rad zu prüfen. Er erzählt von den Zeiten, in denen das Mehl mit Pferden "
+    "in das Tal gebracht wurde. Niemand weiß, wie lange das Dach noch hält. Der Rat will es nun "
+    "erneuern, aber das Geld reicht nur für die Hälfte.",
+    "fr": "Au bord de la ville se trouve un vieux moulin qui ne travaille plus depuis des années. Les enfants "
+    "y jouent en été, et leurs parents boivent le café sur les pierres du ruisseau. En automne, le "
+    "meunier revient pour voir la roue. Il raconte le temps où la farine partait avec des chevaux dans "
+    "la vallée. Personne ne sait combien de temps le toit va tenir. La mairie veut le refaire, mais "
+    "l'argent ne suffit que pour une moitié.",
+    "ru": "На краю города стоит старая мельница, которая уже много лет не работает. Дети играют там летом, а "
+    "родители пьют кофе на камнях у ручья. Осенью мельник возвращается, чтобы проверить колесо. Он "
+    "рассказывает о времени, когда муку возили в долину на лошадях. Никто не знает, как долго ещё "
+    "продержится крыша. Совет хочет её обновить, но денег хватает только на половину. Это было бы хорошо "
+    "и для школы, что стоит рядом с мельницей.",
+    "hi": "शहर के किनारे एक पुरानी चक्की है जो कई साल से बंद है। गर्मी में बच्चे वहाँ खेलते हैं और उनके "
+    "माता-पिता पत्थरों पर बैठकर चाय पीते हैं। सर्दी में चक्की का मालिक पहिया देखने को आता है। वह उस समय "
+    "की बात करता है जब आटा घोड़ों से घाटी में भेजा जाता था। किसी को पता नहीं कि छत और कितने दिन टिकेगी। "
+    "गाँव की सभा उसे फिर से बनाना चाहती है, पर पैसे आधे काम के लिए ही हैं।",
+    "ja": "町のはずれに古い水車があり、もう何年も動いていません。夏になると子どもたちがそこで遊び、親たちは小川"
+    "の石に座ってお茶を飲みます。秋には粉屋が車輪を見に戻ってきます。彼は馬で粉を谷へ運んだ時代の話をしま"
+    "す。屋根がいつまで持つかは誰も知りません。村の会議は直したいと言いますが、お金は半分しかありません。"
+    "学校の先生と生徒が手伝うと決めました。",
+    "zh": "城边有一座旧磨坊，已经很多年不工作了。夏天孩子们在那里玩，父母坐在小河的石头上喝茶。秋天磨坊的主人回"
+    "来看水轮。他说起从前用马把面粉送到山谷的日子。没有人知道屋顶还能用多久。村里的人想把它修好，可是钱只"
+    "够一半。学校的老师和学生决定帮忙，他们每个星期来一次。我也在那里工作过。",
+    "ar": "تقف على طرف المدينة طاحونة قديمة لم تعمل منذ سنوات كثيرة. يلعب الأطفال هناك في الصيف، ويشرب الآباء "
+    "القهوة على حجارة النهر. في الخريف يعود الطحان من القرية لكي يرى العجلة. يحكي عن زمن كان فيه الدقيق "
+    "ينقل إلى الوادي على الخيل. لا يعرف أحد كم يبقى هذا السقف. يريد المجلس أن يصلح البيت، لكن المال يكفي "
+    "نصف العمل. قال المعلم إنه يساعد مع التلاميذ.",
 }
 
 
