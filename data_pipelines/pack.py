@@ -19,9 +19,21 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from data_pipelines.chats import Invalid, converted
-from data_pipelines.documents import KINDS, document_of, matching, read_records, source_of, split_of, write_whole
-from data_pipelines.packing import PACKINGS, content_of, pack_records
+from data_pipelines.chats import messages_of
+from data_pipelines.documents import (
+    KINDS,
+    Invalid,
+    check_sources,
+    document_of,
+    few_sources,
+    files_of,
+    named_split,
+    read_records,
+    source_of,
+    with_split,
+    write_whole,
+)
+from data_pipelines.packing import PACKINGS, pack_records
 from data_pipelines.processes import end_with_parent
 from llm_jax import rows
 from llm_jax.cli import complain, run_cli
@@ -44,7 +56,7 @@ def define_flags() -> None:
 
 def main() -> None:
     f, output = flags.FLAGS, Path(flags.FLAGS.output)
-    paths = matching(f.input, KINDS)
+    paths = files_of(f.input)
     tokenizer = Tokenizer.load(f.tokenizer)
     wanted = what_rows_depend_on(f, tokenizer, paths)
     work = claim(output, wanted)
@@ -80,6 +92,8 @@ def claim(output: Path, wanted: dict) -> Path:
     for path in (output / DONE, work / "of.json"):
         if path.exists():
             noted = json.loads(path.read_text())
+            if path.parent == work and not any(work.glob("*.npy")):
+                break  # it was refused before anything was done
             if changed := differences(noted.get("of", noted), wanted):
                 more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
                 raise UserError(
@@ -87,6 +101,7 @@ def claim(output: Path, wanted: dict) -> Path:
                     "Use another --output, or the old values"
                 )
             return work
+    shutil.rmtree(work, ignore_errors=True)
     if found := [name for name in SETS if (output / name).exists()]:
         raise UserError(f"{output}/{found[0]} is there already, and not by this command; use another --output")
     write_whole(work / "of.json", json.dumps(wanted, indent=1))
@@ -126,6 +141,7 @@ def run_tasks(tasks: list[list[Path]], work: Path, f) -> None:
                 process.join()
                 if process.exitcode:
                     stop(process.exitcode, tasks[number])
+                check_sources({folder.name: None for name in SETS for folder in rows.row_sets(work / name)})
                 print(f"task {number + 1} of {len(tasks)} done: {tasks[number][-1]}", flush=True)
     finally:
         for process, _ in running.values():
@@ -147,8 +163,8 @@ def run_task(*args) -> None:
 
 
 def pack_task(paths: list[Path], number: int, work: Path, tokenizer: str, length: int, packing: str) -> None:
-    records = (record_of(path, at, record) for path in paths for at, record in read_records(path))
-    keys = pack_records(work, records, Tokenizer.load(tokenizer), length, packing, number)
+    records = (with_split(record_of(path, *found)) for path in paths for found in read_records(path))
+    keys = pack_records(work, few_sources(records), Tokenizer.load(tokenizer), length, packing, number)
     path, partial = marker(work, number), work / f"{number:05d}.partial"
     with partial.open("wb") as file:
         np.save(file, np.array(keys, np.uint64))
@@ -160,16 +176,15 @@ def marker(work: Path, number: int) -> Path:
     return work / f"{number:05d}.npy"
 
 
-def record_of(path: Path, number: int, record: object) -> dict:
+def record_of(path: Path, where: str, record: object) -> dict:
     """A document, or a conversation in our form. Raises UserError naming file, line and field."""
-    if not isinstance(record, dict) or "messages" not in record or "text" in record:
-        return document_of(path, number, record)
+    has = lambda name: isinstance(record, dict) and record.get(name) is not None  # noqa: E731
+    if has("text") or not (has("messages") or has("conversations")):
+        return document_of(path, where, record)
     try:
-        made = {"messages": converted(record)["messages"], "source": source_of(path, record)}
+        return {"messages": messages_of(record), "source": source_of(path, record), "split": named_split(record)}
     except Invalid as error:
-        raise UserError(f"{path} line {number}: {error}") from error
-    split = record["split"] if record.get("split") in ("train", "val") else split_of(content_of(made))
-    return {**made, "split": split}
+        raise UserError(f"{where}: {error}") from error
 
 
 def compared(work: Path, tasks: int) -> dict[str, int]:

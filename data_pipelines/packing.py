@@ -5,7 +5,6 @@ whole, best fit. Nothing is lost or repeated: what went into each shard is count
 import bisect
 import hashlib
 import itertools
-import json
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_pipelines.documents import content_of
 from llm_jax.rows import HASHES, ShardWriter
 from llm_jax.tokenizer import Rendered, Tokenizer
 
@@ -106,16 +106,17 @@ def fill(rows: list[list[Piece]], tokens: np.ndarray, mask: np.ndarray, length: 
 
 
 def conversation_ids(messages: list[dict], tokenizer: Tokenizer, length: int) -> tuple[Rendered | None, bool]:
-    """(ids and mask, whether it was truncated). Too long a conversation is cut after the last turn that fits.
+    """(ids and mask, whether it was truncated). Too long a conversation is cut before a question, so that no turn of
+    the assistant ends where it waits for a tool, and no question is without its answer.
 
-    None when not even the first exchange fits: a row without targets would train nothing.
+    None when not even the first exchange fits, or nothing that does is to be learned: that would train nothing.
     """
-    kept = list(messages)
-    while kept:
-        rendered = tokenizer.render(kept)
+    roles = [message["role"] for message in messages]
+    ends = [at for at in range(1, len(roles)) if roles[at] == "user" != roles[at - 1]]
+    for end in [len(roles), *reversed(ends)]:
+        rendered = tokenizer.render(messages[:end])
         if len(rendered.ids) <= length + 1 and any(rendered.loss_mask):
-            return rendered, len(kept) < len(messages)
-        kept.pop()
+            return rendered, end < len(messages)
     return None, True
 
 
@@ -218,11 +219,6 @@ def by_size(records: list[dict], size: int) -> Iterator[list[dict]]:
             part, held = [], 0
     if part:
         yield part
-
-
-def content_of(record: dict) -> str:
-    """What tells a document, or a conversation, from others."""
-    return record["text"] if "text" in record else json.dumps(record["messages"], sort_keys=True)
 
 
 def set_of(record: dict) -> str:

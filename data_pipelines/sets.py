@@ -24,19 +24,34 @@ from urllib.parse import unquote
 from absl import flags
 
 from data_pipelines import chats
-from data_pipelines.documents import matching, split_of, write_jsonl
+from data_pipelines.documents import (
+    RECORD_KINDS,
+    Invalid,
+    id_of,
+    matching,
+    named_split,
+    read_records,
+    split_of,
+    write_jsonl,
+)
+from data_pipelines.messages import text as text_of
 from llm_jax.cli import complain, run_cli
 from llm_jax.config import UserError
 
 HF_PATH = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<pattern>.+)")
 ANOTHER_SET = 20  # records at a file's begin that are all wrong
-LETTERS = "ABCDEFGHIJ"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+PROVENANCE = ("url", "dump", "score", "language", "language_score")  # of a document, kept
+BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|[^\s{}$\\.,;]+)")
+BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # a brace that is escaped is text
 
 
 def document(record: dict) -> dict:
-    kept = {key: record[key] for key in ("url", "dump", "score", "language_score") if record.get(key) is not None}
-    said = chats.text(record, "text")
-    return {"text": said, "split": split_of(said), **kept}
+    kept = {key: record[key] for key in PROVENANCE if isinstance(record.get(key), str | int | float)}
+    said = text_of(record, "text").removeprefix("\ufeff")
+    if not said.strip():
+        raise Invalid("text: is empty")
+    return {"text": said, "split": named_split(record) or split_of(said), **kept}
 
 
 def prompt(question: str, answer: str, **more) -> dict:
@@ -45,61 +60,71 @@ def prompt(question: str, answer: str, **more) -> dict:
 
 def gsm8k(record: dict) -> dict:
     """A problem to solve; `data_pipelines.chats` makes conversations of the same files."""
-    _, mark, answer = chats.text(record, "answer").rpartition("####")
+    mark = chats.GSM8K_ANSWER.search(text_of(record, "answer"))
     if not mark:
-        raise chats.Invalid("answer: has no ####")
-    return prompt(chats.text(record, "question"), answer.strip().replace(",", ""), task="gsm8k")
+        raise Invalid("answer: has no #### with a number at its end")
+    return prompt(text_of(record, "question"), chats.gsm8k_number(mark), task="gsm8k")
 
 
 def math(record: dict) -> dict:
-    answer = boxed(chats.text(record, "solution"))
-    return prompt(chats.text(record, "problem"), answer, task="math", level=record.get("level"))
+    answer = boxed(text_of(record, "solution"))
+    return prompt(text_of(record, "problem"), answer, task="math", level=record.get("level"))
 
 
 def boxed(solution: str) -> str:
-    r"""What the last \boxed{} holds, braces inside it included. Raises chats.Invalid without one."""
-    start = solution.rfind("\\boxed{") + len("\\boxed{")
-    depth = 1
-    for end in range(start, len(solution) if start >= len("\\boxed{") else start):
-        depth += {"{": 1, "}": -1}.get(solution[end], 0)
+    r"""What the last \boxed{} or \fbox{} holds, braces inside it included, or \boxed 5. Raises Invalid without one."""
+    found = list(BOX.finditer(solution))
+    if found and found[-1][1] != "{":
+        return found[-1][1]
+    start, depth = found[-1].end() if found else len(solution), 1
+    for brace in BRACE.finditer(solution, start):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0 and solution[start : brace.start()].strip():
+            return solution[start : brace.start()]
         if depth == 0:
-            return solution[start:end]
-    raise chats.Invalid("solution: has no \\boxed{} that closes")
+            break
+    raise Invalid("solution: has no \\boxed{} that closes and holds something")
 
 
 def choice(question: str, choices: list[str], right: int, task: str) -> dict:
-    if not all(isinstance(text, str) for text in choices):
-        raise chats.Invalid("choices: must be strings")
+    if not 2 <= len(choices) <= len(LETTERS) or not all(isinstance(text, str) for text in choices):
+        raise Invalid(f"choices: must be 2 to {len(LETTERS)} strings")
     lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False)]
     asked = "\n".join([question, *lines, "Answer with the letter."])
     return prompt(asked, LETTERS[right], task=task, choices=choices)
 
 
 def arc(record: dict) -> dict:
+    if not isinstance(record["choices"], dict):
+        raise Invalid("choices: must be an object with a list of labels and one of texts")
     labels, texts = list(record["choices"]["label"]), list(record["choices"]["text"])
+    if len(labels) != len(texts):
+        raise Invalid(f"choices: {len(labels)} labels for {len(texts)} texts")
     if record["answerKey"] not in labels:
-        raise chats.Invalid(f"answerKey: {record['answerKey']!r} is none of {labels}")
-    return choice(chats.text(record, "question"), texts, labels.index(record["answerKey"]), "arc")
+        raise Invalid(f"answerKey: {record['answerKey']!r} is none of {labels}")
+    return choice(text_of(record, "question"), texts, labels.index(record["answerKey"]), "arc")
 
 
 def mmlu(record: dict) -> dict:
     choices, right = list(record["choices"]), record["answer"]
-    if not isinstance(right, int) or not 0 <= right < len(choices):
-        raise chats.Invalid(f"answer: {right!r} is no index of the {len(choices)} choices")
-    return choice(chats.text(record, "question"), choices, right, "mmlu") | {"subject": record.get("subject")}
+    if not isinstance(right, int) or isinstance(right, bool) or not 0 <= right < len(choices):
+        raise Invalid(f"answer: {right!r} is no index of the {len(choices)} choices")
+    return choice(text_of(record, "question"), choices, right, "mmlu") | {"subject": record.get("subject")}
 
 
 def humaneval(record: dict) -> dict:
-    checker = f"{chats.text(record, 'test')}\ncheck({chats.text(record, 'entry_point')})\n"
-    return prompt(chats.text(record, "prompt"), chats.text(record, "canonical_solution"), task="code", checker=checker)
+    checker = f"{text_of(record, 'test')}\ncheck({text_of(record, 'entry_point')})\n"
+    return prompt(text_of(record, "prompt"), text_of(record, "canonical_solution"), task="code", checker=checker)
 
 
 def mbpp(record: dict) -> dict:
-    asked = chats.text(record, "text" if "text" in record else "prompt")
+    asked = text_of(record, "text" if record.get("text") is not None else "prompt")
+    if not record["test_list"] or not all(isinstance(line, str) for line in record["test_list"]):
+        raise Invalid("test_list: must be strings, at least one")
     tests = [*(record.get("test_imports") or []), record.get("test_setup_code") or "", *record["test_list"]]
     checker = "\n".join(line for line in tests if line) + "\n"
     asked = f"{asked}\nIt must pass:\n" + "\n".join(record["test_list"])
-    return prompt(asked, chats.text(record, "code"), task="code", checker=checker)
+    return prompt(asked, text_of(record, "code"), task="code", checker=checker)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +133,7 @@ class Set:
     files: str  # of it, a pattern as in a shell; * goes into folders too
     splits: tuple[str, ...]  # for {split} in the pattern; the first is taken if none is asked for
     licence: str  # as its card says
-    convert: Callable[[dict], dict]  # raises chats.Invalid
+    convert: Callable[[dict], dict]  # raises Invalid
 
 
 LEARNED, ASKED = ("train", "test"), ("test", "validation", "train")
@@ -228,17 +253,17 @@ def converted(
 
     Raises UserError when all records at the begin of a file are wrong: then it is another set's.
     """
-    known = SETS[name]
+    known, seen = SETS[name], set()
     for file_name, path in files:
         used.append({"file": file_name, "sha256": checksum(path)})
         made, first = 0, ""
-        for where, record in chats.read_records(path, wrong.append):
+        for where, record in read_records(path, wrong.append):
             number = where.rpartition(" ")[2]
             try:
                 if not isinstance(record, dict):
-                    raise chats.Invalid("the record: must be an object")
-                ours = known.convert(record)
-            except (chats.Invalid, KeyError, TypeError, ValueError) as error:
+                    raise Invalid("the record: must be an object")
+                ours, id_ = known.convert(record), id_of(record, "task_id")
+            except (Invalid, LookupError, TypeError, ValueError) as error:
                 what = f"{where}: {f'{error.args[0]}: is missing' if isinstance(error, KeyError) else error}"
                 wrong.append(what)
                 first = first or what
@@ -246,7 +271,9 @@ def converted(
                     break
                 continue
             made += 1
-            id_ = record.get("id") or record.get("task_id") or re.sub(r"\W+", "-", f"{file_name}-{number}")
+            place = re.sub(r"\W+", "-", f"{file_name}-{number}")
+            id_ = place if not id_ else f"{id_}-{place}" if id_ in seen else id_
+            seen.add(id_)
             yield {"id": f"{name}-{id_}", "source": name, **({"split": split} if "answer" in ours else {}), **ours}
         if first and not made:
             raise UserError(f"{first}; it does not look like {known.repo}")
@@ -287,7 +314,7 @@ def chosen_files() -> tuple[dict, Iterator[tuple[str, Path]]]:
     if f.files and not path:
         if f.revision or f.offline:
             raise UserError("--revision and --offline are for the Hub; leave them out with files of your own")
-        names = chats.short_names(matching(f.files, chats.KINDS))
+        names = chats.short_names(matching(f.files, RECORD_KINDS))
         return {"licence": known.licence}, ((name, file) for file, name in names.items())
     split = f.split or known.splits[0]
     if split not in known.splits:

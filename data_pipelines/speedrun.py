@@ -14,7 +14,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,15 +24,15 @@ from ml_collections import ConfigDict
 from data_pipelines import chats
 from data_pipelines import conversations as talk
 from data_pipelines.documents import (
-    keep_one_to_train,
     read_documents,
     read_text,
     split_of,
+    with_splits,
     write_jsonl,
     write_whole,
 )
 from data_pipelines.lessons import lesson_documents
-from data_pipelines.packing import content_of, pack_records
+from data_pipelines.packing import pack_records
 from data_pipelines.python_docs import python_documents
 from data_pipelines.tiny_web import lexicon
 from data_pipelines.tiny_web.crawl import crawl, pages_for, write_warc
@@ -42,9 +43,11 @@ from data_pipelines.tiny_web.score import score
 from data_pipelines.tiny_web.world import make_world
 from llm_jax.config import UserError
 from llm_jax.rows import facts, row_sets
-from llm_jax.tokenizer import Tokenizer, train_tokenizer
+from llm_jax.tokenizer import Tokenizer, cut, train_tokenizer
 
-TOKENIZER_SAMPLE_BYTES = 1_500_000
+SAMPLE_CHARACTERS = 1_500_000  # that the tokenizer is trained on
+LEAST_CHARACTERS = 15_000  # of them, of each source and language
+LONG_CHARACTERS = 50_000  # a longer text is sampled in pieces, so that a book is not the whole sample
 PROGRAM_PAGES = 195
 CRAWL_FILES = 2
 
@@ -102,7 +105,7 @@ def make_documents(config: ConfigDict, folder: Path, lists: dict) -> tuple[list[
         documents = [d for d in read_documents(config.data.documents) if d["text"].strip()]
         if not documents:
             raise UserError(f"the files of {config.data.documents!r} hold no text; give it some")
-        return keep_one_to_train(documents), {"train": [], "dev": [], "test": []}
+        return with_splits(documents), {"train": [], "dev": [], "test": []}
     documents, questions = tiny_web(config, folder)
     documents += program_documents(config.seed, scaled(PROGRAM_PAGES, config.data.scale))
     documents += lesson_documents(config.seed, config.data.lessons * config.data.scale, lists)
@@ -116,7 +119,7 @@ def make_conversations(config: ConfigDict, lists: dict, questions: list[dict]) -
     Of a pair the better answer is learned, if it does not stand among the conversations already.
     """
     if not config.data.conversations:
-        return list(talk.conversations(config.seed, config.data.scale, lists, questions))
+        return with_splits(list(talk.conversations(config.seed, config.data.scale, lists, questions)))
 
     def bad(what: str) -> None:
         raise UserError(f"{what}; mend it, or leave such records out with data_pipelines.chats --skip_bad")
@@ -125,13 +128,14 @@ def make_conversations(config: ConfigDict, lists: dict, questions: list[dict]) -
     spoken = [record for record in records if "messages" in record]
     said = {json.dumps(record["messages"]) for record in spoken}
     for pair in (record for record in records if "chosen" in record):
-        messages = [*pair["prompt"], {"role": "assistant", "content": pair["chosen"]}]
+        messages = chats.better_of(pair)
         if json.dumps(messages) not in said:
             said.add(json.dumps(messages))
-            spoken.append({"id": pair["id"], "source": pair["source"], "messages": messages})
+            kept = {key: pair[key] for key in ("id", "source", "split") if key in pair}
+            spoken.append({**kept, "messages": messages})
     if not spoken:
         raise UserError(f"the files of {config.data.conversations!r} hold no conversation; give it some")
-    return spoken
+    return with_splits(spoken)
 
 
 def tiny_web(config: ConfigDict, folder: Path) -> tuple[list[dict], dict[str, list[dict]]]:
@@ -191,19 +195,28 @@ def make_tokenizer(config: ConfigDict, folder: Path, documents: list[dict], spok
         tokenizer = Tokenizer.load(Path(config.init_from.rpartition(":")[0]) / "data/tokenizer.model")
         tokenizer.save(folder / "tokenizer.model")
         return tokenizer
-    rng = random.Random(f"{config.seed}/tokenizer")
-    texts = [d["text"] for d in documents if d["split"] == "train"]
-    texts += [text for c in spoken for m in c["messages"] for text in texts_of(m["content"])]
-    rng.shuffle(texts)
-    sample, size = [], 0
-    for text in texts:
-        sample.append(text[:TOKENIZER_SAMPLE_BYTES])
-        size += len(sample[-1])
-        if size > TOKENIZER_SAMPLE_BYTES:
-            break
+    # What is embedded is one kind: each of its sources has the share that it has in the rows.
+    read = [(d.get("language"), d) for d in documents if d["split"] == "train"]
+    texts = [((d["source"], language) if config.data.documents else "", d["text"]) for language, d in read]
+    said = [(c["source"], text) for c in spoken for m in c["messages"] for text in texts_of(m["content"])]
+    texts += [((source, "said") if config.data.conversations else "", text) for source, text in said]
+    sample = sample_of(texts, random.Random(f"{config.seed}/tokenizer"))
     tokenizer = train_tokenizer(sample, config.tokenizer.vocab_size)
     tokenizer.save(folder / "tokenizer.model")
     return tokenizer
+
+
+def sample_of(texts: list[tuple[Hashable, str]], rng: random.Random) -> list[str]:
+    """About SAMPLE_CHARACTERS of (kind, text) at random, and of each kind at least LEAST_CHARACTERS, or all it has."""
+    pieces = [(kind, part) for kind, text in texts for part in (cut(text) if len(text) > LONG_CHARACTERS else [text])]
+    rng.shuffle(pieces)
+    sample, size, sizes = [], 0, Counter[Hashable]()
+    for kind, piece in pieces:
+        if size <= SAMPLE_CHARACTERS or sizes[kind] < LEAST_CHARACTERS:
+            sample.append(piece)
+            size += len(piece)
+            sizes[kind] += len(piece)
+    return sample
 
 
 def texts_of(content: str | list[dict]) -> list[str]:
@@ -212,8 +225,7 @@ def texts_of(content: str | list[dict]) -> list[str]:
 
 def pack_all(config: ConfigDict, folder: Path, documents: list[dict], spoken: list[dict], tokenizer: Tokenizer) -> dict:
     """Rows of everything -> counts: of all `pretrain` and `sft` rows and so on, and of each of their sources."""
-    talks = keep_one_to_train([{**record, "split": split_of(content_of(record))} for record in spoken])
-    records = itertools.chain(documents, talks)
+    records = itertools.chain(documents, spoken)
     pack_records(folder, records, tokenizer, config.data.sequence_length, seed=config.seed, threads=2)
     counts = {}
     for name in ("pretrain", "validation", "sft", "sft_validation"):

@@ -30,6 +30,7 @@ SPECIALS = (
     *(f"<|spare_{i}|>" for i in range(SPARE)),
 )
 MARK = "\u2581"
+RESERVED = "\u2585"  # SentencePiece skips a training text that has it
 MARK_BYTES = ("<0xE2>", "<0x96>", "<0x81>")
 PART_CHARACTERS = 20_000  # of a long text, encoded at a time
 SAMPLE_CHARACTERS = 4000  # longer training samples are cut here: SentencePiece silently skips very long ones
@@ -163,7 +164,8 @@ class Tokenizer:
         """Messages [{role, content}] -> ids and loss mask: bos, then <|role|> content <|end|> for each.
 
         The mask is 1 on what the assistant writes, its <|end|> included. A `tool` message is an output span inside
-        the assistant's turn. With `for_generation` the ids end with an open assistant turn.
+        the assistant's turn. Of a message with `weight` 0 nothing is learned. With `for_generation` the ids end with an
+        open assistant turn.
         """
         ids, mask = [self.bos], [0]
         roles = [message["role"] for message in conversation]
@@ -171,6 +173,7 @@ class Tokenizer:
             if role not in (*self.turn, "tool"):
                 raise UserError(f"unknown role {role!r}; choose from {', '.join(self.turn)} or tool")
             content, written = message["content"], role == "assistant"
+            learned = written and message.get("weight") != 0
             if role == "tool" and isinstance(content, str):
                 content = [{"type": "output", "text": content}]
             piece = self.parts_to_ids(content)
@@ -178,10 +181,10 @@ class Tokenizer:
                 ids.append(self.turn[role])
                 mask.append(0)
             ids += piece.ids
-            mask += [m * written for m in piece.loss_mask]
+            mask += [m * learned for m in piece.loss_mask]
             if role in ("system", "user") or (written and roles[i + 1 : i + 2] != ["tool"]):
                 ids.append(self.end)
-                mask.append(int(written))
+                mask.append(int(learned))
         if for_generation and roles[-1:] != ["tool"]:
             ids.append(self.turn["assistant"])
             mask.append(0)
@@ -216,7 +219,7 @@ class Tokenizer:
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Trains BPE on an iterable of texts. Raises UserError when there is no text or too little for the vocabulary."""
-    samples = [piece for text in texts for piece in cut(text.replace(MARK, " "))]
+    samples = [piece for text in texts for piece in cut(text.replace(MARK, " ").replace(RESERVED, " "))]
     if not any(sample.strip() for sample in samples):
         raise UserError("the corpus for the tokenizer is empty; give it some text")
     out = io.BytesIO()
