@@ -211,14 +211,15 @@ def short_names(paths: list[Path]) -> dict[Path, str]:
 def convert(pattern: str, bad: Callable[[str], None]) -> Iterator[dict]:
     """Our records of all files; `bad` is told what is wrong with the others. An id that another record had, of the
     same set or of another, gets its place. Raises UserError for files that cannot be read."""
-    return few_sources(convert_all(matching(pattern, RECORD_KINDS), bad))
+    paths = matching(pattern, RECORD_KINDS)
+    for path in paths:
+        if kind_of(path) == "text":
+            raise UserError(f"{path} holds no records; give {RECORD_KINDS} files")
+    return few_sources(convert_all(paths, bad))
 
 
 def convert_all(paths: list[Path], bad: Callable[[str], None]) -> Iterator[dict]:
     names, seen = short_names(paths), set()
-    for path in paths:
-        if kind_of(path) == "text":
-            raise UserError(f"{path} holds no records; give {RECORD_KINDS} files")
     for path, name in names.items():
         for where, record in read_records(path, bad):
             place = f"{name}:{where.rpartition(' ')[2]}"

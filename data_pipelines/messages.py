@@ -80,9 +80,6 @@ def turns(value, field: str) -> list[dict]:
             out.append({"role": role, "content": parts, **unlearned})
     if not out:
         raise Invalid(f"{field}: must be a list of at least one message")
-    for i, message in enumerate(out):
-        if message["role"] == "assistant" and {part["type"] for part in message["content"]} == {"think"}:
-            raise Invalid(f"{field}: message {i}: a thought without an answer")
     return [{**m, "content": plain(m["content"], m["role"])} for m in out]
 
 
@@ -102,13 +99,16 @@ def parts_of(message: dict, where: str, role: str, is_call: bool) -> list[dict]:
     content = message.get("content", message.get("value"))
     legacy = message.get("function_call")  # OpenAI's own before there were tool_calls
     calls = message.get("tool_calls") or ([legacy] if legacy else [])
-    if isinstance(content, str) or (content is None and calls):
+    thought = thought_of(message, where, role)
+    if isinstance(content, str) or (content is None and (calls or thought)):
         parts = [call_part(content, where)] if is_call else text_parts(content or "", role, where)
     elif isinstance(content, list):
         parts = [part for i, part in enumerate(content) for part in parts_in(part, role, f"{where}.content[{i}]")]
     else:
         raise Invalid(f"{where}.content: must be a string or a list of parts")
-    if thought := thought_of(message, where, role):
+    if thought:
+        if not parts and not calls:
+            raise Invalid(f"{where}.content: is empty, and a thought alone is no answer")
         if any(part["type"] == "think" and part["text"].strip() != thought.strip() for part in parts):
             raise Invalid(f"{where}.content: has another thought than the field beside it")
         parts = [{"type": "think", "text": thought}, *(part for part in parts if part["type"] != "think")]

@@ -1,5 +1,6 @@
 """The tokenizer: lossless, never a special token from text, exact loss masks, tolerant parsing."""
 
+import itertools
 import random
 
 import pytest
@@ -152,6 +153,23 @@ def test_an_open_span_did_not_end_its_turn(tokenizer):
     assert tokenizer.parse(ids) == ([{"type": "answer", "text": "7"}], False)
 
 
+def test_nothing_is_learned_of_a_message_of_weight_0(tokenizer):
+    """A call, its output and what follows are one turn of several messages, each with a weight of its own."""
+    call = [{"type": "python", "text": "1"}, {"type": "output", "text": "2"}]
+    for weights in itertools.product((0, 1, None), repeat=3):
+        said = [{"role": "assistant", "content": content} for content in ("3", call, "4")]
+        given = [m if w is None else {**m, "weight": w} for m, w in zip(said, weights, strict=True)]
+        ask, tool = {"role": "user", "content": "?"}, {"role": "tool", "content": "5"}
+        rendered = tokenizer.render([ask, given[0], ask, given[1], tool, given[2]])
+        plain = tokenizer.render([ask, said[0], ask, said[1], tool, said[2]])
+        assert rendered.ids == plain.ids
+        ends = [i for i, id_ in enumerate(plain.ids) if id_ == tokenizer.end]
+        five = plain.ids.index(tokenizer.close["output"], plain.ids.index(tokenizer.close["output"]) + 1)
+        owner = [0 if i <= ends[1] else 1 if i <= five else 2 for i in range(len(plain.ids))]
+        learned = [w != 0 for w in weights]
+        assert rendered.loss_mask == [m * learned[n] for m, n in zip(plain.loss_mask, owner, strict=True)]
+
+
 def test_unknown_role_is_a_users_mistake(tokenizer):
     with pytest.raises(UserError, match="'robot'"):
         tokenizer.render([{"role": "robot", "content": "hi"}])
@@ -172,6 +190,16 @@ def test_too_large_a_vocabulary_is_refused():
 def test_too_small_a_vocabulary_is_told_to_grow():
     with pytest.raises(UserError, match="larger"):
         train_tokenizer(["hello world"], 100)
+
+
+def test_text_with_a_character_that_sentencepiece_reserves_is_trained_on():
+    """It skips a training text that has a U+2585 anywhere."""
+    words = "marmalade trombone windmill "
+    bars = "".join(map(chr, range(0x2580, 0x2590)))
+    trained = train_tokenizer([f"{words * 20}{bars}{words * 20}"], 340)
+    assert len(trained.encode(words)) < 10  # single characters would be 28
+    assert trained.decode(trained.encode(f"{bars}a{bars}")) == f"{bars}a{bars}"
+    assert train_tokenizer([f"{words}\u2585 " * 40], 340).vocab_size == 340
 
 
 @pytest.mark.parametrize("corpus", [[], [""], ["", ""]])

@@ -98,15 +98,46 @@ def talk(sizes: list[int]) -> list[dict]:
 
 
 @given(sizes=st.lists(st.integers(0, 12), min_size=1, max_size=8), length=st.integers(8, 40))
-def test_a_long_conversation_is_cut_after_the_last_turn_that_fits(tokenizer, sizes, length):
+def test_a_long_conversation_is_cut_after_the_last_answer_that_fits(tokenizer, sizes, length):
     messages = talk(sizes)
     made, cut = packing.conversation_ids(messages, tokenizer, length)
-    rendered = [tokenizer.render(messages[: n + 1]) for n in range(len(messages))]
+    ends = [*range(2, len(messages), 2), len(messages)]
+    rendered = [tokenizer.render(messages[:end]) for end in ends]
     fits = [r for r in rendered if len(r.ids) <= length + 1 and any(r.loss_mask)]
     assert (made is None) == (not fits)
     assert cut == (not fits or len(fits[-1].ids) < len(rendered[-1].ids))
     if made:
         assert made == fits[-1]
+
+
+def exchange(asked: int, called: int, found: int, answered: int) -> list[dict]:
+    """With a tool between; each of so many tokens."""
+    call = [{"type": "python", "text": "1" * called}]
+    return [
+        {"role": "user", "content": "1" * asked},
+        {"role": "assistant", "content": call},
+        {"role": "tool", "content": "1" * found},
+        {"role": "assistant", "content": "1" * answered},
+    ]
+
+
+def test_no_exchange_with_a_tool_is_cut_inside(tokenizer):
+    """Then a turn would end where its call waits for the output."""
+    fitting, long = exchange(2, 2, 2, 2), exchange(2, 2, 60, 2)
+    whole = tokenizer.render(fitting)
+    assert packing.conversation_ids(fitting, tokenizer, 40) == (whole, False)
+    assert packing.conversation_ids([*fitting, *long], tokenizer, 40) == (whole, True)
+    assert packing.conversation_ids([*fitting, *fitting[:1], *exchange(2, 2, 2, 60)], tokenizer, 40) == (whole, True)
+    assert packing.conversation_ids(long, tokenizer, 40) == (None, True)
+    system = {"role": "system", "content": "1"}
+    assert packing.conversation_ids([system, *long], tokenizer, 40) == (None, True)
+
+
+def test_a_conversation_of_which_nothing_that_fits_is_to_be_learned_is_left_out(tokenizer):
+    unlearned, long = talk([2, 2]), talk([2, 60])
+    unlearned[1]["weight"] = 0
+    assert packing.conversation_ids([*unlearned, *talk([2, 2])], tokenizer, 40)[1] is False
+    assert packing.conversation_ids([*unlearned, *long], tokenizer, 40) == (None, True)
 
 
 @given(all_sizes=st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=6), min_size=1, max_size=8))

@@ -121,7 +121,7 @@ def test_another_schema_is_refused_and_a_bad_record_among_good_ones_counted(tmp_
         all_of("gsm8k", path)
     path.write_text("\n".join(map(json.dumps, [RECORDS["gsm8k"][0], {"question": "a", "answer": "none"}])))
     made, _, wrong = all_of("gsm8k", path)
-    assert len(made) == 1 and wrong == [f"{path} line 2: answer: has no ####"]
+    assert len(made) == 1 and wrong == [f"{path} line 2: answer: has no #### with a number at its end"]
 
 
 def test_a_bad_first_record_does_not_hide_a_set(tmp_path):
@@ -135,10 +135,22 @@ def test_a_bad_first_record_does_not_hide_a_set(tmp_path):
     "name, field, value, message",
     [
         ("mmlu", "answer", "1", "answer: '1' is no index"),
-        ("mmlu", "choices", [1, 2], "choices: must be strings"),
+        ("mmlu", "answer", True, "answer: True is no index"),
+        ("mmlu", "choices", [1, 2], "choices: must be 2 to 26 strings"),
+        ("mmlu", "choices", ["a"] * 27, "choices: must be 2 to 26 strings"),
+        ("arc-easy", "choices", [{"text": "a", "label": "3"}], "choices: must be an object"),
+        ("arc-easy", "choices", {"text": ["a", "b"], "label": ["3"]}, "choices: 1 labels for 2 texts"),
+        ("gsm8k", "answer", "#### Step\n so\n#### ", "answer: has no ####"),
+        ("math", "solution", r"\boxed{ }", "solution: has no"),
+        ("math", "solution", "none", "solution: has no"),
+        ("mbpp", "test_list", [], "test_list: must be strings, at least one"),
+        ("mbpp", "test_list", [5], "test_list: must be strings"),
+        ("fineweb", "text", " ", "text: is empty"),
+        ("fineweb", "split", "fold 3", "split: 'fold 3' is none of"),
+        ("fineweb", "id", [1], "id: must be"),
         ("arc-easy", "answerKey", "9", "answerKey: '9' is none of"),
         ("math", "solution", r"\boxed{1", "solution: has no"),
-        ("mbpp", "test_list", None, "NoneType"),
+        ("mbpp", "test_list", None, "test_list: must be strings"),
         ("humaneval", "test", None, "test: must be a string"),
         ("fineweb", "text", 5, "text: must be a string"),
     ],
@@ -148,6 +160,42 @@ def test_a_wrong_field_is_named(name, field, value, message, tmp_path):
     path.write_text(json.dumps({**RECORDS[name][0], field: value}))
     with pytest.raises(UserError, match=f"line 1: .*{re.escape(message)}"):
         all_of(name, path)
+
+
+@pytest.mark.parametrize(
+    "solution, answer",
+    [
+        (r"so $\boxed 5$.", "5"),
+        (r"so \fbox{7}", "7"),
+        (r"\boxed{a} or \boxed{\left\{ x \right.}", r"\left\{ x \right."),
+        (r"\boxed{\begin{matrix} 1 \\{2} \end{matrix}}", r"\begin{matrix} 1 \\{2} \end{matrix}"),
+    ],
+)
+def test_what_is_in_a_box_is_the_answer(solution, answer):
+    assert sets.boxed(solution) == answer
+
+
+def test_more_letters_than_ten():
+    asked = sets.mmlu({**RECORDS["mmlu"][0], "choices": [f"{n}" for n in range(12)], "answer": 11})
+    assert asked["answer"] == "L" and "\nL. 11\n" in asked["messages"][0]["content"]
+
+
+def test_equal_ids_are_told_apart_and_odd_scores_are_no_json(tmp_path):
+    record = {"text": "A page.", "id": 0, "score": float("nan"), "url": {"a": 1}, "split": "test", "language": "en"}
+    (tmp_path / "a.jsonl").write_text("\n".join([json.dumps(record)] * 2))
+    (tmp_path / "b.json").write_text("\ufeff" + json.dumps([record]))
+    code, said = Command(tmp_path)("--name=fineweb", f"--files={tmp_path}/?.js*")
+    assert code == 0, said
+    made = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [r["id"] for r in made] == ["fineweb-0", "fineweb-0-a-jsonl-2", "fineweb-0-b-json-1"]
+    assert made[0] == {
+        "id": "fineweb-0",
+        "source": "fineweb",
+        "text": "A page.",
+        "split": "val",
+        "score": None,
+        "language": "en",
+    }
 
 
 @pytest.fixture
@@ -236,8 +284,7 @@ def test_every_set_comes_from_the_hub(hub, tmp_path):
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for name, known in sets.SETS.items():
-        ids = 1 if {"id", "task_id"} & set(RECORDS[name][0]) else 6  # the sample records are one record
-        assert all(f"{name} {split} 6 {ids}\n" in done.stdout for split in known.splits), name
+        assert all(f"{name} {split} 6 6\n" in done.stdout for split in known.splits), name
 
 
 def test_a_set_is_downloaded_once_and_noted_with_checksums_and_licence(hub, command):
