@@ -199,10 +199,14 @@ def id_of(record: dict, *names: str) -> str:
 
 
 def source_of(path: Path, record: dict) -> str:
-    """What the record says, or its file's name without the number that files of one set have. It names a folder."""
+    """What the record says, or its file's name without the number that files of one set have, as a folder's name."""
     name = SHARD_NUMBER.sub("", path.name.partition(".")[0]) or "text"
     said = record.get("source") if isinstance(record.get("source"), str | int) else None
-    return re.sub(r"[^\w-]", "_", str(said or name)).encode()[:NAME_BYTES].decode("utf-8", "ignore")
+    return folder_name(str(said or name))
+
+
+def folder_name(source: str) -> str:
+    return re.sub(r"[^\w-]", "_", source).encode()[:NAME_BYTES].decode("utf-8", "ignore")
 
 
 def named_split(record: dict) -> str:

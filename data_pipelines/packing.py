@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines.documents import content_of
+from data_pipelines.documents import content_of, folder_name
 from llm_jax.rows import HASHES, ShardWriter
 from llm_jax.tokenizer import Rendered, Tokenizer
 
@@ -223,9 +223,10 @@ def by_size(records: list[dict], size: int) -> Iterator[list[dict]]:
 
 def set_of(record: dict) -> str:
     """The row set that a record belongs to, as a path."""
+    name = folder_name(record["source"])
     if "messages" in record:
-        return f"{'sft' if record['split'] == 'train' else 'sft_validation'}/{record['source']}"
-    return f"{'pretrain' if record['split'] == 'train' else 'validation'}/{record['source']}"
+        return f"{'sft' if record['split'] == 'train' else 'sft_validation'}/{name}"
+    return f"{'pretrain' if record['split'] == 'train' else 'validation'}/{name}"
 
 
 def pack_records(

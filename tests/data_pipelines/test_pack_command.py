@@ -112,7 +112,7 @@ def test_mistakes_are_one_line(tmp_path, model):
     (tmp_path / "in/a.jsonl").write_text('{"text": "fine"}\n{"messages": [{"role": "cat", "content": "miaow"}]}\n')
     refused(run(*command(tmp_path, "out", model)), "a.jsonl line 2: messages[0].role: 'cat'")
     (tmp_path / "in/a.jsonl").write_bytes(b'{"text": "fine"}\n{"text": "\xff"}\n')
-    refused(run(*command(tmp_path, "out2", model)), "a.jsonl line 2: not valid UTF-8 (byte 10)")
+    refused(run(*command(tmp_path, "out", model)), "a.jsonl line 2: not valid UTF-8 (byte 10)")
     (tmp_path / "in/a.jsonl").write_text("\n")
     refused(run(*command(tmp_path, "out3", model)), "hold no document")
     refused(run(*command(tmp_path, "out3", tmp_path / "in/a.jsonl")), "is no SentencePiece model")
