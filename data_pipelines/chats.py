@@ -2,10 +2,10 @@
 
 python -m data_pipelines.chats --input='sets/*.jsonl' --output=X.jsonl [--skip_bad]
 
-Knows OpenAI's messages (SmolTalk, Tulu 3, tool calls), ShareGPT's turns, OpenAssistant's trees, GSM8K's questions, and
-the pairs of OpenAI, TRL, UltraFeedback and HH-RLHF, and ours; the format is told by a record's fields. Writes
-`conversation` records {id, source, messages}, or `pair` records {id, source, prompt, chosen, rejected}. A call of a
-tool becomes the Python call that it is, and the tools of a record are listed in its system message.
+Knows OpenAI's messages (SmolTalk, Tulu 3, tool calls), ShareGPT's turns, OpenAssistant's trees, GSM8K's questions,
+instructions with an answer, and the pairs of OpenAI, TRL, UltraFeedback and HH-RLHF, and ours; the format is told by a
+record's fields. Writes `conversation` records {id, source, messages}, or `pair` records {id, source, prompt, chosen,
+rejected}, each with the `split` that it names. What a message becomes is in `messages.py`.
 """
 
 import os

@@ -99,8 +99,9 @@ def few_sources(records: Iterable[dict]) -> Iterator[dict]:
     """The records as they come. Raises UserError where each of them seems to have a source of its own."""
     seen: dict[str, None] = {}
     for record in records:
-        seen[record["source"]] = None
-        check_sources(seen)
+        if record["source"] not in seen:
+            seen[record["source"]] = None
+            check_sources(seen)
         yield record
 
 
@@ -143,7 +144,7 @@ def read_records(path: Path, bad: Callable[[str], None] = refuse) -> Iterator[tu
 
 def begins_a_whole(path: Path) -> bool:
     """Whether a .json is one list, or one object on several lines. Others, such as C4's, have a record on each line."""
-    first = next((line.strip() for line in lines_of(path) if line.strip()), b"[")
+    first = next((line.strip() for line in lines_of(path) if line.strip()), b"")
     return first.startswith(b"[") or first == b"{"
 
 

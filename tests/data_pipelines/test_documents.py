@@ -59,6 +59,12 @@ def test_records_are_read_from_every_form_of_json(name, content, mark, tmp_path)
     assert [d["id"] for d in read] == ["0", "1", "2"] * 2
 
 
+def test_an_empty_file_has_no_records(tmp_path):
+    for name in ("a.json", "a.jsonl"):
+        (tmp_path / name).write_text("\n")
+    assert not list(read_documents(f"{tmp_path}/*"))
+
+
 def test_one_object_over_several_lines_is_one_record(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(RECORDS[0], indent=1))
     assert [d["text"] for d in read_documents(f"{tmp_path}/*")] == TEXTS[:1]
