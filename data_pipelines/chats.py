@@ -24,6 +24,7 @@ from data_pipelines.documents import (
     matching,
     named_split,
     read_records,
+    refuse,
     write_jsonl,
 )
 from data_pipelines.messages import ROLES, THOUGHTS, checked, framed, one_of, text, turns
@@ -208,7 +209,7 @@ def short_names(paths: list[Path]) -> dict[Path, str]:
     return {path: path.relative_to(shared).as_posix() for path in paths}
 
 
-def convert(pattern: str, bad: Callable[[str], None]) -> Iterator[dict]:
+def convert(pattern: str, bad: Callable[[str], None] = refuse) -> Iterator[dict]:
     """Our records of all files; `bad` is told what is wrong with the others. An id that another record had, of the
     same set or of another, gets its place. Raises UserError for files that cannot be read."""
     paths = matching(pattern, RECORD_KINDS)
