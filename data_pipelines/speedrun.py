@@ -195,11 +195,11 @@ def make_tokenizer(config: ConfigDict, folder: Path, documents: list[dict], spok
         tokenizer = Tokenizer.load(Path(config.init_from.rpartition(":")[0]) / "data/tokenizer.model")
         tokenizer.save(folder / "tokenizer.model")
         return tokenizer
-    # What is embedded is one kind: each of its sources has the share that it has in the rows.
-    read = [(d.get("language"), d) for d in documents if d["split"] == "train"]
-    texts = [((d["source"], language) if config.data.documents else "", d["text"]) for language, d in read]
-    said = [(c["source"], text) for c in spoken for m in c["messages"] for text in texts_of(m["content"])]
-    texts += [((source, "said") if config.data.conversations else "", text) for source, text in said]
+    # What is embedded is one kind, False: each of its sources has the share that it has in the rows.
+    own, talked = bool(config.data.documents), bool(config.data.conversations)
+    learned = [d for d in documents if d["split"] == "train"]
+    texts: list[tuple[Hashable, str]] = [(own and (d["source"], d.get("language")), d["text"]) for d in learned]
+    texts += [(talked and c["source"], text) for c in spoken for m in c["messages"] for text in texts_of(m["content"])]
     sample = sample_of(texts, random.Random(f"{config.seed}/tokenizer"))
     tokenizer = train_tokenizer(sample, config.tokenizer.vocab_size)
     tokenizer.save(folder / "tokenizer.model")
