@@ -1,17 +1,16 @@
 """Reading and writing records: `document` {id, source, text, split} and others, of .txt, JSON and .parquet files."""
 
-import glob
 import gzip
 import hashlib
 import itertools
 import json
 import math
-import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from llm_jax import files
 from llm_jax.config import UserError
 
 KINDS = ".txt, .jsonl, .ndjson or .json, also with .gz, or .parquet"
@@ -44,14 +43,9 @@ def kind_of(path: Path) -> str:
 
 
 def matching(pattern: str, kinds: str) -> list[Path]:
-    """The files of a glob, in order; what is there by a part of its name is meant, also if it has brackets. Raises
-    UserError, which names the kinds wanted, when there is none."""
-    pattern = os.path.expanduser(pattern)
-    parts = Path(pattern).parts
-    there = len(list(itertools.takewhile(os.path.lexists, itertools.accumulate(parts, os.path.join))))
-    literal = (glob.escape(part) if number < there else part for number, part in enumerate(parts))
-    paths = [Path(p) for p in sorted(glob.glob(os.path.join("", *literal), recursive=True)) if os.path.isfile(p)]
-    if not paths and os.path.isdir(pattern):
+    """The files of a glob, in order. Raises UserError, which names the kinds wanted, when there is none."""
+    paths = files.matching(pattern)
+    if not paths and Path(pattern).expanduser().is_dir():
         raise UserError(f"{pattern!r} is a folder; give a glob of {kinds} files, as in '{pattern.rstrip('/')}/*'")
     if not paths:
         raise UserError(f"no file matches {pattern!r}; give a glob of {kinds} files")

@@ -70,7 +70,7 @@ def main() -> None:
     for name in SETS:
         for folder in rows.row_sets(output / name):
             print(f"{name}/{folder.name}: {described(rows.facts(folder))}")
-    noted = json.loads((output / DONE).read_text())
+    noted = json.loads((output / DONE).read_text(encoding="utf-8"))
     print(f"{noted['documents']:,} documents read, {noted['duplicates']:,} of them again; each is in the rows")
 
 
@@ -91,7 +91,7 @@ def claim(output: Path, wanted: dict) -> Path:
     work = output / "unfinished"
     for path in (output / DONE, work / "of.json"):
         if path.exists():
-            noted = json.loads(path.read_text())
+            noted = json.loads(path.read_text(encoding="utf-8"))
             if path.parent == work and not any(work.glob("*.npy")):
                 break  # it was refused before anything was done
             if changed := differences(noted.get("of", noted), wanted):

@@ -356,7 +356,7 @@ def write(name: str, output: Path, noted: dict, files: Iterator[tuple[str, Path]
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     write_jsonl(output, counted())
     noted = {"name": name, **noted, "records": count, "left_out": len(wrong), "files": used}
-    output.with_name(output.name + ".json").write_text(json.dumps(noted, indent=1))
+    output.with_name(output.name + ".json").write_text(json.dumps(noted, indent=1), encoding="utf-8")
     for what in wrong[:3]:
         print(f"left out: {what}")
     for file in used:

@@ -7,6 +7,7 @@ sft_validation/ rows, and prepared.json with counts and times.
 """
 
 import dataclasses
+import glob
 import itertools
 import json
 import random
@@ -42,6 +43,7 @@ from data_pipelines.tiny_web.questions import count_statements, person_record, q
 from data_pipelines.tiny_web.score import score
 from data_pipelines.tiny_web.world import make_world
 from llm_jax.config import UserError
+from llm_jax.files import read_json, user_path
 from llm_jax.rows import facts, row_sets
 from llm_jax.tokenizer import Tokenizer, cut, train_tokenizer
 
@@ -83,6 +85,14 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
     counts = pack_all(config, folder, documents, spoken, tokenizer)
     lap("pack")
     write_whole(done, json.dumps({"counts": counts, "seconds": seconds}, indent=1))
+
+
+def check(config: ConfigDict) -> None:
+    """Reads the user's own files as `prepare` will, and writes nothing. Raises UserError for what they hold."""
+    if config.data.documents:
+        make_documents(config, Path(), {})
+    if config.data.conversations:
+        make_conversations(config, {}, [])
 
 
 def word_lists(seed: int) -> dict[str, list[str]]:
@@ -150,13 +160,13 @@ def tiny_web(config: ConfigDict, folder: Path) -> tuple[list[dict], dict[str, li
         labels += write_warc(f"{folder}/crawl/{part}.warc.gz", crawled[part::CRAWL_FILES])
     write_jsonl(folder / "crawl/labels.jsonl", labels)
     shutil.rmtree(folder / "web", ignore_errors=True)  # of a crawl before, when this stage was stopped and begins again
-    files = f"--input={folder}/crawl/*.warc.gz", f"--output={folder}/web"
+    files = f"--input={glob.escape(str(folder))}/crawl/*.warc.gz", f"--output={folder}/web"
     command = [sys.executable, "-m", "data_pipelines.web", *files]
     if subprocess.run(command, check=False).returncode:
         raise RuntimeError(f"the crawl did not become documents: {' '.join(command)}")
     documents = list(web_documents(folder / "web/documents"))
     found = score(labels, {d["id"]: d["text"] for d in documents})
-    funnel = json.loads((folder / "web/funnel.json").read_text())["steps"]
+    funnel = read_json(folder / "web/funnel.json")["steps"]
     left = {"crawled": funnel[0]["in"]["documents"], **{step["name"]: step["out"]["documents"] for step in funnel}}
     summary = {"left": left, "found": {kind: dataclasses.asdict(figures) for kind, figures in found.items()}}
     write_whole(folder / "crawl.json", json.dumps(summary, indent=1))
@@ -192,7 +202,8 @@ def make_tokenizer(config: ConfigDict, folder: Path, documents: list[dict], spok
     """Trained on a sample of the training documents and of what the conversations say; with `init_from` that of the
     other run, whose parameters know no other."""
     if config.init_from:
-        tokenizer = Tokenizer.load(Path(config.init_from.rpartition(":")[0]) / "data/tokenizer.model")
+        source = user_path(config.init_from.rpartition(":")[0], "init_from")
+        tokenizer = Tokenizer.load(source / "data/tokenizer.model")
         tokenizer.save(folder / "tokenizer.model")
         return tokenizer
     # What is embedded is one kind, False: each of its sources has the share that it has in the rows.

@@ -26,6 +26,7 @@ except ImportError:  # no arrow keys then
 quiet_logs()
 
 from llm_jax.config import UserError  # noqa: E402
+from llm_jax.files import user_path  # noqa: E402
 from llm_jax.interrupt import Interrupt  # noqa: E402
 from llm_jax.runs import STAGE_HELP  # noqa: E402
 from llm_jax.sampling.chat import Chat  # noqa: E402
@@ -52,7 +53,7 @@ def main() -> None:
     f = flags.FLAGS
     sys.stdin.reconfigure(errors="replace")
     sys.stdout.reconfigure(errors="backslashreplace")
-    session = Session(Path(f.workdir), f.stage, f.temperature, f.seed)
+    session = Session(user_path(f.workdir, "--workdir"), f.stage, f.temperature, f.seed)
     try:
         if f.prompt is None:
             session.converse()

@@ -4,7 +4,6 @@ Tasks are the groups of the report. The last line printed is one JSON object, gr
 """
 
 import json
-from pathlib import Path
 
 from absl import flags
 
@@ -16,6 +15,7 @@ import jax  # noqa: E402
 
 from llm_jax.evals.run import measure  # noqa: E402
 from llm_jax.evals.table import MEASUREMENTS  # noqa: E402
+from llm_jax.files import user_path  # noqa: E402
 from llm_jax.runs import STAGE_HELP, Run  # noqa: E402
 
 
@@ -27,7 +27,7 @@ def define_flags() -> None:
 
 def main() -> None:
     f = flags.FLAGS
-    run = Run.open(Path(f.workdir))
+    run = Run.open(user_path(f.workdir, "--workdir"))
     with jax.set_mesh(run.mesh):
         measured = measure(run, run.choose(f.stage), f.tasks)
     print(json.dumps(measured))

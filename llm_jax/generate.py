@@ -32,7 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from llm_jax.checkpoint import checksums, digest  # noqa: E402
 from llm_jax.config import UserError, differences  # noqa: E402
-from llm_jax.files import replace  # noqa: E402
+from llm_jax.files import replace, user_path  # noqa: E402
 from llm_jax.interrupt import Interrupt  # noqa: E402
 from llm_jax.runs import STAGE_HELP  # noqa: E402
 from llm_jax.sampling.loaded import Loaded, load  # noqa: E402
@@ -64,8 +64,8 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    f, workdir = flags.FLAGS, Path(flags.FLAGS.workdir)
-    source, output = Path(f.input), Path(f.output)
+    f, workdir = flags.FLAGS, user_path(flags.FLAGS.workdir, "--workdir")
+    source, output = user_path(f.input, "--input"), user_path(f.output, "--output")
     if not source.is_file():
         raise UserError(f"--input={source} is no file")
     if output.exists() or output.suffix == ".gz":

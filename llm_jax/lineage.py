@@ -3,12 +3,14 @@
 The record of a checkpoint names its parent: run, stage, step and a checksum of the parameters.
 """
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm_jax import checkpoint
 from llm_jax.config import UserError, differences, flatten
+from llm_jax.files import user_path
 from llm_jax.runs import Run, read_noted
 from llm_jax.stage_table import STAGES, Stage, trained
 from llm_jax.tables import known
@@ -48,11 +50,11 @@ def branch(init_from: str) -> Source:
     workdir, _, stage = init_from.rpartition(":")
     if not workdir or "/" in stage:
         raise UserError(f"init_from is {init_from!r}; it must be WORKDIR:stage, as in runs/speedrun:pretrain")
-    return Source(workdir, known("stage of init_from", stage, trained()), Path(workdir))
+    return Source(workdir, known("stage of init_from", stage, trained()), user_path(workdir, "init_from"))
 
 
 def newest(workdir: Path, stage: str) -> dict[str, Any]:
-    """The record of a stage's newest checkpoint. Raises UserError when it has none."""
+    """The record of a stage's newest checkpoint. Raises UserError when it has none, or a damaged one."""
     with checkpoint.existing(workdir, stage) as store:
         return store.meta(store.latest())
 
@@ -65,21 +67,30 @@ def parent_of(run: Run, stage: str) -> dict[str, Any] | None:
     source = source_of(run, stage)
     if source is None:
         return None
-    meta = newest(source.workdir, source.stage)
+    try:
+        meta = newest(source.workdir, source.stage)
+    except checkpoint.Damaged as error:
+        raise UserError(damaged(source, error)) from error
     if meta["step"] < meta["steps"]:
         what = f"stage {stage!r} starts from {source.stage!r} of {source.workdir}"
         raise UserError(f"{what}, which is at step {meta['step']} of {meta['steps']}; train that to its end first")
     return {"run": source.run, **named(source.stage, meta)}
 
 
+def damaged(source: Source, error: Exception) -> str:
+    where = "" if source.run == OWN else f" in {source.run}"
+    return f"{error}; run stage {source.stage!r}{where} once more: it goes on from the checkpoint before"
+
+
 def named(stage: str, meta: dict[str, Any]) -> dict[str, Any]:
     return {"stage": stage, "step": meta["step"], "checksum": checkpoint.digest(meta["checksums"])}
 
 
-def check(run: Run, stage: str) -> None:
+def check(run: Run, stage: str, to_train: Iterable[str] = ()) -> None:
     """Raises UserError when a checkpoint of the stage, or of one before it, was trained from another parent.
 
-    A parent that is not there any more has not changed.
+    A parent that is not there any more, or is damaged, has not changed; nor has one of the stages that are to be
+    trained, where it is not yet again at the step that its child began from.
     """
     follows = STAGES[stage].follows
     if follows and not run.config.init_from and not any(checkpoint.written(run.workdir, name) for name in follows):
@@ -87,12 +98,15 @@ def check(run: Run, stage: str) -> None:
     source = source_of(run, stage)
     is_there = source is None or checkpoint.written(source.workdir, source.stage)
     if is_there and checkpoint.written(run.workdir, stage):
-        noted = newest(run.workdir, stage)["parent"]
-        now = source and named(source.stage, newest(source.workdir, source.stage))
-        if (noted and {key: noted[key] for key in ("stage", "step", "checksum")}) != now:
-            raise UserError(stale(run, stage, noted, now))
+        with contextlib.suppress(checkpoint.Damaged):
+            noted = newest(run.workdir, stage)["parent"]
+            now = source and named(source.stage, newest(source.workdir, source.stage))
+            same = (noted and {key: noted[key] for key in ("stage", "step", "checksum")}) == now
+            again = noted and now and now["stage"] in to_train and now["step"] < noted["step"]
+            if not (same or again):
+                raise UserError(stale(run, stage, noted, now))
     if source and source.run == OWN:
-        check(run, source.stage)
+        check(run, source.stage, to_train)
 
 
 def stale(run: Run, stage: str, noted: dict[str, Any] | None, now: dict[str, Any] | None) -> str:
@@ -103,24 +117,34 @@ def stale(run: Run, stage: str, noted: dict[str, Any] | None, now: dict[str, Any
 
 def check_before(run: Run, stages: Iterable[str]) -> None:
     """What can be refused before anything runs, for the stages to come. Raises UserError."""
-    trains = [stage for stage in stages if STAGES[stage].trains]
+    trains = [stage for stage in trained() if stage in stages]
     for stage in trains:
         if checkpoint.written(run.workdir, stage):
-            check(run, stage)
+            check(run, stage, trains)
             check_longer(run, STAGES[stage])
+    if "evaluate" in stages:
+        for stage in set(run.trained()) - set(trains):
+            check(run, stage, trains)
     makes_data = "data" in stages and not (run.workdir / "data" / "prepared.json").exists()
-    if run.config.init_from and (makes_data or any(source_of(run, stage).run != OWN for stage in trains)):
+    begins = [stage for stage in trains if not set(STAGES[stage].follows) & set(trains)]
+    if run.config.init_from and (makes_data or any(source_of(run, stage).run != OWN for stage in begins)):
         check_branch(run, branch(run.config.init_from))
+    for stage in begins:
+        parent_of(run, stage)
+    if trains and not makes_data:
+        _ = run.tokenizer
 
 
 def check_longer(run: Run, stage: Stage) -> None:
     """Raises UserError where a finished stage is to be trained on, and another one was trained from it."""
-    step, wanted = newest(run.workdir, stage.name)["step"], run.config[stage.section].get("steps", 0)
+    wanted = run.config[stage.section].get("steps", 0)
     followers = [name for name in run.trained() if stage.name in STAGES[name].follows]
-    children = [name for name in followers if source_of(run, name).stage == stage.name]
-    if wanted > step and children:
-        what = f"{children[0]!r} was trained from step {step} of {stage.name!r}, which is to go on to step {wanted}"
-        raise UserError(f"{what}: move {run.workdir / children[0]} away first, or use another --workdir")
+    for child in (name for name in followers if source_of(run, name).stage == stage.name):
+        with contextlib.suppress(checkpoint.Damaged):
+            step = newest(run.workdir, child)["parent"]["step"]
+            if wanted > step:
+                what = f"{child!r} was trained from step {step} of {stage.name!r}, which is to go on to step {wanted}"
+                raise UserError(f"{what}: move {run.workdir / child} away first, or use another --workdir")
 
 
 def check_branch(run: Run, source: Source) -> None:
@@ -136,8 +160,12 @@ def check_branch(run: Run, source: Source) -> None:
 
 
 def starting_params(run: Run, stage: str):
-    """Those of the parent, or fresh ones. Raises UserError as `parent_of` and `check` do."""
-    parent_of(run, stage)
+    """Those of the parent, or fresh ones. Raises UserError as `parent_of` and `check` do, and for a damaged parent."""
+    parent, source = parent_of(run, stage), source_of(run, stage)
     check(run, stage)
-    source = source_of(run, stage)
-    return run.load_params(source.stage, source.workdir) if source else run.init_params()
+    if source is None:
+        return run.init_params()
+    try:
+        return run.load_params(source.stage, source.workdir, parent["step"])
+    except checkpoint.Damaged as error:
+        raise UserError(damaged(source, error)) from error

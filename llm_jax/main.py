@@ -9,6 +9,7 @@ import time
 
 STARTED = time.monotonic()  # imports count, too
 
+import contextlib  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -26,7 +27,7 @@ from ml_collections import ConfigDict, config_flags  # noqa: E402
 from llm_jax import lineage, sharding  # noqa: E402
 from llm_jax.checkpoint import FORMAT_VERSION, folder  # noqa: E402
 from llm_jax.config import UserError, differences, flatten, validate  # noqa: E402
-from llm_jax.files import replace  # noqa: E402
+from llm_jax.files import one_writer, replace, user_path, writable  # noqa: E402
 from llm_jax.interrupt import Stopped  # noqa: E402
 from llm_jax.runs import Run, read_noted  # noqa: E402
 from llm_jax.stage_table import STAGES, Stage, identity  # noqa: E402
@@ -48,7 +49,7 @@ def define_flags() -> None:
 
 def main() -> None:
     f = flags.FLAGS
-    config, workdir = f.config, Path(f.workdir)
+    config, workdir = f.config, user_path(f.workdir, "--workdir")
     extend(config.extensions)
     wanted = {STAGES.find(name).name for name in f.stages or STAGES}
     stages = [stage for name, stage in STAGES.items() if name in wanted]
@@ -57,22 +58,23 @@ def main() -> None:
     if jax.process_count() > 1 and (alone := [s.name for s in stages if s.one_process]):
         raise UserError(f"stage {alone[0]!r} runs in one process; run it by itself with --stages={alone[0]}")
     run = Run(config, workdir, sharding.make_mesh(config.mesh), profile=f.profile)
-    check_workdir(workdir, config)
-    lineage.check_before(run, wanted)
-    if jax.process_index() == 0:
-        claim(workdir, config)
-    meet("claimed")
-    times = Times(workdir)
-    times.add("startup", time.monotonic() - STARTED)
-    for stage in stages:
-        times.calibrate()
-        console.rule(f"[bold]{stage.name}")
-        try:
-            with times.of(stage.name), jax.set_mesh(run.mesh):
-                run_stage(stage, run)
-        except Stopped as stopped:
-            console.print(str(stopped))
-            return
+    with contextlib.ExitStack() as held:
+        if jax.process_index() == 0:
+            claim(run, stages, held)
+        else:
+            check(run, stages)
+        meet("claimed")
+        times = Times(workdir)
+        times.add("startup", time.monotonic() - STARTED)
+        for stage in stages:
+            times.calibrate()
+            console.rule(f"[bold]{stage.name}")
+            try:
+                with times.of(stage.name), jax.set_mesh(run.mesh):
+                    run_stage(stage, run)
+            except Stopped as stopped:
+                console.print(str(stopped))
+                return
 
 
 def run_stage(stage: Stage, run: Run) -> None:
@@ -108,8 +110,39 @@ def meet(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def claim(run: Run, stages: list[Stage], held: contextlib.ExitStack) -> None:
+    """Makes this the one command that writes into the workdir, until `held` closes; checks, then notes the config.
+
+    Raises UserError, and has written nothing, when another command is at work there, or one of the stages cannot run.
+    """
+    writable(run.workdir)
+    there = run.workdir.exists()
+    if there:
+        held.enter_context(one_writer(run.workdir))
+    check(run, stages)
+    if not there:
+        run.workdir.mkdir(parents=True, exist_ok=True)
+        held.enter_context(one_writer(run.workdir))
+        check_workdir(run.workdir, run.config)  # it may have been another command that made the folder
+    identities = {name: identity(run.config, name) for name, stage in STAGES.items() if stage.identity}
+    noted = {"format": FORMAT_VERSION, "config": flatten(run.config), **identities}
+    replace(run.workdir / "config.json", json.dumps(noted, indent=1))
+
+
+def check(run: Run, stages: list[Stage]) -> None:
+    """All that can be refused before anything is written. Raises UserError."""
+    check_workdir(run.workdir, run.config)
+    names = [stage.name for stage in stages]
+    lineage.check_before(run, names)
+    for stage in stages:
+        if stage.check and (jax.process_index() == 0 or not stage.first_process):
+            function(stage.check)(run, names)
+
+
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Refuses a workdir whose finished parts came from another config."""
+    """Refuses a workdir whose parts this user may not write, or whose finished ones came from another config."""
+    for stage in STAGES:
+        writable(folder(workdir, stage))
     if not (workdir / "config.json").exists():
         return
     old = read_noted(workdir)
@@ -119,14 +152,6 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
         if changed:
             mend = "Use another --workdir, or the old values"
             raise UserError(f"{workdir} holds a run of another config: {'; '.join(changed)}. {mend}")
-
-
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Notes the config in the workdir."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    identities = {name: identity(config, name) for name, stage in STAGES.items() if stage.identity}
-    noted = {"format": FORMAT_VERSION, "config": flatten(config), **identities}
-    replace(workdir / "config.json", json.dumps(noted, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Checkable prompts on disk, and what becomes of the answers: shared by RL and evaluation."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 from llm_jax.config import UserError
+from llm_jax.files import json_lines
 from llm_jax.sampling.requests import Completion
 from llm_jax.tasks.base import grade, well_formed
 from llm_jax.tokenizer import Tokenizer
@@ -30,7 +30,7 @@ def load_prompts(workdir: Path, split: str) -> list[dict]:
     path = Path(workdir) / "data" / f"prompts_{split}.jsonl"
     if not path.is_file():
         raise UserError(f"no prompts at {path}; run stage `data` first")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return json_lines(path)
 
 
 def judge(tokenizer: Tokenizer, prompt: dict, completion: Completion) -> Outcome:

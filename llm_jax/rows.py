@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from llm_jax.files import read_json
+
 # Each [T+1]: token ids; segments from 1 (0 is padding); positions restart in each segment; 1 on what may be a target.
 FIELDS = ("tokens", "segment_ids", "positions", "loss_mask")
 # Half the time of ArrayRecord's own choice to write, for 1 % more bytes (rows of 2,048): 2.8 a token, 8 uncompressed.
@@ -53,7 +55,7 @@ class ShardWriter:
         """`counts` are numbers that add up over shards; `rows` joins them."""
         self._writer.close()
         partial = self.path.with_suffix(".json.partial")
-        partial.write_text(json.dumps({**counts, "rows": self.rows}, indent=1))
+        partial.write_text(json.dumps({**counts, "rows": self.rows}, indent=1), encoding="utf-8")
         self._partial.replace(self.path)
         partial.replace(self.path.with_suffix(".json"))
 
@@ -76,7 +78,7 @@ def shards(folder: Path) -> list[Path]:
 
 
 def counts_of(shard: Path) -> dict:
-    return json.loads(shard.with_suffix(".json").read_text())
+    return read_json(shard.with_suffix(".json"))
 
 
 def facts(*folders: Path) -> dict:

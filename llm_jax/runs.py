@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import json
+import shlex
 from pathlib import Path
 
 import jax
@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from llm_jax import checkpoint, sharding
 from llm_jax.config import OPEN, UserError, default
+from llm_jax.files import read_json
 from llm_jax.model import transformer
 from llm_jax.model.attention import kernel_for
 from llm_jax.stage_table import STAGES, trained
@@ -75,16 +76,20 @@ class Run:
         options = sharding.compiler_options(self.mesh)
         return jax.jit(init, out_shardings=self.shardings(), compiler_options=options)(jax.random.key(self.config.seed))
 
-    def load_params(self, stage: str, workdir: Path | None = None):
-        """The newest parameters of `stage`, here or in another workdir.
+    def load_params(self, stage: str, workdir: Path | None = None, step: int | None = None):
+        """The parameters of `stage` after a step, or the newest that are whole, here or in another workdir.
 
         Raises UserError when there are none, or they know another tokenizer.
         """
         with checkpoint.existing(workdir or self.workdir, stage) as store:
-            if store.meta(store.latest())["tokenizer"] != self.tokenizer_sha256:
-                mend = f"another tokenizer than {self.workdir}/data/tokenizer.model"
-                raise UserError(f"{store.path} was trained with {mend}")
-            return store.restore_params(store.latest(), self.abstract_params())
+
+            def read(step: int):
+                if store.meta(step)["tokenizer"] != self.tokenizer_sha256:
+                    mend = f"another tokenizer than {self.workdir}/data/tokenizer.model"
+                    raise UserError(f"{store.path} was trained with {mend}")
+                return store.restore_params(step, self.abstract_params())
+
+            return store.newest(read) if step is None else read(step)
 
     def trained(self) -> list[str]:
         """Stages that have a whole checkpoint, in the order of training."""
@@ -109,8 +114,9 @@ def read_noted(workdir: Path) -> dict:
     """What `main` noted of a run in its config.json. Raises UserError when the folder is no run of this version."""
     path = Path(workdir) / "config.json"
     if not path.is_file():
-        raise UserError(f"{workdir} is no run (it has no config.json); start one with llm_jax.main --workdir={workdir}")
-    noted = json.loads(path.read_text())
+        mend = f"start one with llm_jax.main --workdir={shlex.quote(str(workdir))}"
+        raise UserError(f"{workdir} is no run (it has no config.json); {mend}")
+    noted = read_json(path)
     if noted.get("format") != checkpoint.FORMAT_VERSION:
         raise UserError(f"{workdir} is a run of another version of llm_jax; run it anew in another --workdir")
     return noted

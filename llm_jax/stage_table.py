@@ -24,6 +24,7 @@ class Stage(Row):
     """
 
     run: str = None  # "module:function"
+    check: str = ""  # "module:function" of (Run, names of the stages to come): refuses before anything is written
     label: str = None  # what people call it
     kind: str = ""  # of the model that it trains: "base" continues documents, "chat" answers turns; "": trains none
     follows: tuple[str, ...] = ()  # stages whose parameters it may start from, the preferred one first
@@ -58,6 +59,7 @@ STAGES: Table[Stage] = Table(
         Stage(
             name="data",
             run="llm_jax.stages.data:prepare",
+            check="llm_jax.stages.data:check",
             label="data",
             section="data",
             identity=WORLD,
@@ -93,11 +95,18 @@ STAGES: Table[Stage] = Table(
         Stage(
             name="evaluate",
             run="llm_jax.evals.run:evaluate",
+            check="llm_jax.evals.run:check",
             label="evaluation",
             section="eval",
             one_process=True,
         ),
-        Stage(name="report", run="llm_jax.report.finish:finish", label="this report", one_process=True),
+        Stage(
+            name="report",
+            run="llm_jax.report.finish:finish",
+            check="llm_jax.report.finish:check",
+            label="this report",
+            one_process=True,
+        ),
     ),
 )
 

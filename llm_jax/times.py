@@ -7,7 +7,8 @@ from pathlib import Path
 import jax
 
 from llm_jax.calibrate import machine_gflops
-from llm_jax.files import replace
+from llm_jax.config import UserError
+from llm_jax.files import read_json, replace
 
 BEGIN_ANEW = ("evaluate", "report")  # what they did before an interruption is done again; others go on
 
@@ -31,8 +32,12 @@ class Times:
         self.add(self._stage, time.monotonic() - self._started)
 
     def read(self) -> dict:
-        """{"seconds": {stage: so many}, "gflops": [of each measurement]}."""
-        return json.loads(self.path.read_text()) if self.path.exists() else {"seconds": {}, "gflops": []}
+        """{"seconds": {stage: so many}, "gflops": [of each measurement]}; nothing yet where the file is damaged."""
+        try:
+            found = read_json(self.path)
+            return {"seconds": dict(found["seconds"]), "gflops": list(found["gflops"])}
+        except (UserError, KeyError, TypeError, ValueError):
+            return {"seconds": {}, "gflops": []}
 
     def add(self, stage: str, seconds: float) -> None:
         if self.writes:

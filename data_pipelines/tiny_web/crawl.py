@@ -233,6 +233,7 @@ def write_warc(path: str, records: Iterable[Crawled]) -> Iterator[dict]:
                 crawled.url,
                 "response",
                 payload=io.BytesIO(crawled.payload),
+                length=len(crawled.payload),
                 http_headers=StatusAndHeaders("200 OK", headers, protocol="HTTP/1.1"),
                 warc_headers_dict={"WARC-Record-ID": crawled.id, "WARC-Date": crawled.date},
             )

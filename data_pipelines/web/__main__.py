@@ -56,7 +56,7 @@ def check_same(recipe: Recipe, work: Path) -> None:
     if not path.exists():
         write_whole(path, json.dumps({**mine, "bytes": sizes}, indent=1))
         return
-    theirs = json.loads(path.read_text())
+    theirs = json.loads(path.read_text(encoding="utf-8"))
     if changed := [key for key, value in mine.items() if theirs.get(key) != value]:
         raise UserError(f"{work.parent} was made with another {', '.join(changed)}; give another --output")
     for file, then in theirs["bytes"].items():

@@ -120,7 +120,7 @@ def slurm(run: Run, workers: int, partition: str, time: str, memory_gb: int) -> 
 def in_queue(run: Run) -> list[str]:
     """Slurm's numbers of our jobs that have not ended."""
     noted = run.work / "slurm_jobs.json"
-    ids = json.loads(noted.read_text()) if noted.exists() else []
+    ids = json.loads(noted.read_text(encoding="utf-8")) if noted.exists() else []
     listed = subprocess.run(["squeue", "--noheader", "--format=%A %i"], capture_output=True, text=True, check=True)
     waiting = {part.partition("_")[0] for part in listed.stdout.split()}
     return [id_ for id_ in ids if id_ in waiting]

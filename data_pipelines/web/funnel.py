@@ -103,7 +103,7 @@ def merged(folder: Path) -> list[dict]:
     steps: dict[str, dict] = {}
     for path in sorted(folder.glob("*/*.json")):
         order = f"{path.parent.name}/{path.stem.partition('-')[2]}"
-        noted = json.loads(path.read_text())
+        noted = json.loads(path.read_text(encoding="utf-8"))
         into = steps.setdefault(order, {"name": noted["name"], "in": {}, "out": {}, "reasons": {}, "examples": {}})
         for key in ("in", "out", "reasons"):
             into[key] = dict(collections.Counter(into[key]) + collections.Counter(noted[key]))

@@ -1,11 +1,11 @@
 """Bits per byte on held-out text, and a real compressor's on the same bytes."""
 
-import json
 import lzma
 import math
 from pathlib import Path
 
 from llm_jax import rows, sharding
+from llm_jax.files import json_lines
 from llm_jax.runs import Run
 from llm_jax.training.nats import jitted_nats, total_nats
 
@@ -32,8 +32,7 @@ def xz_bits_per_byte(workdir: Path) -> float | None:
     None when no text is held out.
     """
     texts: dict[str, list[str]] = {"train": [], "val": []}
-    for line in (workdir / "data" / "documents.jsonl").read_text().splitlines():
-        document = json.loads(line)
+    for document in json_lines(workdir / "data" / "documents.jsonl"):
         if document["source"] != "python_docs":
             texts[document["split"]].append(document["text"])
     known, held = ("\n".join(texts[split]).encode() for split in ("train", "val"))

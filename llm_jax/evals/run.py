@@ -18,7 +18,7 @@ from llm_jax.evals.bpb import xz_bits_per_byte
 from llm_jax.evals.measure import Examiner
 from llm_jax.evals.statistics import rate
 from llm_jax.evals.table import MEASUREMENTS, Measurement
-from llm_jax.files import replace
+from llm_jax.files import read_json, replace, whole_lines
 from llm_jax.prompts import load_prompts
 from llm_jax.runs import Run
 from llm_jax.sampling.loaded import engine_for
@@ -35,6 +35,13 @@ def examiner_of(run: Run):
             yield Examiner(run, engine, load_prompts(run.workdir, "test"))
         finally:
             engine.close()
+
+
+def check(run: Run, stages: list[str]) -> None:
+    """Raises UserError when what the stage reads beside checkpoints is not there and not to be made."""
+    if "data" not in stages:
+        read_json(run.workdir / "data" / "prepared.json")
+        load_prompts(run.workdir, "test")
 
 
 def evaluate(run: Run) -> None:
@@ -129,7 +136,7 @@ def timed(name: str, function, *args):
 
 
 def data_counts(run: Run) -> dict:
-    counts = json.loads((run.workdir / "data" / "prepared.json").read_text())["counts"]["pretrain"]
+    counts = read_json(run.workdir / "data" / "prepared.json")["counts"]["pretrain"]
     names = ("documents", "bytes", "bytes_per_token", "tokens", "rows", "padding")
     epochs = {source: {"value": times} for source, times in run.config.data.epochs.items()}
     return {name: {"value": counts[name]} for name in names} | {"epochs": epochs}
@@ -140,7 +147,7 @@ def crawl_counts(workdir: Path) -> dict:
     path = workdir / "data" / "crawl.json"
     if not path.exists():  # documents of the user's own
         return {}
-    noted = json.loads(path.read_text())
+    noted = read_json(path)
     found = {}
     for kind, count in noted["found"].items():
         values = [1.0] * count["right"] + [0.0] * (count["planted"] - count["right"])
@@ -150,20 +157,22 @@ def crawl_counts(workdir: Path) -> dict:
 
 def of_training(run: Run, stage: str) -> dict:
     """What training noted of itself, and a compressor's bits on the same text."""
-    summary = json.loads((run.workdir / stage / "summary.json").read_text())
+    log = lineage.newest(run.workdir, stage)["log"]
+    speed = log["tokens"] / log["seconds"]
     size = sum(leaf.size for leaf in jax.tree.leaves(run.abstract_params()))
     return {
         "xz_bpb": {"value": timed("xz", xz_bits_per_byte, run.workdir)},
         "parameters": {"value": size},
-        **{name: {"value": summary[name]} for name in ("tokens", "first_step_seconds", "tokens_per_second")},
+        **{name: {"value": log[name]} for name in ("tokens", "first_step_seconds")},
+        "tokens_per_second": {"value": speed},
     }
 
 
 def rl_group(workdir: Path, reasoning: dict[str, dict]) -> dict:
     before = reasoning.get("before", {})
-    lines = [json.loads(line) for line in (workdir / "rl" / "metrics.jsonl").read_text().splitlines()]
+    lines = whole_lines(workdir / "rl" / "metrics.jsonl")
     group = {f"{n}_{when}": values[n] for when, values in reasoning.items() for n in values}
-    group["logp_gap_max"] = {"value": max(line["logp_gap_max"] for line in lines)}
+    group["logp_gap_max"] = {"value": max((line["logp_gap_max"] for line in lines), default=None)}
     group["steps"] = {"value": len(lines)}
     if before and "after" in reasoning:
         group["kind_of_gain"] = {"value": kind_of_gain(before, reasoning["after"])}

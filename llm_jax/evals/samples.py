@@ -1,8 +1,7 @@
 """What the report shows rather than counts: documents, conversations before and after, transcripts of RL."""
 
-import json
-
 from llm_jax.evals.measure import Examiner
+from llm_jax.files import whole_lines
 from llm_jax.runs import Run
 from llm_jax.sampling.requests import Request
 from llm_jax.stage_table import STAGES
@@ -58,7 +57,7 @@ def asked(examiner: Examiner, question: str) -> Request:
 
 def transcripts(run: Run) -> dict[str, list[dict]]:
     path = run.workdir / "rl" / "transcripts.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = whole_lines(path)
     if not lines:
         return {}
     steps = sorted({line["step"] for line in lines})

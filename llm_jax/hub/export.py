@@ -21,6 +21,7 @@ import numpy as np  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from llm_jax.config import UserError  # noqa: E402
+from llm_jax.files import user_path  # noqa: E402
 from llm_jax.model.attention import LayerSpec  # noqa: E402
 from llm_jax.runs import STAGE_HELP, Run  # noqa: E402
 from llm_jax.tokenizer import Tokenizer  # noqa: E402
@@ -141,7 +142,7 @@ def write_weights(folder: Path, named: Iterator[tuple[str, jax.Array]], dtype: s
         place |= dict.fromkeys(part, file)
         total += sum(x.nbytes for x in part.values())
     index = {"metadata": {"total_size": total}, "weight_map": place}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
 
 
 def export(config: ConfigDict, tokenizer: Tokenizer, params: dict, output: Path) -> None:
@@ -154,7 +155,7 @@ def export(config: ConfigDict, tokenizer: Tokenizer, params: dict, output: Path)
     part = output.with_name(output.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    (part / "config.json").write_text(json.dumps(described, indent=1))
+    (part / "config.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
     write_weights(part, tensors(config.model, tokenizer.vocab_size, params), config.model.compute_dtype)
     tokenizer.save(part / "tokenizer.model")
     part.rename(output)
@@ -162,10 +163,10 @@ def export(config: ConfigDict, tokenizer: Tokenizer, params: dict, output: Path)
 
 def main() -> None:
     f = flags.FLAGS
-    run = Run.open(Path(f.workdir))
+    run = Run.open(user_path(f.workdir, "--workdir"))
     stage = run.choose(f.stage)
     with jax.set_mesh(run.mesh):
-        export(run.config, run.tokenizer, run.load_params(stage), Path(f.output))
+        export(run.config, run.tokenizer, run.load_params(stage), user_path(f.output, "--output"))
     print(f"{f.output}: {stage} of {f.workdir}")
 
 

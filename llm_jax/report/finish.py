@@ -2,11 +2,12 @@
 
 import json
 import os
+import shlex
 import sys
 
 from llm_jax.cli import console
 from llm_jax.config import UserError
-from llm_jax.files import replace
+from llm_jax.files import read_json, replace
 from llm_jax.report.page import write_page
 from llm_jax.runs import Run
 from llm_jax.times import Times
@@ -14,12 +15,16 @@ from llm_jax.times import Times
 REFERENCE_GFLOPS = 110.0  # of the machine that the time bar of the speedrun is stated for
 
 
-def finish(run: Run) -> None:
-    """Raises UserError when stage `evaluate` has not left its figures."""
-    path, times = run.workdir / "report" / "report.json", Times(run.workdir)
-    if not path.exists():
+def check(run: Run, stages: list[str]) -> None:
+    """Raises UserError when stage `evaluate` has not left its figures, and is not to."""
+    path = run.workdir / "report" / "report.json"
+    if "evaluate" not in stages and not path.exists():
         raise UserError(f"no {path}; run stage `evaluate` first")
-    report = json.loads(path.read_text())
+
+
+def finish(run: Run) -> None:
+    path, times = run.workdir / "report" / "report.json", Times(run.workdir)
+    report = read_json(path)
     with times.of("report"):  # matplotlib's start-up is most of it, so a first page is written to be timed
         write_page(run.workdir)
     times.calibrate()
@@ -32,7 +37,8 @@ def finish(run: Run) -> None:
     replace(path, json.dumps(report, indent=1))
     page = write_page(run.workdir)
     python = os.path.relpath(sys.executable)
-    python = "python" if python.startswith("..") else python
+    python = "python" if python.startswith("..") else shlex.quote(python)
+    workdir = shlex.quote(str(run.workdir))
     console.print(f"\n[bold]report[/bold]  {page}", soft_wrap=True)
     for command in ("chat", "serve"):
-        console.print(f"[bold]{command:8}[/bold]{python} -m llm_jax.{command} --workdir={run.workdir}", soft_wrap=True)
+        console.print(f"[bold]{command:8}[/bold]{python} -m llm_jax.{command} --workdir={workdir}", soft_wrap=True)

@@ -1,10 +1,11 @@
 """Reading a run's numbers and putting them into words: formats, intervals, comparisons."""
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from llm_jax import files
 
 Metric = dict[str, Any]  # {"value": number, optional "n": int, optional "ci95": [low, high]}
 
@@ -15,14 +16,7 @@ COUNTS = ("documents", "tokens", "rows", "parameters", "tokens_per_second", "ste
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a file; empty where there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; none where there is no such file."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return files.read_json(path) if path.exists() else {}
 
 
 def is_metric(node: Any) -> bool:

@@ -6,8 +6,9 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
+from llm_jax.files import whole_lines
 from llm_jax.report import metrics, plots
-from llm_jax.report.metrics import Metric, read_json, read_lines
+from llm_jax.report.metrics import Metric, read_json
 from llm_jax.stage_table import STAGES, trained
 
 SECTIONS = "data crawl pretrain sft think tools rl passk grid final seconds".split()  # groups that page.html tells of
@@ -175,7 +176,7 @@ def table(report: dict[str, Any]) -> list[dict[str, str]]:
 def write_page(workdir: Path) -> Path:
     """Render the page of the run in `workdir` and return where it lies."""
     report = metrics.measured(read_json(workdir / "report" / "report.json"))
-    curves = {stage: read_lines(workdir / stage / "metrics.jsonl") for stage in trained()}
+    curves = {stage: whole_lines(workdir / stage / "metrics.jsonl") for stage in trained()}
     # A group that a run lacks reads as undefined all the way down, and the template then leaves it out.
     pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

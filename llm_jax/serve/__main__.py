@@ -10,7 +10,6 @@ import re
 import signal
 import socket
 import sys
-from pathlib import Path
 
 from absl import flags
 
@@ -21,6 +20,7 @@ quiet_logs()
 import uvicorn  # noqa: E402
 
 from llm_jax.config import UserError  # noqa: E402
+from llm_jax.files import user_path  # noqa: E402
 from llm_jax.serve.app import Limits, make_app  # noqa: E402
 from llm_jax.serve.worker import Workers  # noqa: E402
 
@@ -52,7 +52,7 @@ def main() -> None:
     if not re.fullmatch(r"[!-~]*", key):
         raise UserError("the API key has a space, or what is not ASCII, which no header can carry; choose another")
     options = {name: getattr(f, name) for name in ("int8_weights", "int8_cache", "drafts")}
-    workers = Workers(Path(f.workdir), f.stage, f.slots, f.max_queue, f.warm_up, **options)
+    workers = Workers(user_path(f.workdir, "--workdir"), f.stage, f.slots, f.max_queue, f.warm_up, **options)
     listening = listen(f.host, f.port)
     if f.host not in LOOPBACK and not key:
         print(f"warning: {f.host} is open to others, and no --api_key is set", file=sys.stderr)

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from llm_jax import sharding
 from llm_jax.config import UserError
-from llm_jax.files import replace
+from llm_jax.files import replace, whole_lines
 from llm_jax.model import transformer
 from llm_jax.prompts import Outcome, judge, load_prompts
 from llm_jax.runs import Run
@@ -134,8 +134,7 @@ class Rollouts(loop.Batches):
     def _write_transcripts(self, step: int, outcomes: list[Outcome]) -> None:
         """A few of each step, one of each of the first prompts; a resumed run drops those it will write again."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        old = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in old if line.endswith("}") and json.loads(line)["step"] <= step]
+        kept = [json.dumps(line) for line in whole_lines(self.path) if line["step"] <= step]
         for outcome in outcomes[:: self.rl.group][:KEPT_TRANSCRIPTS]:
             kept.append(
                 json.dumps(

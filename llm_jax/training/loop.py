@@ -155,14 +155,18 @@ def train(run: Run, job: Job, params) -> Any:
     if store.latest() is None:
         log.begin()
     else:
-        start = store.latest()
-        meta = store.meta(start)
-        checkpoint.check_identity(own, meta, store.path)
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (params, optimizer_state)
         )
         del params, optimizer_state
-        params, optimizer_state = store.restore(start, *abstract)
+
+        def read(step):
+            meta = store.meta(step)
+            checkpoint.check_identity(own, meta, store.path)
+            return step, meta, *store.restore(step, *abstract)
+
+        start, meta, params, optimizer_state = store.newest(read)
+        store.put_aside(start)
         job.batches.restore(meta["batches"])
         log.resume(start, meta["log"])
 

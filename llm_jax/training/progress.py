@@ -9,9 +9,13 @@ from typing import Any
 import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event
 
 from llm_jax.checkpoint import to_host
 from llm_jax.cli import console
+from llm_jax.files import replace, whole_lines
+
+EVENTS = "events.out.tfevents.*"
 
 
 class StageLog:
@@ -28,7 +32,7 @@ class StageLog:
         self.folder = Path(workdir) / stage
         self.folder.mkdir(parents=True, exist_ok=True)
         self._started = self._last = time.monotonic()
-        self._seconds_before, self._tokens, self._first = 0.0, 0, None
+        self._resumed, self._seconds_before, self._tokens, self._first = 0, 0.0, 0, None
         self._bar = Progress(
             TextColumn("[bold]{task.description:9}"),
             BarColumn(bar_width=24),
@@ -50,7 +54,8 @@ class StageLog:
     def begin(self) -> None:
         """A run from step 0: lines of an earlier one that was killed before its first checkpoint go."""
         if self.writes:
-            (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+            for path in (self.folder / "metrics.jsonl", *self.folder.glob(EVENTS)):
+                path.unlink(missing_ok=True)
 
     def __enter__(self) -> None:
         self._tensorboard = SummaryWriter(str(self.folder), write_to_disk=self.writes)
@@ -62,13 +67,15 @@ class StageLog:
 
     def resume(self, step: int, state: dict[str, Any]) -> None:
         """Continues after `step`: drops the lines of steps that will be run again."""
+        self._resumed = step
         self._seconds_before, self._tokens, self._first = state["seconds"], state["tokens"], state["first_step_seconds"]
         if not self.writes:
             return
         path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept))
+        kept = [line for line in whole_lines(path) if line["step"] <= step]
+        replace(path, "".join(json.dumps(line) + "\n" for line in kept))
+        for events in self.folder.glob(EVENTS):
+            replace(events, events_until(events.read_bytes(), step))
         self._bar.update(self._task, completed=step)
         console.print(f"{self.stage}: continuing after step {step}")
 
@@ -111,16 +118,30 @@ class StageLog:
     def _write(self, values: dict[str, Any]) -> None:
         if not self.writes:
             return
-        with (self.folder / "metrics.jsonl").open("a") as file:
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}) + "\n")
         for key, value in values.items():
             if key != "step" and isinstance(value, int | float):
                 self._tensorboard.add_scalar(f"{self.stage}/{key}", value, values["step"])
 
     def finish(self) -> None:
-        """The stage is done: its totals go to summary.json."""
-        if not self.writes:
+        """The stage is done: its totals go to summary.json. A stage that was done before keeps them."""
+        path = self.folder / "summary.json"
+        if not self.writes or (self._resumed >= self.steps and path.exists()):
             return
         summary = {**self.state(), "steps": self.steps, "tokens_per_second": self._tokens / self.seconds()}
         summary |= {"flops_per_step": self.flops, "peak_flops": self.peak}
-        (self.folder / "summary.json").write_text(json.dumps(summary, indent=1))
+        replace(path, json.dumps(summary, indent=1))
+
+
+def events_until(data: bytes, step: int) -> bytes:
+    """A file of TensorBoard events without those after a step, and without half an event at its end.
+
+    TFRecords: the length of an event in 8 bytes, 4 of its checksum, the event, 4 of its checksum.
+    """
+    at, kept = 0, []
+    while (end := at + 16 + int.from_bytes(data[at : at + 8], "little")) <= len(data):
+        if Event.FromString(data[at + 12 : end - 4]).step <= step:
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
