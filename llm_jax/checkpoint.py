@@ -159,7 +159,7 @@ class Checkpoints:
         """The record. Raises UserError as `restore` does."""
         record = self._read(step, meta=ocp.args.JsonRestore()).meta
         if not isinstance(record, dict) or record.pop("sha256", None) != sha256(record):
-            raise Damaged(f"{self.path}/{step} is damaged: the checksum of its record differs")
+            raise Damaged(f"{self.path}/{step} is damaged: the checksums of its record differ")
         return record
 
     def restore(self, step: int, params, optimizer_state):
@@ -205,7 +205,7 @@ class Checkpoints:
 
     def _check(self, step: int, tree, sums: dict[str, int]) -> None:
         if changed := sorted(name for name, _ in checksums(tree).items() ^ sums.items()):
-            raise Damaged(f"{self.path}/{step} is damaged: the checksum of {changed[0]} differs")
+            raise Damaged(f"{self.path}/{step} is damaged: checksums differ, first that of {changed[0]}")
 
 
 def sha256(meta: dict[str, Any]) -> str:

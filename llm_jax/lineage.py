@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm_jax import checkpoint
+from llm_jax import checkpoint, rows
 from llm_jax.config import UserError, differences, flatten
 from llm_jax.files import user_path
 from llm_jax.runs import Run, read_noted
@@ -133,6 +133,8 @@ def check_before(run: Run, stages: Iterable[str]) -> None:
         parent_of(run, stage)
     if trains and not makes_data:
         _ = run.tokenizer
+        if (made := run.workdir / "data" / "prepared.json").exists():  # rows may have been made by another command
+            rows.check_made(made)
 
 
 def check_longer(run: Run, stage: Stage) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from llm_jax.config import UserError
 from llm_jax.files import read_json
 
 # Each [T+1]: token ids; segments from 1 (0 is padding); positions restart in each segment; 1 on what may be a target.
@@ -95,6 +96,17 @@ def facts(*folders: Path) -> dict:
         sums["pieces_per_document"] = sums["pieces"] / max(1, sums["documents"] - sums["dropped"])
         sums["bytes_per_token"] = sums["bytes"] / max(1, sums["targets"] - sums["documents"])  # each has an end
     return sums
+
+
+def check_made(made: Path) -> None:
+    """Raises UserError when the row sets beside a `prepared.json` hold other rows than it says were made."""
+    counts = read_json(made).get("counts", {})
+    for name in (name for name in counts if "/" in name):
+        folder = made.parent / name
+        there, noted = facts(folder)["rows"], counts[name].get("rows", 0)
+        if there != noted:
+            mend = f"move {made.parent} away to have stage 'data' done again"
+            raise UserError(f"{folder} holds {there} rows, and {noted} were made; {mend}")
 
 
 def check(shard: Path) -> None:

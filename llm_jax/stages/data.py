@@ -11,7 +11,6 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from llm_jax import rows
 from llm_jax.config import UserError
 from llm_jax.files import matching, read_json, replace
 from llm_jax.runs import Run
@@ -41,7 +40,6 @@ def check(run: Run, stages: list[str]) -> None:
         module = sys.modules[function(run.config.data.prepare).__module__]
         getattr(module, "check", lambda config: None)(run.config)
         return
-    check_rows(made)
     noted = made.with_name("inputs.json")
     before = read_json(noted) if noted.exists() else {}
     for key, files in now.items():
@@ -58,17 +56,6 @@ def difference(now: dict[str, str], before: dict[str, str]) -> str:
     said = [f"{name} is {'new' if name not in before else 'gone' if name not in now else 'changed'}"
             for name in sorted(now | before) if now.get(name) != before.get(name)]  # fmt: skip
     return said[0] + (f", and {len(said) - 1} more" if said[1:] else "")
-
-
-def check_rows(made: Path) -> None:
-    """Raises UserError when a row set holds other rows than were made."""
-    counts = read_json(made).get("counts", {})
-    for name in (name for name in counts if "/" in name):
-        folder = made.parent / name
-        there = rows.facts(folder)["rows"]
-        if there != counts[name].get("rows", 0):
-            mend = f"move {made.parent} away to have stage 'data' done again"
-            raise UserError(f"{folder} holds {there} rows, and {counts[name]['rows']} were made; {mend}")
 
 
 def prepare(run: Run) -> None:
