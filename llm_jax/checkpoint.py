@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -83,8 +84,10 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, stage: str, keep: int | None = None, read_only: bool = False):
         self.stage, self.path = stage, folder(workdir, stage)
-        own = {"read_only": True} if read_only else {"create": True, "cleanup_tmp_directories": True}
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, **own)
+        if not read_only and jax.process_index() == 0:
+            for left in self.path.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(left)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=not read_only)
         self._manager = ocp.CheckpointManager(self.path, options=options)
 
     def latest(self) -> int | None:

@@ -77,6 +77,18 @@ def test_the_library_does_not_know_where_its_data_comes_from():
     assert known <= {"tokenizer", "tasks", "rows", "config", "cli", "files"}
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_text_is_utf_8_in_any_locale(name):
+    """Each file that is read or written as text says so."""
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
+            continue
+        called, modes = ast.unparse(node.func), [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+        text = called.endswith((".read_text", ".write_text"))
+        text |= called.endswith("open") and bool({"r", "w", "a", "x"} & set(modes))
+        assert not text, f"line {node.lineno} of {name}: {called} without an encoding"
+
+
 def test_no_circle():
     list(graphlib.TopologicalSorter(IMPORTS).static_order())
 

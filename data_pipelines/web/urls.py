@@ -47,7 +47,7 @@ def mapped(name: str) -> np.ndarray:
     path = cache / f"{stem}_{name}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        with (cache / f"{stem}.lock").open("w") as lock:
+        with (cache / f"{stem}.lock").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
                 make(cache, stem)

@@ -92,7 +92,7 @@ class Feedback:
         with self._lock, contextlib.ExitStack() as until:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                fcntl.flock(until.enter_context((self.folder / ".lock").open("w")), fcntl.LOCK_EX)  # of other servers
+                fcntl.flock(until.enter_context((self.folder / ".lock").open("wb")), fcntl.LOCK_EX)  # of other servers
                 for name, id_, record in records:
                     put(self.folder / f"{name}.jsonl", id_, record)
             except OSError as error:

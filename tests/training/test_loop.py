@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import signal
+import struct
 import types
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from llm_jax import checkpoint, config, sharding
 from llm_jax.config import UserError
@@ -180,6 +182,52 @@ def test_nan_stops_the_run_and_keeps_the_last_checkpoint(runner, at):
     assert runner.latest("a") == at // 2 * 2
     assert all(np.isfinite(loss) for _, loss, _ in runner.losses("a"))
     assert identical(runner.run("a"), runner.run("b"))
+
+
+def events(folder) -> list[tuple[str, int]]:
+    """(tag, step) of the points in the files of TensorBoard events, the oldest file first."""
+    found = []
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        data, at = path.read_bytes(), 0
+        while at < len(data):  # length in 8 bytes, 4 of its checksum, the event, 4 of its checksum
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            found += [(value.tag, event.step) for value in event.summary.value]
+            at += length + 16
+    return found
+
+
+def test_a_resumed_stage_has_one_point_a_step(runner):
+    """Also where the killed one left half a line, and half an event; a restart from nothing begins anew."""
+    folder = runner.tmp_path / "a/pretrain"
+    runner.context.config.checkpoint.every = 4
+    for at in (3, 6):
+        with pytest.raises(Killed):
+            runner.run("a", at, kill)
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 9, "a": {"b": 1}')
+        next(folder.glob("events.*")).open("ab").write(b"\x40\0\0")
+    assert runner.latest("a") == 4
+    runner.run("a")
+    steps = list(range(1, STEPS + 1))
+    assert [line["step"] for line in runner.lines("a")] == steps
+    assert [step for tag, step in events(folder) if tag == "pretrain/loss"] == steps
+    summary = (folder / "summary.json").read_text()
+    runner.run("a")
+    assert (folder / "summary.json").read_text() == summary  # of the training, not of another look at it
+    (folder / "summary.json").unlink()
+    runner.run("a")
+    assert json.loads((folder / "summary.json").read_text())["steps"] == STEPS
+
+
+def test_a_damaged_newest_checkpoint_is_trained_again_from_the_one_before(runner, capsys):
+    whole = runner.run("a")
+    for path in (runner.tmp_path / "a/pretrain/checkpoints/7/optimizer").rglob("*"):
+        if path.is_file() and path.parent.name == "d":
+            path.write_bytes(bytes(path.stat().st_size))
+    assert identical(whole, runner.run("a"))
+    assert "checkpoints/7 is damaged" in capsys.readouterr().err and runner.latest("a") == 7
+    assert [step for step, *_ in runner.losses("a")] == list(range(1, STEPS + 1))
 
 
 def test_a_restart_from_nothing_starts_its_metrics_anew(runner):
