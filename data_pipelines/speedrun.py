@@ -161,7 +161,7 @@ def tiny_web(config: ConfigDict, folder: Path) -> tuple[list[dict], dict[str, li
     write_jsonl(folder / "crawl/labels.jsonl", labels)
     shutil.rmtree(folder / "web", ignore_errors=True)  # of a crawl before, when this stage was stopped and begins again
     files = f"--input={glob.escape(str(folder))}/crawl/*.warc.gz", f"--output={folder}/web"
-    command = [sys.executable, "-m", "data_pipelines.web", *files]
+    command = [sys.executable, "-X", "utf8", "-m", "data_pipelines.web", *files]  # datatrove reads as the locale says
     if subprocess.run(command, check=False).returncode:
         raise RuntimeError(f"the crawl did not become documents: {' '.join(command)}")
     documents = list(web_documents(folder / "web/documents"))
