@@ -60,7 +60,7 @@ def main() -> None:
     run = Run(config, workdir, sharding.make_mesh(config.mesh), profile=f.profile)
     with contextlib.ExitStack() as held:
         if jax.process_index() == 0:
-            claim(run, stages, held)
+            begin(run, stages, held)
         else:
             check(run, stages)
         meet("claimed")
@@ -110,7 +110,7 @@ def meet(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def claim(run: Run, stages: list[Stage], held: contextlib.ExitStack) -> None:
+def begin(run: Run, stages: list[Stage], held: contextlib.ExitStack) -> None:
     """Makes this the one command that writes into the workdir, until `held` closes; checks, then notes the config.
 
     Raises UserError, and has written nothing, when another command is at work there, or one of the stages cannot run.
@@ -124,9 +124,7 @@ def claim(run: Run, stages: list[Stage], held: contextlib.ExitStack) -> None:
         run.workdir.mkdir(parents=True, exist_ok=True)
         held.enter_context(one_writer(run.workdir))
         check_workdir(run.workdir, run.config)  # it may have been another command that made the folder
-    identities = {name: identity(run.config, name) for name, stage in STAGES.items() if stage.identity}
-    noted = {"format": FORMAT_VERSION, "config": flatten(run.config), **identities}
-    replace(run.workdir / "config.json", json.dumps(noted, indent=1))
+    claim(run.workdir, run.config)
 
 
 def check(run: Run, stages: list[Stage]) -> None:
@@ -152,6 +150,13 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
         if changed:
             mend = "Use another --workdir, or the old values"
             raise UserError(f"{workdir} holds a run of another config: {'; '.join(changed)}. {mend}")
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Notes the config in the workdir."""
+    identities = {name: identity(config, name) for name, stage in STAGES.items() if stage.identity}
+    noted = {"format": FORMAT_VERSION, "config": flatten(config), **identities}
+    replace(workdir / "config.json", json.dumps(noted, indent=1))
 
 
 if __name__ == "__main__":

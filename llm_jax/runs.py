@@ -119,6 +119,8 @@ def read_noted(workdir: Path) -> dict:
     noted = read_json(path)
     if noted.get("format") != checkpoint.FORMAT_VERSION:
         raise UserError(f"{workdir} is a run of another version of llm_jax; run it anew in another --workdir")
+    if not isinstance(noted.get("config"), dict):
+        raise UserError(f"{path} is damaged (it has no config); move it away, and llm_jax.main makes it again")
     return noted
 
 

@@ -51,7 +51,7 @@ class Stage(Row):
 
 
 WORLD = ("seed", "tokenizer", "data")
-PRETRAINED = (*WORLD, "init_from", "model", "optimizer", "pretrain")
+PRETRAINED = (*WORLD, "model", "optimizer", "pretrain")  # not where a parent lies: lineage knows it by its checksum
 
 STAGES: Table[Stage] = Table(
     "stage",

@@ -113,7 +113,7 @@ def test_shares_that_are_none_are_refused(name, shares):
     ("tokenizer.vocab_size", 999, STAGES),
     ("pretrain.batch", 16, STAGES),
     ("sft.batch", 16, ("sft", "rl")),
-    ("init_from", "x:sft", STAGES),
+    ("init_from", "x:sft", ()),
     ("rl.learning_rate", 1.0, ("rl",)),
     ("pretrain.steps", 9, ()),
     ("rl.steps", 9, ()),

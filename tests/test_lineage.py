@@ -72,3 +72,20 @@ def test_fresh_parameters_are_a_parent_too(context, save, tmp_path):
     context.config.init_from = f"{other}:pretrain"
     with pytest.raises(UserError, match="was trained from fresh parameters, and its parent is now step 3"):
         lineage.check(context, "pretrain")
+
+
+def test_a_parent_is_the_same_however_its_path_is_written(context, save, tmp_path, monkeypatch):
+    other = tmp_path / "my runs" / "other"
+    save("pretrain", 4, 4, 1.0, workdir=other)
+    context.config.init_from = f"{other}:pretrain"
+    parent = lineage.parent_of(context, "sft")
+    save("sft", 2, 2, 2.0, parent)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("my runs/other", "~/my runs/other", f"{other}/../other/"):
+        context.config.init_from = f"{path}:pretrain"
+        assert lineage.parent_of(context, "sft")["checksum"] == parent["checksum"]
+        lineage.check(context, "sft")
+    context.config.init_from = "gs://bucket/other:pretrain"
+    with pytest.raises(UserError, match="no path of this machine"):
+        lineage.check(context, "sft")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from llm_jax import main
-from llm_jax.checkpoint import Checkpoints
+from llm_jax.checkpoint import FORMAT_VERSION, Checkpoints
 from llm_jax.config import UserError
 from llm_jax.evals.run import of_training
 from llm_jax.report.finish import finish
@@ -16,9 +16,9 @@ from llm_jax.stage_table import STAGES
 from llm_jax.stages import data
 
 
-def claim(run, *stages: str) -> contextlib.ExitStack:
+def begin(run, *stages: str) -> contextlib.ExitStack:
     held = contextlib.ExitStack()
-    main.claim(run, [STAGES[name] for name in stages], held)
+    main.begin(run, [STAGES[name] for name in stages], held)
     return held
 
 
@@ -29,7 +29,7 @@ def contents(folder) -> dict:
 def refused(run, match: str, *stages: str) -> None:
     """Nothing is made, and what is there is as it was, also where another command has noted another config."""
     before = contents(run.workdir.parent)
-    with pytest.raises(UserError, match=match), claim(run, *stages):
+    with pytest.raises(UserError, match=match), begin(run, *stages):
         pass
     assert contents(run.workdir.parent) == before
 
@@ -48,7 +48,7 @@ def prepared_run(context):
     folder = context.workdir / "data"
     (folder / "prepared.json").write_text(json.dumps({"counts": {}}))
     (folder / "prompts_test.jsonl").write_text("")
-    claim(context, "data").close()
+    begin(context, "data").close()
     context.config.log.eval_every += 1
     return context
 
@@ -70,22 +70,22 @@ def test_a_command_that_cannot_run_changes_nothing(prepared_run):
 
 
 def test_what_an_earlier_stage_is_to_make_is_not_missed(prepared_run):
-    with claim(prepared_run, "pretrain", "sft", "rl", "evaluate", "report"):
+    with begin(prepared_run, "pretrain", "sft", "rl", "evaluate", "report"):
         noted = json.loads((prepared_run.workdir / "config.json").read_text())
         assert noted["config"]["log.eval_every"] == 1001
 
 
 def test_a_second_command_is_refused_while_the_first_is_at_work(prepared_run):
-    with claim(prepared_run, "pretrain"):
+    with begin(prepared_run, "pretrain"):
         refused(prepared_run, "another command is at work in", "pretrain")
-    with claim(prepared_run, "pretrain"):
+    with begin(prepared_run, "pretrain"):
         pass
 
 
 @pytest.mark.parametrize("place", ["run [1] a", "ü/~x"])
 def test_a_new_folder_is_made_and_held_whatever_its_name(context, place):
     context.workdir = context.workdir.parent / place
-    with claim(context, "data"):
+    with begin(context, "data"):
         refused(context, "another command is at work in", "data")
     assert {path.name for path in context.workdir.iterdir()} == {"config.json"}
 
@@ -114,7 +114,7 @@ def test_a_folder_of_another_users(context, monkeypatch):
         refused(context, "may not be written to by this user", "data")
 
 
-@pytest.mark.parametrize("text", ["", '{"format"', "[]"])
+@pytest.mark.parametrize("text", ["", '{"format"', "[]", f'{{"format": {FORMAT_VERSION}}}'])
 def test_a_damaged_config_is_one_line(prepared_run, text):
     (prepared_run.workdir / "config.json").write_text(text)
     refused(prepared_run, r"config\.json is damaged", "pretrain")
@@ -130,10 +130,10 @@ def test_a_damaged_parent_is_named_and_children_of_it_stand(prepared_run):
     record.write_text(record.read_text().replace('"steps"', '"stepz"'))
     refused(run, "checkpoints/4 is damaged: .*; run stage 'pretrain' once more", "sft")
     run.config.pretrain.steps = 4
-    with claim(run, "pretrain", "sft"):
+    with begin(run, "pretrain", "sft"):
         pass
     shutil.rmtree(record.parents[1])  # as the next command begins, which was stopped before step 4
-    with claim(run, "pretrain", "sft"):
+    with begin(run, "pretrain", "sft"):
         pass
     run.config.pretrain.steps = 5
     refused(run, "'sft' was trained from step 4 of 'pretrain', which is to go on to step 5", "pretrain")
