@@ -76,8 +76,8 @@ def test_fresh_parameters_are_a_parent_too(context, save, tmp_path):
 
 def test_a_parent_is_the_same_however_its_path_is_written(context, save, tmp_path, monkeypatch):
     other = tmp_path / "my runs" / "other"
-    save("pretrain", 4, 4, 1.0, workdir=other)
     context.config.init_from = f"{other}:pretrain"
+    save("pretrain", 4, 4, 1.0, workdir=other)
     parent = lineage.parent_of(context, "sft")
     save("sft", 2, 2, 2.0, parent)
     monkeypatch.chdir(tmp_path)
