@@ -280,7 +280,7 @@ class Output:
         mend = f"delete {self.partial} to begin anew, or give another --output"
         if not self.noted.is_file():
             raise UserError(f"{self.partial} has no {self.noted.name} beside it, which says how it was made; {mend}")
-        if changed := differences(json.loads(self.noted.read_text()), self.settings):
+        if changed := differences(json.loads(self.noted.read_text(encoding="utf-8")), self.settings):
             raise UserError(f"{self.partial} was made with other settings ({'; '.join(changed)}); {mend}")
         done = at = whole = whole_at = 0
         with self.partial.open("rb") as file:

@@ -140,7 +140,8 @@ def check(run: Run, stages: list[Stage]) -> None:
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
     """Refuses a workdir whose parts this user may not write, or whose finished ones came from another config."""
     for stage in STAGES:
-        writable(folder(workdir, stage))
+        for part in (workdir / stage, folder(workdir, stage)):
+            writable(part)
     if not (workdir / "config.json").exists():
         return
     old = read_noted(workdir)
