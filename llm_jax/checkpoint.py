@@ -5,12 +5,14 @@ parameters, optimizer state and itself, and whatever else the stage needs to con
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,8 +89,11 @@ class Checkpoints:
         if not read_only and jax.process_index() == 0:
             for left in self.path.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(left)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=not read_only)
-        self._manager = ocp.CheckpointManager(self.path, options=options)
+        if not read_only:
+            self.path.mkdir(parents=True, exist_ok=True)
+        self._links = contextlib.ExitStack()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=False)
+        self._manager = ocp.CheckpointManager(self._links.enter_context(without_patterns(self.path)), options=options)
 
     def latest(self) -> int | None:
         return self._manager.latest_step()
@@ -151,6 +156,7 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+        self._links.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -209,6 +215,18 @@ class Checkpoints:
     def _check(self, step: int, tree, sums: dict[str, int]) -> None:
         if changed := sorted(name for name, _ in checksums(tree).items() ^ sums.items()):
             raise Damaged(f"{self.path}/{step} is damaged: checksums differ, first that of {changed[0]}")
+
+
+@contextlib.contextmanager
+def without_patterns(path: Path) -> Iterator[Path]:
+    """The path, or a link to it where it has what a glob takes for a pattern: Orbax puts it into globs as it is."""
+    if glob.escape(str(path)) == str(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="llm_jax_") as place:
+        link = Path(place) / "checkpoints"
+        link.symlink_to(path)
+        yield link
 
 
 def sha256(meta: dict[str, Any]) -> str:

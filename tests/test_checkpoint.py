@@ -155,6 +155,21 @@ def test_a_changed_record_is_found(saved, spoil):
         store.meta(3)
 
 
+@pytest.mark.parametrize("name", ["a [1] b", "st*r", "what?", "ü ~x"])
+def test_every_path_holds_checkpoints(tree, tmp_path, name):
+    """Also one that a glob takes for a pattern: Orbax alone leaves such a checkpoint in parts, and cannot read it."""
+    state = optax.adam(1e-3).init(tree)
+    with checkpoint.Checkpoints(tmp_path / name, "sft", 1) as store:
+        for step in (1, 2):
+            store.save(step, tree, state, {"at": step})
+        store.wait()
+    with checkpoint.existing(tmp_path / name, "sft") as store:
+        assert store.newest(store.meta)["at"] == 2
+        assert equal(store.restore(2, shapes(tree), shapes(state)), (tree, state))
+    place = tmp_path / name / "sft/checkpoints"
+    assert (place / "2/params/manifest.ocdbt").exists() and [path.name for path in place.iterdir()] == ["2"]
+
+
 def test_checksums_see_every_bit_of_whole_numbers():
     counts = jnp.asarray([2**24, -1], jnp.int32)
     assert checkpoint.checksums({"n": counts}) != checkpoint.checksums({"n": counts.at[0].add(1)})
