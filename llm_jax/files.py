@@ -80,11 +80,13 @@ def replace(path: Path, data: bytes | str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file. Raises UserError when there is no such file, or it is not whole."""
+    """The object in a file. Raises UserError when there is no such file, it may not be read, or it is not whole."""
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); move it away to have it made again") from error
     if not isinstance(found, dict):

@@ -113,7 +113,11 @@ class Run:
 def read_noted(workdir: Path) -> dict:
     """What `main` noted of a run in its config.json. Raises UserError when the folder is no run of this version."""
     path = Path(workdir) / "config.json"
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except PermissionError as error:
+        raise UserError(f"{workdir} may not be read by this user; ask its owner for the permission") from error
+    if not there:
         mend = f"start one with llm_jax.main --workdir={shlex.quote(str(workdir))}"
         raise UserError(f"{workdir} is no run (it has no config.json); {mend}")
     noted = read_json(path)

@@ -141,6 +141,8 @@ def test_an_object_that_is_not_whole_is_one_line(tmp_path, data):
         files.read_json(tmp_path / "a.json")
     with pytest.raises(UserError, match="is not there"):
         files.read_json(tmp_path / "none.json")
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\)"):
+        files.read_json(tmp_path)
 
 
 @pytest.mark.parametrize("data", ["", '{"seconds": {"da', "{}", "[]", '{"seconds": 3, "gflops": []}'])
