@@ -143,7 +143,7 @@ def check_longer(run: Run, stage: Stage) -> None:
     followers = [name for name in run.trained() if stage.name in STAGES[name].follows]
     for child in (name for name in followers if source_of(run, name).stage == stage.name):
         with contextlib.suppress(checkpoint.Damaged):
-            step = newest(run.workdir, child)["parent"]["step"]
+            step = (newest(run.workdir, child)["parent"] or {}).get("step", wanted)
             if wanted > step:
                 what = f"{child!r} was trained from step {step} of {stage.name!r}, which is to go on to step {wanted}"
                 raise UserError(f"{what}: move {run.workdir / child} away first, or use another --workdir")
