@@ -155,7 +155,7 @@ def test_a_changed_record_is_found(saved, spoil):
         store.meta(3)
 
 
-@pytest.mark.parametrize("name", ["a [1] b", "st*r", "what?", "ü ~x"])
+@pytest.mark.parametrize("name", ["ü [1] b", "st*r?"])
 def test_every_path_holds_checkpoints(tree, tmp_path, name):
     """Also one that a glob takes for a pattern: Orbax alone leaves such a checkpoint in parts, and cannot read it."""
     state = optax.adam(1e-3).init(tree)

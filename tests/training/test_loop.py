@@ -198,15 +198,14 @@ def events(folder) -> list[tuple[str, int]]:
 
 
 def test_a_resumed_stage_has_one_point_a_step(runner):
-    """Also where the killed one left half a line, and half an event; a restart from nothing begins anew."""
+    """Also where the killed one left half a line, and half an event."""
     folder = runner.tmp_path / "a/pretrain"
     runner.context.config.checkpoint.every = 4
-    for at in (3, 6):
-        with pytest.raises(Killed):
-            runner.run("a", at, kill)
-        with (folder / "metrics.jsonl").open("a") as file:
-            file.write('{"step": 9, "a": {"b": 1}')
-        next(folder.glob("events.*")).open("ab").write(b"\x40\0\0")
+    with pytest.raises(Killed):
+        runner.run("a", 6, kill)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "a": {"b": 1}')
+    next(folder.glob("events.*")).open("ab").write(b"\x40\0\0")
     assert runner.latest("a") == 4
     runner.run("a")
     steps = list(range(1, STEPS + 1))
