@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import itertools
 import json
 import math
 import re
