@@ -6,11 +6,13 @@
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 
 from absl import flags
 from rich.console import Console
 
+from llm_jax import processes
 from llm_jax.config import UserError
 
 console = Console(highlight=False)
@@ -18,7 +20,14 @@ console = Console(highlight=False)
 
 def run_cli(main: Callable[[], None], define_flags: Callable[[], None]) -> None:
     """Defines and parses flags, runs `main`, exits."""
-    sys.exit(exit_code(main, define_flags))
+    try:
+        code = exit_code(main, define_flags)
+    except Exception:
+        if processes.first_to_fail(1):
+            traceback.print_exc()
+        code = 1
+    processes.leave(code)
+    sys.exit(code)
 
 
 def exit_code(main: Callable[[], None], define_flags: Callable[[], None]) -> int:
@@ -57,8 +66,10 @@ def first_line(error: Exception) -> str:
 
 
 def complain(message: str, code: int) -> int:
+    """Prints an error; of several processes that failed, the first one does."""
     sys.stdout.flush()
-    print(f"error: {message}", file=sys.stderr)
+    if processes.first_to_fail(code):
+        print(f"error: {message}", file=sys.stderr)
     return code
 
 

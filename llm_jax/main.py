@@ -12,6 +12,8 @@ STARTED = time.monotonic()  # imports count, too
 import contextlib  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
+import signal  # noqa: E402
+import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from absl import flags  # noqa: E402
@@ -21,10 +23,9 @@ from llm_jax.cli import console, quiet_logs, run_cli  # noqa: E402
 quiet_logs()
 
 import jax  # noqa: E402
-from jax.experimental import multihost_utils  # noqa: E402
 from ml_collections import ConfigDict, config_flags  # noqa: E402
 
-from llm_jax import lineage, sharding  # noqa: E402
+from llm_jax import lineage, processes, sharding  # noqa: E402
 from llm_jax.checkpoint import FORMAT_VERSION, folder  # noqa: E402
 from llm_jax.config import UserError, differences, flatten, validate  # noqa: E402
 from llm_jax.files import one_writer, replace, user_path, writable  # noqa: E402
@@ -36,14 +37,17 @@ from llm_jax.times import Times  # noqa: E402
 
 
 def define_flags() -> None:
-    config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
-    flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-    flags.DEFINE_list("stages", [], f"Which stages, in order: {', '.join(STAGES)}, and those of `extensions`.")
-    flags.DEFINE_bool("profile", False, "Trace five steps of each training stage for XProf.")
+    """Of several processes, this one joins the others before its config is read: they hear of what is wrong with it."""
     flags.DEFINE_bool("distributed", False, "One process of several: found from the cluster, or the next three.")
     flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process, where no cluster tells it.")
     flags.DEFINE_integer("processes", None, "How many processes.")
     flags.DEFINE_integer("process", None, "Which one this is, from 0.")
+    flags.FLAGS(sys.argv, known_only=True)
+    join_others(flags.FLAGS)
+    config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
+    flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+    flags.DEFINE_list("stages", [], f"Which stages, in order: {', '.join(STAGES)}, and those of `extensions`.")
+    flags.DEFINE_bool("profile", False, "Trace five steps of each training stage for XProf.")
     flags.mark_flag_as_required("config")
 
 
@@ -54,7 +58,7 @@ def main() -> None:
     wanted = {STAGES.find(name).name for name in f.stages or STAGES}
     stages = [stage for name, stage in STAGES.items() if name in wanted]
     validate(config, tuple(stage.section for stage in STAGES.values()))
-    connect(f)
+    find_devices()
     if jax.process_count() > 1 and (alone := [s.name for s in stages if s.one_process]):
         raise UserError(f"stage {alone[0]!r} runs in one process; run it by itself with --stages={alone[0]}")
     run = Run(config, workdir, sharding.make_mesh(config.mesh), profile=f.profile)
@@ -63,7 +67,7 @@ def main() -> None:
             begin(run, stages, held)
         else:
             check(run, stages)
-        meet("claimed")
+        processes.after_first("claimed")
         times = Times(workdir)
         times.add("startup", time.monotonic() - STARTED)
         for stage in stages:
@@ -73,7 +77,8 @@ def main() -> None:
                 with times.of(stage.name), jax.set_mesh(run.mesh):
                     run_stage(stage, run)
             except Stopped as stopped:
-                console.print(str(stopped))
+                if jax.process_index() == 0:
+                    console.print(str(stopped))
                 return
 
 
@@ -84,30 +89,26 @@ def run_stage(stage: Stage, run: Run) -> None:
     elif jax.process_index() == 0 or not stage.first_process:
         go(run)
     if stage.first_process:
-        meet(stage.name)
+        processes.after_first(stage.name)
 
 
-def connect(f) -> None:
-    """Joins the other processes. Raises UserError without them, or without an accelerator that was asked for."""
+def join_others(f) -> None:
+    """Joins the other processes, if there are to be any. Raises UserError as `processes.connect` does."""
     if f.coordinator and None in (f.processes, f.process):
         raise UserError("--coordinator needs --processes (how many) and --process (which one this is, from 0)")
     if f.distributed or f.coordinator:
-        try:
-            jax.distributed.initialize(f.coordinator, f.processes, f.process)
-        except ValueError as error:
-            mend = "give --coordinator, --processes and --process"
-            raise UserError(f"--distributed finds no cluster here ({error}); {mend}") from error
+        processes.connect(f.coordinator, f.processes, f.process)
+        # Where nothing is to be saved, SIGTERM is as Ctrl-C: a failure of which the others hear.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def find_devices() -> None:
+    """Raises UserError without an accelerator that was asked for."""
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter without the plugin of a platform
         wanted = os.environ.get("JAX_PLATFORMS", "")
         raise UserError(f"JAX_PLATFORMS={wanted} asks for a device that is not here {error}".strip()) from error
-
-
-def meet(name: str) -> None:
-    """Waits until every process is here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
 
 
 def begin(run: Run, stages: list[Stage], held: contextlib.ExitStack) -> None:

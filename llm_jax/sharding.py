@@ -32,6 +32,7 @@ RULES = {
 def make_mesh(mesh_config, devices: list | None = None) -> Mesh:
     """The mesh over all devices (or those given); over several slices, `data` spans them and the rest stay inside.
 
+    Hosts of GPUs are no slices, though JAX numbers them as such: any axis may cross them, and the first does first.
     Raises UserError when the sizes do not multiply to the device count, or `data` is no multiple of the slices.
     """
     devices = devices or jax.devices()
@@ -41,7 +42,7 @@ def make_mesh(mesh_config, devices: list | None = None) -> Mesh:
         raise UserError(
             f"the mesh {shown} needs {math.prod(sizes)} devices, but {len(devices)} are here; set --config.mesh.*"
         )
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    slices = len({getattr(device, "slice_index", 0) for device in devices if device.platform != "gpu"}) or 1
     if sizes[0] % slices:
         raise UserError(f"mesh.data is {sizes[0]}, but there are {slices} slices; it must be a multiple of them")
     options = {"devices": devices, "allow_split_physical_axes": True}
@@ -124,17 +125,56 @@ def scattered(partial: jax.Array) -> jax.Array:
     return jax.lax.psum(partial, of_tokens)
 
 
-def put_batch(mesh: Mesh, host_batch: dict[str, np.ndarray], microbatch: int = 0) -> dict[str, jax.Array]:
-    """This host's rows of the global batch -> global arrays (microbatches, rows, ...), rows split over the batch axes.
+def own_shards(mesh: Mesh) -> list[int]:
+    """Which of the shards of a batch the devices of this process hold: several may hold one, in other processes too."""
+    count = shards(mesh, "batch")
+    pieces = named(mesh, "batch").addressable_devices_indices_map((count,)).values()
+    return sorted({piece.indices(count)[0] for (piece,) in pieces})
 
-    A microbatch has `microbatch` rows over all hosts; 0, or more than there are, makes one of the whole batch.
+
+def own_rows(mesh: Mesh, batch: int, microbatch: int = 0) -> np.ndarray:
+    """The numbers of the rows of a batch that this process has to read, in the order in which `put_batch` takes them.
+
+    Each microbatch is so many consecutive rows, which are cut into shards.
     """
+    size = min(microbatch or batch, batch)
+    return np.arange(batch).reshape(batch // size, shards(mesh, "batch"), -1)[:, own_shards(mesh)].ravel()
+
+
+def put_batch(mesh: Mesh, own: dict[str, np.ndarray], microbatch: int = 0) -> dict[str, jax.Array]:
+    """This process's rows of a batch -> global arrays (microbatches, rows, ...), rows split over the batch axes.
+
+    A microbatch has `microbatch` rows over all processes; 0, or more than there are, makes one of the whole batch.
+    """
+    count, held = shards(mesh, "batch"), own_shards(mesh)
     out = {}
-    for key, rows in host_batch.items():
-        size = min(microbatch // jax.process_count() or len(rows), len(rows))
-        parts = rows.reshape(-1, size, *rows.shape[1:])
-        out[key] = jax.make_array_from_process_local_data(batch_sharding(mesh, parts.ndim), parts)
+    for key, rows in own.items():
+        whole = len(rows) * count // len(held)
+        size = min(microbatch or whole, whole)
+        parts = rows.reshape(-1, len(held), size // count, *rows.shape[1:])
+
+        def piece(index, parts=parts, size=size):
+            """Of the process's rows, the shard and the positions of a device."""
+            shard = held.index(index[1].indices(size)[0] * count // size)
+            return parts[:, shard][:, :, *index[2:]]
+
+        shape = (len(parts), size, *rows.shape[1:])
+        out[key] = jax.make_array_from_callback(shape, batch_sharding(mesh, len(shape)), piece)
     return out
+
+
+def any_process(mesh: Mesh, flag: bool) -> bool | jax.Array:
+    """Whether the flag is set in any process. All of several call it, and the array that they get is the same."""
+    if jax.process_count() == 1:
+        return flag
+    everywhere = NamedSharding(mesh, PartitionSpec(MESH_AXES))
+    flags = jax.make_array_from_callback((mesh.size,), everywhere, lambda _: np.array([flag]))
+    return _any(flags, named(mesh))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _any(flags: jax.Array, place: NamedSharding) -> jax.Array:
+    return jax.lax.with_sharding_constraint(flags.any(), place)
 
 
 def batch_sharding(mesh: Mesh, rank: int) -> NamedSharding:

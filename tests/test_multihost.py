@@ -1,4 +1,4 @@
-"""Two real processes of four simulated devices each train as one process of eight does, and keep one checkpoint."""
+"""Several real processes are one run: the losses of one process, one checkpoint, one stop, one end when one fails."""
 
 import json
 import os
@@ -9,8 +9,11 @@ import sys
 import numpy as np
 import pytest
 
+from llm_jax import rows
+from llm_jax.checkpoint import Checkpoints
 from llm_jax.times import Times
-from tests.commands import DEADLINE, ENVIRONMENT, ROOT, TINY, refused, run
+from tests.commands import COMPILED, DEADLINE, ENVIRONMENT, FEWER_PASSES, ROOT, TINY, refused, run
+from tests.mesh_worker import VOCAB
 
 MESH = ("--config.mesh.data=2", "--config.mesh.fsdp=4", "--config.log.eval_every=6")
 STEPS = 8
@@ -40,8 +43,8 @@ def trained(workdir, processes: int, steps: int = STEPS) -> list[subprocess.Comp
     return [subprocess.CompletedProcess(p.args, p.returncode, *o) for p, o in zip(started, outputs, strict=True)]
 
 
-def lines(workdir) -> list[dict]:
-    return [json.loads(line) for line in (workdir / "pretrain/metrics.jsonl").read_text().splitlines()]
+def lines(workdir, stage: str = "pretrain") -> list[dict]:
+    return [json.loads(line) for line in (workdir / stage / "metrics.jsonl").read_text().splitlines()]
 
 
 def losses(workdir) -> dict[int, float]:
@@ -89,6 +92,151 @@ def test_a_reader_takes_the_devices_at_hand(workdirs, devices):
     nats = [line["val_loss"] for line in lines(workdirs[0]) if "val_loss" in line][-1] * counts["validation"]["targets"]
     sources = [m for name, m in measured.items() if name.startswith("val_bpb_")]
     np.testing.assert_allclose(sum(m["value"] * m["bytes"] for m in sources) * np.log(2), nats, rtol=1e-3)
+
+
+class Worker:
+    """Runs orders for processes with a device each, one after the other; see process_worker.py."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        env = {**ENVIRONMENT, FEWER_PASSES: "1", "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+        command = [sys.executable, str(ROOT / "tests/process_worker.py")]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, cwd=ROOT, env=env, **pipes)
+
+    def __call__(self, processes: int, **order) -> list[dict]:
+        """[{"code", "seconds", "out", "err"}] of each process."""
+        self.process.stdin.write(json.dumps({"processes": processes, "folder": str(self.folder), **order}) + "\n")
+        self.process.stdin.flush()
+        results = json.loads(self.process.stdout.readline())
+        for number, result in enumerate(results):
+            result |= {name: (self.folder / f"{number}.{name}").read_text() for name in ("out", "err")}
+        return results
+
+    def fit(self, workdir, processes: int, *flags: str, **order) -> list[dict]:
+        """`--stages=fit`, the quick one, by that many processes."""
+        common = ["--config=tests/fit.py", f"--workdir={workdir}", "--stages=fit"]
+        return self(processes, flags=[*common, *flags], metrics=f"{workdir}/fit/metrics.jsonl", **order)
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory):
+    worker = Worker(tmp_path_factory.mktemp("processes"))
+    yield worker
+    worker.process.stdin.close()
+    worker.process.wait()
+
+
+@pytest.fixture(scope="module")
+def row_folder(tmp_path_factory):
+    """Sequences that count up, in two sources, and another one to validate on."""
+    folder, rng = tmp_path_factory.mktemp("rows"), np.random.default_rng(0)
+    for name, count in (("train/a", 17), ("train/b", 40), ("validation/a", 11)):
+        tokens = (rng.integers(VOCAB, size=(count, 1)) + 3 * np.arange(17)) % VOCAB
+        ones, places = np.ones_like(tokens), np.broadcast_to(np.arange(17), tokens.shape)
+        mask = rng.uniform(size=tokens.shape) < np.linspace(0.2, 1, count)[:, None]
+        counts = {"targets": int(mask.sum()), "bytes": 1}
+        rows.write_shard(folder / name / "00000.array_record", np.stack([tokens, ones, places, mask], 1), counts)
+    return str(folder)
+
+
+def check_meshes(worker, row_folder, processes: int, meshes: list[dict]) -> None:
+    results = worker(processes, rows=row_folder, meshes=meshes)
+    assert [result["code"] for result in results] == [0] * processes, results[0]["err"][-2000:]
+    (alone,) = worker(1, rows=row_folder, meshes=[{}])
+    (expected,) = json.loads(alone["out"].splitlines()[-1])
+    assert expected[3] < expected[0] - 0.1  # it learns, so errors would grow
+    for result in results:
+        measured = json.loads(result["out"].splitlines()[-1])
+        for mesh, losses in zip(meshes, measured, strict=True):
+            np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-5, err_msg=str(mesh))
+
+
+AXES = ("data", "fsdp", "tensor", "context")
+
+
+def test_any_axis_over_two_processes_gives_the_losses_of_one(worker, row_folder):
+    """Of training and validation."""
+    check_meshes(worker, row_folder, 2, [{axis: 2} for axis in AXES])
+
+
+@pytest.mark.slow
+def test_any_mesh_over_four_processes_gives_the_losses_of_one(worker, row_folder):
+    pairs = [{a: 2, b: 2} for i, a in enumerate(AXES) for b in AXES[i + 1 :]]
+    check_meshes(worker, row_folder, 4, [{axis: 4} for axis in ("data", "fsdp", "context")] + pairs)
+
+
+def check_stop(worker, workdir, processes: int, terminate: list[int], gap: float, *mesh: str) -> None:
+    """SIGTERM to these: all save one step and end well; what goes on from there is what was never stopped."""
+    results = worker.fit(workdir, processes, *mesh, terminate=terminate, gap=gap)
+    assert [result["code"] for result in results] == [0] * processes, [r["err"][-2000:] for r in results]
+    (step,) = (int(path.name) for path in (workdir / "fit/checkpoints").iterdir())
+    said = "".join(result["out"] for result in results)
+    assert said.count(f"fit: saved at step {step}; the same command continues") == 1
+    steps = f"--config.fit.steps={step + 3}"
+    whole = workdir.with_name(f"{workdir.name}_whole")
+    for folder in (workdir, whole):
+        assert {result["code"] for result in worker.fit(folder, processes, *mesh, steps)} == {0}
+    fits = [[(line["step"], line["loss"]) for line in lines(folder, "fit")] for folder in (workdir, whole)]
+    assert fits[0] == fits[1] and len(fits[0]) == step + 3
+    assert checksums(workdir, step + 3) == checksums(whole, step + 3)
+
+
+def checksums(workdir, step: int) -> dict:
+    with Checkpoints(workdir, "fit") as store:
+        return store.meta(step)["checksums"]
+
+
+def test_sigterm_to_one_process_stops_all_after_the_same_step(worker, tmp_path):
+    check_stop(worker, tmp_path / "run", 2, [1], 0.0, "--config.mesh.tensor=2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gap, terminate", [(0, [2]), (0, [0, 1, 2, 3]), (0.3, [3, 0, 2, 1])])
+def test_sigterm_to_any_of_four_ten_times(worker, tmp_path, gap, terminate):
+    for turn in range(10):
+        check_stop(worker, tmp_path / str(turn), 4, terminate, gap, "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
+
+
+def check_failure(results: list[dict], reason: str, code: int) -> None:
+    """All end soon, none by an abort; the reason is told once, by the process that failed."""
+    assert [result["code"] for result in results] == [code] * len(results), [r["err"][-2000:] for r in results]
+    assert "".join(result["out"] + result["err"] for result in results).count(reason) == 1
+    assert max(result["seconds"] for result in results) < 60
+
+
+@pytest.mark.parametrize(
+    "failure, reason, code",
+    [
+        ("mistake 1 3", "error: the moon is full", 2),
+        ("error all 0", "RuntimeError: the moon has gone", 1),
+        pytest.param("error 0 3", "RuntimeError: the moon has gone", 1, marks=pytest.mark.slow),
+        pytest.param("mistake all 2", "error: the moon is full", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_a_failure_of_one_process_ends_all(worker, tmp_path, failure, reason, code):
+    results = worker.fit(tmp_path / "run", 2, "--config.mesh.data=2", environment={"FAIL": failure})
+    check_failure(results, reason, code)
+
+
+@pytest.mark.slow
+def test_a_mistake_in_the_flags_of_one_process_ends_all(worker, tmp_path):
+    wrong = {"1": ["--config.fit.stpes=3"]}
+    results = worker.fit(tmp_path / "run", 2, "--config.mesh.data=2", own_flags=wrong)
+    check_failure(results, "error: unknown config key 'fit.stpes'", 2)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_all(worker, tmp_path):
+    killed, *others = worker.fit(tmp_path / "run", 2, "--config.mesh.data=2", environment={"FAIL": "kill 1 3"})[::-1]
+    assert killed["code"] == -9 and max(other["seconds"] for other in others) < 60
+    assert all(other["code"] for other in others)
+
+
+def test_stages_of_one_process_are_refused_once(worker, tmp_path):
+    flags = ["--config=tests/fit.py", f"--workdir={tmp_path}/run", "--stages=fit,rl,evaluate", "--config.mesh.data=2"]
+    check_failure(worker(2, flags=flags), "error: stage 'rl' runs in one process", 2)
+    assert not (tmp_path / "run").exists()
 
 
 def test_half_said_clusters_are_refused(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from llm_jax import rows
+from llm_jax import rows, sharding
 from llm_jax.config import UserError
 from llm_jax.model import transformer
 from llm_jax.planning.roofline import train_flops
@@ -17,17 +17,15 @@ from llm_jax.training.optimizer import make_optimizer
 
 
 class RowBatches(loop.Batches):
-    """Rows as a function of (seed, step): nothing to save but the step."""
+    """Rows as a function of (seed, step): nothing to save but the step. Of a batch, the rows `own`, or all."""
 
-    def __init__(self, mixture: loader.Mixture, batch: int, seed: int):
-        self.mixture, self.batch, self.seed = mixture, batch, seed
+    def __init__(self, mixture: loader.Mixture, batch: int, seed: int, own: np.ndarray | None = None):
+        self.mixture, self.batch, self.seed, self.own = mixture, batch, seed, own
         self._stream, self._at = None, -1
 
     def next(self, step: int, params):
         if self._stream is None or step != self._at:
-            self._stream = loader.batches(
-                self.mixture, self.batch, self.seed, step, jax.process_index(), jax.process_count()
-            )
+            self._stream = loader.batches(self.mixture, self.batch, self.seed, step, self.own)
         self._at = step + 1
         return loader.targets(next(self._stream)), {}
 
@@ -53,12 +51,13 @@ def supervised_job(run: Run, stage: str, mixture: loader.Mixture, validation: Pa
         return {"val_loss": float(sums[0] / max(1.0, sums[1]))}
 
     axes = transformer.param_axes(run.model, run.vocab_size)
+    own = sharding.own_rows(run.mesh, section.batch, config.train.microbatch)
     return loop.Job(
         stage=stage,
         steps=steps,
         optimizer=make_optimizer(config.optimizer, steps, section.learning_rate_scale, axes),
         loss=cross_entropy_loss(run),
-        batches=RowBatches(mixture, section.batch, config.seed),
+        batches=RowBatches(mixture, section.batch, config.seed, own),
         validate=validate if measures else None,
         tokens_per_step=section.batch * config.data.sequence_length,
         flops_per_step=train_flops(run.model, run.vocab_size, section.batch, config.data.sequence_length),

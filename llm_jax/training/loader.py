@@ -1,8 +1,8 @@
-"""Grain: rows on disk -> this host's part of the batch of a step. The loader's whole state is the step.
+"""Grain: rows on disk -> this process's rows of the batch of a step. The loader's whole state is the step.
 
 The global order of rows is a pure function of the seed: `batch(step)` is rows [step*B, (step+1)*B) of an endless
-stream, and host h of H reads the h-th of its H equal blocks. Each source is shuffled anew each time it is read through;
-the sources take turns so that after any n rows each has given its share of n, to within one row.
+stream, of which a process reads those that its devices hold (`sharding.own_rows`). Each source is shuffled anew each
+time it is read through; the sources take turns so that after any n rows each has given its share of n, to within one row.
 """
 
 import dataclasses
@@ -120,13 +120,25 @@ class Turns(grain.transforms.DatasetSelectionMap):
         return source, passes * self.quotas[source] + int(self.rank[place])
 
 
-def dataset(mixed: Mixture, batch: int, seed: int, host: int = 0, hosts: int = 1) -> grain.MapDataset:
-    """An endless MapDataset: element `step` is host's {field: int32 [batch/hosts, T+1]} of that step.
+class Some(grain.transforms.DatasetSelectionMap):
+    """Of a stream, the rows with these numbers in each batch, one after the other."""
 
-    Raises UserError when the batch does not divide over the hosts.
+    def __init__(self, batch: int, numbers: np.ndarray, length: int):
+        self.batch, self.numbers, self.length = batch, numbers.tolist(), length // batch * len(numbers)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        step, place = divmod(index, len(self.numbers))
+        return 0, step * self.batch + self.numbers[place]
+
+
+def dataset(mixed: Mixture, batch: int, seed: int, own: np.ndarray | None = None) -> grain.MapDataset:
+    """An endless MapDataset: element `step` is {field: int32 [rows, T+1]} of that step.
+
+    Of the batch, the rows with the numbers `own`, or all.
     """
-    if batch % hosts:
-        raise UserError(f"a batch of {batch} rows does not divide over {hosts} hosts")
     streams = []
     for folder in mixed.folders:
         source = grain.sources.ArrayRecordDataSource([str(path) for path in rows.shards(folder)])
@@ -134,12 +146,14 @@ def dataset(mixed: Mixture, batch: int, seed: int, host: int = 0, hosts: int = 1
         streams.append(grain.MapDataset.source(source).seed(own_seed).shuffle().repeat(EPOCHS))
     mix = grain.MapDataset.select_from_datasets
     stream = mix(streams, Turns(mixed.quotas)) if len(streams) > 1 else streams[0]
-    return stream.map(rows.from_bytes).batch(batch // hosts)[host::hosts]
+    if own is not None and len(own) < batch:
+        stream = mix([stream], Some(batch, own, len(stream)))
+    return stream.map(rows.from_bytes).batch(batch if own is None else len(own))
 
 
-def batches(mixed: Mixture, batch: int, seed: int, start: int, host: int = 0, hosts: int = 1) -> Iterator[dict]:
+def batches(mixed: Mixture, batch: int, seed: int, start: int, own: np.ndarray | None = None) -> Iterator[dict]:
     """The batches from step `start` on, read ahead by Grain's threads."""
-    stream = dataset(mixed, batch, seed, host, hosts)[start:]
+    stream = dataset(mixed, batch, seed, own)[start:]
     return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))
 
 

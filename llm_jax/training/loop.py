@@ -29,7 +29,7 @@ class Batches:
     """What a stage trains on. `next` may use the current parameters (RL samples from them)."""
 
     def next(self, step: int, params) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """This host's part of the batch of `step`, and figures to log with it."""
+        """This process's rows of the batch of `step` (`sharding.own_rows`), and figures to log with it."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
@@ -141,9 +141,14 @@ def prepare(job: Job, params, mesh: Mesh):
 def train(run: Run, job: Job, params) -> Any:
     """Trains `params` by `job` from its newest checkpoint, or from the start, to the end -> final parameters.
 
-    Raises Stopped after SIGTERM or Ctrl-C, once the state is saved, and FloatingPointError on a loss that is not
-    finite; the newest checkpoint then stays as it is.
+    Raises Stopped after SIGTERM or Ctrl-C to any process, in all after the same step, once the state is saved, and
+    FloatingPointError on a loss that is not finite; the newest checkpoint then stays as it is.
     """
+    with Interrupt() as interrupt:
+        return _train(run, job, params, interrupt)
+
+
+def _train(run: Run, job: Job, params, interrupt: Interrupt) -> Any:
     config, own = run.config, identity(run.config, job.stage)
     parent = lineage.parent_of(run, job.stage)
     parts = [".".join(key.key for key in path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
@@ -184,20 +189,21 @@ def train(run: Run, job: Job, params) -> Any:
         store.save(step, params, optimizer_state, meta)
 
     pending = None  # metrics of the step before: read only when the next one is on its way
-    stop = False
-    with contextlib.closing(store), log, Interrupt() as interrupt:
+    done_steps = start
+    with contextlib.closing(store), log:
         for step in range(start, job.steps):
             asked = time.monotonic()
             host_batch, figures = job.batches.next(step, params)
             waited = time.monotonic() - asked
             batch = sharding.put_batch(run.mesh, host_batch, config.train.microbatch)
+            wanted = sharding.any_process(run.mesh, interrupt.wanted)  # a signal after this waits for the next step
             with jax.transfer_guard("disallow"), profiled(run, job.stage, step - start):
                 params, optimizer_state, metrics = step_fn(params, {}, optimizer_state, batch)
             if pending:
                 log.step(*pending)
             pending = (step + 1, metrics, figures, waited)
             done = step + 1 == job.steps
-            stop = interrupt.wanted  # read once: a signal after this waits for the next step
+            done_steps, stop = step + 1, bool(wanted)
             validates = job.validate and (done or (step + 1) % config.log.eval_every == 0)
             saves = done or stop or (step + 1) % config.checkpoint.every == 0
             if validates or saves:
@@ -210,8 +216,8 @@ def train(run: Run, job: Job, params) -> Any:
                 log.restart_clock()
             if stop:
                 break
-    if stop:
-        raise Stopped(f"{job.stage}: saved at step {step + 1}; the same command continues")
+    if sharding.any_process(run.mesh, interrupt.wanted):  # the last save took its time
+        raise Stopped(f"{job.stage}: saved at step {done_steps}; the same command continues")
     log.finish()
     return params
 

@@ -57,19 +57,14 @@ def total_nats(run: Run, nats: Callable, folder: Path, batch: int):
     source = loader.read_all(folder)
     pad = {name: np.zeros_like(value) for name, value in source[0].items()}
     source += [pad] * (-len(source) % batch)  # whole batches: padding rows have no targets
-    batches = []
+    batches, numbers = [], sharding.own_rows(run.mesh, batch)
     for start in range(0, len(source), batch):
         stacked = {name: np.stack([row[name] for row in source[start : start + batch]]) for name in rows.FIELDS}
-        batches.append(sharding.put_batch(run.mesh, host_part(loader.targets(stacked))))
+        own = {name: value[numbers] for name, value in loader.targets(stacked).items()}
+        batches.append(sharding.put_batch(run.mesh, own))
 
     def measure(params) -> tuple[float, float]:
         sums, targets = zip(*jax.device_get([nats(params, b) for b in batches]), strict=True)
         return float(np.sum(sums)), float(np.sum(targets))
 
     return measure
-
-
-def host_part(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """This host's block of a whole batch."""
-    hosts, host = jax.process_count(), jax.process_index()
-    return {k: np.array_split(v, hosts)[host] for k, v in batch.items()}

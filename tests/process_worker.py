@@ -1,0 +1,126 @@
+"""Starts processes of one run that have imported all already, and says how they ended. For test_multihost.py.
+
+python tests/process_worker.py FOLDER < JSON     # {"command": [...], "processes": 2, ...}; see `Order`
+
+A process is a fork of this one before JAX has looked for devices: real, but without seconds of imports for each.
+Its output goes to FOLDER/N.out and FOLDER/N.err.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from llm_jax import main, processes, sharding
+from llm_jax.cli import run_cli
+from llm_jax.runs import Run
+from llm_jax.stages.supervised import supervised_job
+from llm_jax.training import loader, loop
+
+import jax  # isort: skip
+
+
+@dataclasses.dataclass
+class Order:
+    """What to run: flags of llm_jax.main, or a folder of rows and meshes on which to train on them."""
+
+    processes: int
+    folder: str
+    flags: list[str] = dataclasses.field(default_factory=list)
+    own_flags: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # of one process
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    metrics: str = ""  # once this file has five lines of metrics,
+    terminate: list[int] = dataclasses.field(default_factory=list)  # these processes get SIGTERM,
+    gap: float = 0.0  # so many seconds one after the other
+    rows: str = ""
+    meshes: list[dict[str, int]] = dataclasses.field(default_factory=list)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def ended(order: Order) -> list[dict]:
+    """[{"code": ..., "seconds": ...}] of each process, the seconds from the first SIGTERM or end of a process on."""
+    port = free_port()
+    pids = [start(order, process, port) for process in range(order.processes)]
+    results: dict[int, dict] = {}
+    since = None
+    waiting = list(order.terminate)
+    while len(results) < len(pids):
+        if waiting and lines(Path(order.metrics)) >= 5:
+            since = since or time.monotonic()
+            os.kill(pids[waiting.pop(0)], signal.SIGTERM)
+            time.sleep(order.gap)
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            since = since or time.monotonic()
+            code = os.waitstatus_to_exitcode(status)
+            results[pids.index(pid)] = {"code": code, "seconds": round(time.monotonic() - since, 2)}
+        else:
+            time.sleep(0.02)
+    return [results[process] for process in range(order.processes)]
+
+
+def start(order: Order, process: int, port: int) -> int:
+    if pid := os.fork():
+        return pid
+    for fd, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{order.folder}/{process}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
+    os.environ.update(order.environment)
+    flags = [f"--coordinator=localhost:{port}", f"--processes={order.processes}", f"--process={process}"]
+    sys.argv = ["llm_jax.main", *order.flags, *order.own_flags.get(str(process), ())]
+    sys.argv += flags if order.processes > 1 else []
+    code = 1
+    try:
+        if order.rows:
+            if order.processes > 1:
+                processes.connect(f"localhost:{port}", order.processes, process)
+            print(json.dumps([trained(order, mesh) for mesh in order.meshes]))
+            sys.exit(0)
+        run_cli(main.main, main.define_flags)
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        if jax.distributed.is_initialized():
+            jax.distributed.shutdown()  # as JAX does when a process ends
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def trained(order: Order, mesh: dict[str, int], steps: int = 4) -> list[float]:
+    """The loss of each step, and the validation loss after them."""
+    from tests.mesh_worker import VOCAB, tiny
+
+    c = tiny([mesh.get(axis, 1) for axis in ("data", "fsdp", "tensor", "context")], "adamw")
+    c.train.microbatch, c.data.sequence_length = 4, 16
+    run = Run(c, Path(order.folder), sharding.make_mesh(c.mesh), VOCAB)
+    with jax.set_mesh(run.mesh):
+        rows = Path(order.rows)
+        job = supervised_job(run, "pretrain", loader.mixture(rows / "train"), rows / "validation")
+        params, losses = run.init_params(), []
+        state, step_fn = loop.prepare(job, params, run.mesh)
+        for step in range(steps):
+            batch = sharding.put_batch(run.mesh, job.batches.next(step, params)[0], c.train.microbatch)
+            params, state, metrics = step_fn(params, {}, state, batch)
+            losses.append(float(metrics["loss"]))
+        return [*losses, job.validate(params)["val_loss"]]
+
+
+if __name__ == "__main__":
+    for order in sys.stdin:
+        print(json.dumps(ended(Order(**json.loads(order)))), flush=True)
