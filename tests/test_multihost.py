@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from llm_jax import rows
 from llm_jax.checkpoint import Checkpoints
 from llm_jax.times import Times
-from tests.commands import COMPILED, DEADLINE, ENVIRONMENT, FEWER_PASSES, ROOT, TINY, refused, run
+from tests.commands import DEADLINE, ENVIRONMENT, FEWER_PASSES, ROOT, TINY, refused, run, until
 from tests.mesh_worker import VOCAB
 
 MESH = ("--config.mesh.data=2", "--config.mesh.fsdp=4", "--config.log.eval_every=6")
@@ -237,6 +239,57 @@ def test_stages_of_one_process_are_refused_once(worker, tmp_path):
     flags = ["--config=tests/fit.py", f"--workdir={tmp_path}/run", "--stages=fit,rl,evaluate", "--config.mesh.data=2"]
     check_failure(worker(2, flags=flags), "error: stage 'rl' runs in one process", 2)
     assert not (tmp_path / "run").exists()
+
+
+def slurm_recipe() -> str:
+    """The script of docs/launch.md for a job of Slurm."""
+    text = (ROOT / "docs/launch.md").read_text().partition("## GPUs under Slurm")[2]
+    return re.search(r"```bash\n(.*?)```", text, re.S)[1]
+
+
+def test_the_slurm_recipe_has_a_process_for_each_shard():
+    value = lambda name: int(re.search(rf"{name}=(\d+)", slurm_recipe())[1])  # noqa: E731
+    assert value("--nodes") * value("--ntasks-per-node") == value("mesh.fsdp")
+    assert "#SBATCH --signal=TERM@" in slurm_recipe()  # to the processes, not to the script, which would be "B:TERM@"
+
+
+@pytest.mark.slow
+def test_the_slurm_recipe_saves_before_its_time_is_up(tmp_path):
+    """As it stands in the docs, but for the experiment, the paths and the number of tasks; twice, to go on."""
+    checkout, workdir = tmp_path / "home/llm_jax", tmp_path / "run"
+    (checkout / "experiments").mkdir(parents=True)
+    for name in ("llm_jax", "data_pipelines", "tests"):
+        (checkout / name).symlink_to(ROOT / name)
+    (checkout / "experiments/mine.py").write_text("from tests.fit import get_config")
+    (checkout / ".venv/bin").mkdir(parents=True)
+    (checkout / ".venv/bin/srun").write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/srun.py "$@"\n')
+    (checkout / ".venv/bin/srun").chmod(0o755)
+    paths = f"{checkout}/.venv/bin:{Path(sys.executable).parent}"
+    (checkout / ".venv/bin/activate").write_text(f"export PATH={paths}:$PATH\n")
+    script = slurm_recipe().replace("/shared/runs/mine", str(workdir)).replace("data,pretrain,sft", "fit")
+    script = re.sub(r"mesh.fsdp=\d+", "mesh.fsdp=2", script).replace(
+        "srun ", "exec srun ", 1
+    )  # it has our signal, then
+    assert "continuing after step" not in slurm_job(script, tmp_path / "home", workdir)
+    assert "continuing after step" in slurm_job(script, tmp_path / "home", workdir)
+    steps = [line["step"] for line in lines(workdir, "fit")]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def slurm_job(script: str, home: Path, workdir: Path) -> str:
+    """What a job said whose time was up after a few steps."""
+    job = free_port() % 4096  # JAX makes its port from the job's number
+    env = {**ENVIRONMENT, "HOME": str(home), "TASKS": "2", "SLURM_JOB_ID": str(job)}
+    env["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
+    metrics = workdir / "fit/metrics.jsonl"
+    count = lambda: len(metrics.read_text().splitlines()) if metrics.exists() else 0  # noqa: E731
+    before = count()
+    process = subprocess.Popen(["bash", "-c", script], env=env, text=True, **dict.fromkeys(("stdout", "stderr"), -1))
+    until(lambda: process.poll() is not None or count() > before + 5)
+    process.terminate()
+    out, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0 and out.count("saved at step") == 1, (out, err[-2000:])
+    return out
 
 
 def test_half_said_clusters_are_refused(tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -115,6 +116,41 @@ def test_the_table_names_where_axes_live(mesh):
     assert sharding.spec(("vocab", "embed")) == PartitionSpec("tensor", "fsdp")
     assert sharding.named(mesh, "batch", None).spec == PartitionSpec(("data", "fsdp", "expert"), None)
     assert set(sharding.RULES) >= {"batch", "embed", "heads", "kv_heads", "ff", "vocab"}
+
+
+class Sharding:
+    """Stands for the sharding of a process that holds some of the shards of a batch."""
+
+    def __init__(self, held: list[int]):
+        self.held = held
+
+    def addressable_devices_indices_map(self, shape):
+        return {place: (slice(shard, shard + 1),) for place, shard in enumerate(self.held)}
+
+
+def test_rows_go_by_the_shards_that_a_process_holds(monkeypatch):
+    """Of two microbatches of four shards; the order of the devices and copies of a shard change nothing."""
+    monkeypatch.setattr(sharding, "shards", lambda mesh, axis: 4)
+    for held, rows in (([0], [0, 1, 8, 9]), ([3, 1, 1, 3], [2, 3, 6, 7, 10, 11, 14, 15]), ([2, 0, 3, 1], range(16))):
+        monkeypatch.setattr(sharding, "named", lambda mesh, axis, held=held: Sharding(held))
+        assert sharding.own_rows(None, 16, 8).tolist() == list(rows)
+        assert len(sharding.own_rows(None, 16)) == len(rows)
+
+
+def gpu(number: int) -> types.SimpleNamespace:
+    """One of four, two a host; JAX numbers the hosts as slices."""
+    return types.SimpleNamespace(
+        id=number, platform="gpu", device_kind="H", process_index=number, slice_index=number // 2
+    )
+
+
+@pytest.mark.parametrize("sizes", [(1, 4, 1), (1, 1, 4), (2, 1, 2)])
+def test_any_axis_may_cross_hosts_of_gpus(monkeypatch, sizes):
+    c = config.default()
+    c.mesh.data, c.mesh.fsdp, c.mesh.tensor = sizes
+    monkeypatch.setattr(sharding, "Mesh", lambda grid, axes, axis_types: grid)
+    grid = sharding.make_mesh(c.mesh, [gpu(number) for number in (2, 0, 3, 1)])
+    assert [device.id for device in grid.flat] == [0, 1, 2, 3]  # `data`, the first, crosses hosts where there is any
 
 
 def test_a_batch_is_put_on_the_mesh_unchanged(mesh):

@@ -2,7 +2,7 @@
 
 The global order of rows is a pure function of the seed: `batch(step)` is rows [step*B, (step+1)*B) of an endless
 stream, of which a process reads those that its devices hold (`sharding.own_rows`). Each source is shuffled anew each
-time it is read through; the sources take turns so that after any n rows each has given its share of n, to within one row.
+time it is read through; the sources take turns so that after any n rows each has given its share of n, to within one.
 """
 
 import dataclasses
