@@ -22,11 +22,11 @@ def run_cli(main: Callable[[], None], define_flags: Callable[[], None]) -> None:
     """Defines and parses flags, runs `main`, exits."""
     try:
         code = exit_code(main, define_flags)
-    except Exception:
+    except (Exception, KeyboardInterrupt):
         if processes.first_to_fail(1):
             traceback.print_exc()
         code = 1
-    processes.leave(code)
+    processes.leave()
     sys.exit(code)
 
 

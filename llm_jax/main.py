@@ -42,7 +42,9 @@ def define_flags() -> None:
     flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process, where no cluster tells it.")
     flags.DEFINE_integer("processes", None, "How many processes.")
     flags.DEFINE_integer("process", None, "Which one this is, from 0.")
+    flags.FLAGS.set_gnu_getopt(True)  # flags that are not known yet may have a value behind a space
     flags.FLAGS(sys.argv, known_only=True)
+    flags.FLAGS.set_gnu_getopt(False)
     join_others(flags.FLAGS)
     config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
     flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)

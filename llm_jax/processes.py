@@ -71,6 +71,7 @@ def after_first(name: str) -> None:
     if jax.process_index() == 0:
         _notes.key_value_set(f"llm_jax/first/{name}", "here")
     while not _read(f"llm_jax/first/{name}"):
+        _end_if_failed()
         time.sleep(0.2)
 
 
@@ -86,13 +87,12 @@ def first_to_fail(code: int) -> bool:
     return True
 
 
-def leave(code: int) -> None:
+def leave() -> None:
     """At the end of a command: when a process has failed, ends this one without waiting for those that cannot come."""
     if several():
         for number in (signal.SIGTERM, signal.SIGINT):  # to be late with a signal is no failure
             signal.signal(number, signal.SIG_IGN)
-        if _read(FAILED):
-            _end(code or 1)
+        _end_if_failed()
 
 
 def _me() -> int:
@@ -110,19 +110,21 @@ def _read(note: str) -> str:
 
 
 def _watch() -> None:
-    while not (noted := _read(FAILED)):
+    while not _read(FAILED):
         time.sleep(LOOK)
-    process, code = noted.split()
     time.sleep(GRACE)
-    if not _mine and _me() == 0:
-        print(f"error: process {process} failed, and says why; this one ends", file=sys.stderr)
-    _end(int(code))
+    _end_if_failed()
 
 
-def _end(code: int) -> NoReturn:
-    """Ends at once: JAX would first wait for all others. The process that keeps the notes is the last one."""
+def _end_if_failed() -> None:
+    """When a failure is noted, ends now; JAX would wait for all others first. The keeper of the notes is the last one."""
     from jax._src import distributed
 
+    if not (noted := _read(FAILED)):
+        return
+    process, code = map(int, noted.split())
+    if _me() == 0 and process != 0:
+        print(f"error: process {process} failed, and says why; this one ends", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if _me() == 0:

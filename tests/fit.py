@@ -12,7 +12,8 @@ from llm_jax.config import UserError, default, stage_section
 from llm_jax.stage_table import STAGES, Stage
 from llm_jax.training import loop
 
-BATCH, WIDTH = 8, 6
+BATCH, WIDTH = 8, 8
+FAILURES = ("kill", "mistake", "error")
 
 
 class Rows(loop.Batches):
@@ -23,9 +24,10 @@ class Rows(loop.Batches):
 
     def next(self, step, params):
         what, process, at = os.environ.get("FAIL", "nothing 0 0").split()
-        if what != "nothing" and step == int(at) and process in ("all", str(jax.process_index())):
+        if what in FAILURES and step == int(at) and process in ("all", str(jax.process_index())):
             fail(what)
         x = np.random.default_rng(step).normal(size=(BATCH, WIDTH)).astype(np.float32)
+        x *= np.nan if what == "nan" and step == int(at) else 1
         return {"x": x[self.numbers], "weights": np.ones(len(self.numbers), np.float32)}, {}
 
 
