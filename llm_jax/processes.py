@@ -117,7 +117,7 @@ def _watch() -> None:
 
 
 def _end_if_failed() -> None:
-    """When a failure is noted, ends now; JAX would wait for all others first. The keeper of the notes is the last one."""
+    """When a failure is noted, ends now; JAX would wait for all others first. The keeper of the notes is the last."""
     from jax._src import distributed
 
     if not (noted := _read(FAILED)):

@@ -95,7 +95,7 @@ def start(order: Order, process: int, port: int) -> int:
     except BaseException:
         traceback.print_exc()
     finally:
-        if jax.distributed.is_initialized():
+        if code == 0 and jax.distributed.is_initialized():
             jax.distributed.shutdown()  # as JAX does when a process ends
         sys.stdout.flush()
         sys.stderr.flush()
