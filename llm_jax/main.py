@@ -65,10 +65,7 @@ def main() -> None:
         raise UserError(f"stage {alone[0]!r} runs in one process; run it by itself with --stages={alone[0]}")
     run = Run(config, workdir, sharding.make_mesh(config.mesh), profile=f.profile)
     with contextlib.ExitStack() as held:
-        if jax.process_index() == 0:
-            begin(run, stages, held)
-        else:
-            check(run, stages)
+        begin(run, stages, held)
         processes.after_first("claimed")
         times = Times(workdir)
         times.add("startup", time.monotonic() - STARTED)
@@ -116,13 +113,17 @@ def find_devices() -> None:
 def begin(run: Run, stages: list[Stage], held: contextlib.ExitStack) -> None:
     """Makes this the one command that writes into the workdir, until `held` closes; checks, then notes the config.
 
-    Raises UserError, and has written nothing, when another command is at work there, or one of the stages cannot run.
+    Of several processes the first one does so, when all have checked. Raises UserError, and has written nothing, when
+    another command is at work there, or one of the stages cannot run.
     """
+    first, there = jax.process_index() == 0, run.workdir.exists()
     writable(run.workdir)
-    there = run.workdir.exists()
-    if there:
+    if first and there:
         held.enter_context(one_writer(run.workdir))
     check(run, stages)
+    check_same(run.config, run.workdir, stages)
+    if not first:
+        return
     if not there:
         run.workdir.mkdir(parents=True, exist_ok=True)
         held.enter_context(one_writer(run.workdir))
@@ -154,6 +155,17 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
         if changed:
             mend = "Use another --workdir, or the old values"
             raise UserError(f"{workdir} holds a run of another config: {'; '.join(changed)}. {mend}")
+
+
+def check_same(config: ConfigDict, workdir: Path, stages: list[Stage]) -> None:
+    """Of several processes, the first refuses to begin when one has other flags; it waits for the checks of all."""
+    mine = {**flatten(config), "stages": [stage.name for stage in stages], "workdir": str(workdir.absolute())}
+    gathered = [json.loads(one) for one in processes.gathered("flags", json.dumps(mine))]
+    for number, other in enumerate(gathered):
+        if changed := differences(gathered[0], other):
+            raise UserError(
+                f"process {number} has other flags than the first ({'; '.join(changed)}); give all the same"
+            )
 
 
 def claim(workdir: Path, config: ConfigDict) -> None:

@@ -66,13 +66,28 @@ def after_first(name: str) -> None:
     """Waits until the first process has come here, under a name that is used once."""
     if not several():
         return
-    import jax
-
-    if jax.process_index() == 0:
+    if _me() == 0:
         _notes.key_value_set(f"llm_jax/first/{name}", "here")
-    while not _read(f"llm_jax/first/{name}"):
+    _wait_for(f"llm_jax/first/{name}")
+
+
+def gathered(name: str, value: str) -> list[str]:
+    """What every process gives under a name that is used once: to the first one; the others get nothing, at once."""
+    if not several():
+        return [value]
+    from jax._src import distributed
+
+    _notes.key_value_set(f"llm_jax/{name}/{_me()}", value)
+    count = distributed.global_state.num_processes if _me() == 0 else 0
+    return [_wait_for(f"llm_jax/{name}/{process}") for process in range(count)]
+
+
+def _wait_for(note: str) -> str:
+    """A note, once it is there. It is waited for in steps, so that signals and failures are seen."""
+    while not (value := _read(note)):
         _end_if_failed()
         time.sleep(0.2)
+    return value
 
 
 def first_to_fail(code: int) -> bool:

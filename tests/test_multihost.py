@@ -222,6 +222,13 @@ def test_a_failure_of_one_process_ends_all(worker, tmp_path, failure, reason, co
     check_failure(results, reason, code)
 
 
+def test_processes_with_other_flags_are_refused(worker, tmp_path):
+    other = {"1": ["--config.seed=7"]}
+    results = worker.fit(tmp_path / "run", 2, "--config.mesh.data=2", own_flags=other)
+    check_failure(results, "error: process 1 has other flags than the first (seed: 0 -> 7)", 2)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_a_mistake_in_the_flags_of_one_process_ends_all(worker, tmp_path):
     wrong = {"1": ["--config.fit.stpes=3"]}
@@ -234,6 +241,15 @@ def test_a_killed_process_ends_all(worker, tmp_path):
     killed, *others = worker.fit(tmp_path / "run", 2, "--config.mesh.data=2", environment={"FAIL": "kill 1 3"})[::-1]
     assert killed["code"] == -9 and max(other["seconds"] for other in others) < 60
     assert all(other["code"] for other in others)
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_come_are_told(tmp_path):
+    code = f"from llm_jax import processes as p; p.ARRIVAL = 3; p.connect('localhost:{free_port()}', 3, 0)"
+    result = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, cwd=ROOT, text=True, capture_output=True)
+    assert result.returncode == 1 and result.stderr == (
+        "error: not all processes came within 3 s; look why in the output of those that are missing, and start all again\n"
+    )
 
 
 def test_stages_of_one_process_are_refused_once(worker, tmp_path):
