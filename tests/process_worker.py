@@ -16,13 +16,19 @@ import time
 import traceback
 from pathlib import Path
 
+import numpy as np
+
 from llm_jax import main, processes, sharding
 from llm_jax.cli import run_cli
 from llm_jax.runs import Run
 from llm_jax.stages.supervised import supervised_job
 from llm_jax.training import loader, loop
+from llm_jax.training.nats import jitted_nats
+from tests.mesh_worker import VOCAB, tiny
 
 import jax  # isort: skip
+
+STEPS = 4
 
 
 @dataclasses.dataclass
@@ -39,6 +45,7 @@ class Order:
     gap: float = 0.0  # so many seconds one after the other
     rows: str = ""
     meshes: list[dict[str, int]] = dataclasses.field(default_factory=list)
+    train: bool = False
 
 
 def free_port() -> int:
@@ -77,7 +84,7 @@ def start(order: Order, process: int, port: int) -> int:
     if pid := os.fork():
         return pid
     for fd, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(f"{order.folder}/{process}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
+        os.dup2(os.open(f"{order.folder}/{process}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), fd)
     os.environ.update(order.environment)
     flags = [f"--coordinator=localhost:{port}", f"--processes={order.processes}", f"--process={process}"]
     sys.argv = ["llm_jax.main", *order.flags, *order.own_flags.get(str(process), ())]
@@ -87,7 +94,7 @@ def start(order: Order, process: int, port: int) -> int:
         if order.rows:
             if order.processes > 1:
                 processes.connect(f"localhost:{port}", order.processes, process)
-            print(json.dumps([trained(order, mesh) for mesh in order.meshes]))
+            print(json.dumps([measured(order, mesh) for mesh in order.meshes]))
             sys.exit(0)
         run_cli(main.main, main.define_flags)
     except SystemExit as stop:
@@ -102,23 +109,36 @@ def start(order: Order, process: int, port: int) -> int:
         os._exit(code)
 
 
-def trained(order: Order, mesh: dict[str, int], steps: int = 4) -> list[float]:
-    """The loss of each step, and the validation loss after them."""
-    from tests.mesh_worker import VOCAB, tiny
-
+def measured(order: Order, mesh: dict[str, int]) -> list[float]:
+    """The loss of each of some steps, and the validation loss after them; without `train`, of the first parameters."""
     c = tiny([mesh.get(axis, 1) for axis in ("data", "fsdp", "tensor", "context")], "adamw")
-    c.train.microbatch, c.data.sequence_length = 4, 16
+    c.train.microbatch, c.data.sequence_length = (4 if order.train else 0), 16
     run = Run(c, Path(order.folder), sharding.make_mesh(c.mesh), VOCAB)
     with jax.set_mesh(run.mesh):
         rows = Path(order.rows)
         job = supervised_job(run, "pretrain", loader.mixture(rows / "train"), rows / "validation")
-        params, losses = run.init_params(), []
-        state, step_fn = loop.prepare(job, params, run.mesh)
-        for step in range(steps):
+        params, losses, nats = drawn_params(run), [], jitted_nats(run)
+        state, step_fn = loop.prepare(job, params, run.mesh) if order.train else (None, None)
+        for step in range(STEPS):
             batch = sharding.put_batch(run.mesh, job.batches.next(step, params)[0], c.train.microbatch)
-            params, state, metrics = step_fn(params, {}, state, batch)
-            losses.append(float(metrics["loss"]))
+            if order.train:
+                params, state, metrics = step_fn(params, {}, state, batch)
+                losses.append(float(metrics["loss"]))
+            else:
+                total, targets = nats(params, batch)
+                losses.append(float(total / targets))
         return [*losses, job.validate(params)["val_loss"]]
+
+
+def drawn_params(run: Run):
+    """The same on any mesh, without a program to compile."""
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        values = rng.normal(size=leaf.shape).astype(leaf.dtype) / 4
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: values[index])
+
+    return jax.tree.map(draw, run.abstract_params())
 
 
 if __name__ == "__main__":
