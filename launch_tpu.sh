@@ -59,7 +59,8 @@ choose_runtime() {
 check_command() {
   ((${#COMMAND[@]})) || fail 2 "CONFIG is missing; $USAGE"
   local config=${COMMAND[0]} word workdir=''
-  [[ -f $config ]] || fail 2 "no file $config; CONFIG is a path from the repository's root: experiments/speedrun.py"
+  [[ -f $config ]] || config=${config%%:*} # what comes after the colon is its argument
+  [[ -f $config ]] || fail 2 "no file ${COMMAND[0]}; CONFIG is a path from the repository's root: experiments/speedrun.py"
   git cat-file -e "HEAD:$config" 2> /dev/null || fail 2 "$config is not in the last commit, and only that travels"
   for word in "${COMMAND[@]:1}"; do
     [[ $word != --workdir=* ]] || workdir=${word#*=}
@@ -88,8 +89,8 @@ copy() {
     run gcloud compute tpus tpu-vm scp "$tar" "$NAME:llm_jax.tar" --zone="$ZONE" --worker=all --quiet
 }
 
-install() { # the folder is not emptied: a run with a relative workdir has its files there
-  on_hosts all "set -e; ${TPU_SETUP:+$TPU_SETUP; }mkdir -p ~/llm_jax; cd ~/llm_jax; tar -xf ~/llm_jax.tar; \
+install() { # the folder is not emptied: a run with a relative workdir has its files there. TPU_SETUP may end in a comment
+  on_hosts all "set -e; ${TPU_SETUP:+$TPU_SETUP$'\n'}mkdir -p ~/llm_jax; cd ~/llm_jax; tar -xf ~/llm_jax.tar; \
 command -v $HOST_PYTHON > /dev/null || { sudo apt-get -q update && \
 sudo apt-get -qy -o DPkg::Lock::Timeout=300 install $HOST_PYTHON-venv; } || true; \
 \$(command -v $HOST_PYTHON || command -v python3) -m venv ~/.venv-llm_jax; \

@@ -45,6 +45,8 @@ from data_pipelines.tiny_web.world import make_world
 from llm_jax.config import UserError
 from llm_jax.files import read_json, user_path
 from llm_jax.rows import facts, row_sets
+from llm_jax.tables import known
+from llm_jax.tasks.table import FAMILIES
 from llm_jax.tokenizer import Tokenizer, cut, train_tokenizer
 
 SAMPLE_CHARACTERS = 1_500_000  # that the tokenizer is trained on
@@ -88,11 +90,20 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
 
 
 def check(config: ConfigDict) -> None:
-    """Reads the user's own files as `prepare` will, and writes nothing. Raises UserError for what they hold."""
+    """Reads the user's own files as `prepare` will, and writes nothing. Raises UserError for what they hold, and for
+    names of sources and tasks that there will not be."""
+    sources = {*SECTIONS, "web", "program", "lesson", "python_docs"}
     if config.data.documents:
-        make_documents(config, Path(), {})
+        sources = {document["source"] for document in make_documents(config, Path(), {})[0]}
     if config.data.conversations:
         make_conversations(config, {}, [])
+    for key in ("epochs", "weights"):
+        for name in config.data[key]:
+            known(f"source in data.{key}", name, sorted(sources))
+    levels = [f"{family.name}/{level}" for family in FAMILIES.values() for level in family.levels]
+    for name in config.rl.tasks:
+        if name.partition("/")[0] != "facts":
+            known("task of rl.tasks", name, [*FAMILIES, *levels])
 
 
 def word_lists(seed: int) -> dict[str, list[str]]:

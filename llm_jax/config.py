@@ -1,14 +1,18 @@
-"""Every config section with its default and one-line meaning; validation.
+"""Every config section with its default and one-line meaning; validation. What a value may be is in ranges.py.
 
 A config file defines `get_config()`, which starts from `default()` and changes what it needs.
 """
 
 import difflib
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from llm_jax.ranges import outside
+
 OPEN = ("data.epochs.", "data.weights.", "rl.tasks.")  # sections in which any name is a key
+VOCAB_MULTIPLE = 128  # the embedding is padded to a multiple of it
 
 
 class UserError(Exception):
@@ -148,13 +152,18 @@ def check_keys(config: ConfigDict, sections: tuple[str, ...]) -> None:
             raise UserError(f"unknown config key {key!r}; did you mean {near!r}?")
 
 
-CHOICES = {
-    "model.attention": ("auto", "xla", "splash", "cudnn"),
-    "model.remat": ("none", "dots", "full", "offload"),
-    "optimizer.name": ("muon", "adamw"),
-    "optimizer.schedule": ("wsd", "cosine"),
-    "rl.advantage": ("mean", "std"),
-}
+# (key, those whose product must divide it): sizes that are split over the mesh, and others that must come out even.
+SHARDS = ("mesh.data", "mesh.fsdp", "mesh.expert")
+MULTIPLES = (
+    ("model.heads", ("model.kv_heads",)),
+    ("rl.batch", ("rl.group",)),
+    *((key, SHARDS) for key in ("pretrain.batch", "sft.batch", "rl.batch", "rl.slots", "eval.slots")),
+    ("train.microbatch", SHARDS),
+    *((f"model.{key}", ("mesh.tensor",)) for key in ("heads", "kv_heads", "ff_dim", "expert_ff_dim", "dim")),
+    ("model.dim", ("mesh.fsdp",)),
+    ("data.sequence_length", ("mesh.context",)),
+    ("model.experts", ("mesh.expert",)),
+)
 
 
 def validate(config: ConfigDict, sections: tuple[str, ...] = ()) -> None:
@@ -163,71 +172,39 @@ def validate(config: ConfigDict, sections: tuple[str, ...] = ()) -> None:
     `sections` are those of the stages; the values of one that a module of `extensions` adds are that module's to check.
     """
     check_keys(config, sections)
-    m, p = config.model, len(config.model.layer_pattern)
-    positive = (
-        "model.dim",
-        "model.layers",
-        "model.heads",
-        "model.kv_heads",
-        "model.head_dim",
-        "model.ff_dim",
-        "data.sequence_length",
-        "pretrain.batch",
-        "sft.batch",
-        "rl.batch",
-        "rl.group",
-        "rl.slots",
-        "eval.slots",
-    )
     flat = flatten(config)
-    for key in positive:
-        if flat[key] < 1:
-            raise UserError(f"{key} is {flat[key]}; it must be at least 1")
-    for key in flat:
-        if key.startswith(OPEN[:2]) and not 0 <= flat[key] < float("inf"):
-            raise UserError(f"{key} is {flat[key]}; it must be a number from 0 on")
+    for key, value in flat.items():
+        if wrong := outside(key, value):
+            raise UserError(wrong)
     if config.data.weights and not sum(config.data.weights.values()):
         raise UserError("data.weights are all 0; give one source a share")
-    for spec in m.layer_pattern:
-        kind, _, window = spec.removesuffix("-experts").removesuffix("-norope").partition(":")
-        if kind not in ("full", "window") or (kind == "window") != (window.isdigit() and int(window) > 0):
-            raise UserError(
-                f"model.layer_pattern has {spec!r}; use 'full' or 'window:N', then '-norope', then '-experts' if wanted"
-            )
-    if any(spec.endswith("-experts") for spec in m.layer_pattern) != (m.experts > 0):
+    check_layers(config.model)
+    for key, of in MULTIPLES:
+        if flat[key] % (unit := math.prod(flat[name] for name in of)):
+            equals = f" = {unit}" if len(of) > 1 else f" {unit}"
+            raise UserError(f"{key} {flat[key]} must be a multiple of {' x '.join(of)}{equals}")
+    rows = -(-config.tokenizer.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    if rows % config.mesh.tensor:
+        raise UserError(f"the embedding's {rows} rows must be a multiple of mesh.tensor {config.mesh.tensor}")
+    microbatch = config.train.microbatch
+    for key in ("pretrain.batch", "sft.batch"):
+        if microbatch and flat[key] > microbatch and flat[key] % microbatch:
+            raise UserError(f"{key} {flat[key]} must be a multiple of train.microbatch {microbatch}")
+
+
+def check_layers(m: ConfigDict) -> None:
+    """What the model's values ask of each other. Raises UserError."""
+    pattern = tuple(m.layer_pattern)
+    if any(spec.endswith("-experts") for spec in pattern) != (m.experts > 0):
         raise UserError(
-            f"model.experts is {m.experts}, but model.layer_pattern is {tuple(m.layer_pattern)}: layers end in "
+            f"model.experts is {m.experts}, but model.layer_pattern is {pattern}: layers end in "
             "'-experts' where, and only where, there are any"
         )
     if m.experts and not 1 <= m.experts_per_token <= m.experts:
         raise UserError(f"model.experts_per_token is {m.experts_per_token}; it must be 1 to model.experts {m.experts}")
     if m.experts and m.expert_ff_dim < 1:
         raise UserError(f"model.expert_ff_dim is {m.expert_ff_dim}; experts need at least 1")
-    if p == 0 or m.layers < p:
-        raise UserError(f"model.layers is {m.layers}, less than the period {p} of model.layer_pattern")
-    if m.heads % m.kv_heads:
-        raise UserError(f"model.heads {m.heads} must be a multiple of model.kv_heads {m.kv_heads}")
+    if m.layers < len(pattern):
+        raise UserError(f"model.layers is {m.layers}, less than the period {len(pattern)} of model.layer_pattern")
     if m.head_dim % 2:
         raise UserError(f"model.head_dim is {m.head_dim}; rotary embedding needs an even size")
-    if config.rl.group < 2:
-        raise UserError("rl.group is 1; an answer's advantage is over the others of its group: at least 2")
-    if config.rl.batch % config.rl.group:
-        raise UserError(f"rl.batch {config.rl.batch} must be a multiple of rl.group {config.rl.group}")
-    for key, names in CHOICES.items():
-        if flat[key] not in names:
-            raise UserError(f"{key} is {flat[key]!r}; choose {', '.join(map(repr, names))}")
-    shards = config.mesh.data * config.mesh.fsdp * config.mesh.expert
-    microbatch = config.train.microbatch
-    for key in ("pretrain.batch", "sft.batch"):
-        if microbatch and flat[key] > microbatch and flat[key] % microbatch:
-            raise UserError(f"{key} {flat[key]} must be a multiple of train.microbatch {microbatch}")
-    for key in ("pretrain.batch", "sft.batch", "rl.batch", "rl.slots", "eval.slots", "train.microbatch"):
-        if flat[key] % shards:
-            raise UserError(f"{key} {flat[key]} must be a multiple of mesh.data x mesh.fsdp x mesh.expert = {shards}")
-    for key in ("model.heads", "model.kv_heads", "model.ff_dim", "model.expert_ff_dim"):
-        if flat[key] % config.mesh.tensor:
-            raise UserError(f"{key} {flat[key]} must be a multiple of mesh.tensor {config.mesh.tensor}")
-    lengths = (("model.dim", "fsdp"), ("model.dim", "tensor"), ("data.sequence_length", "context"))
-    for key, axis in (*lengths, ("model.experts", "expert")):
-        if flat[key] % config.mesh[axis]:
-            raise UserError(f"{key} {flat[key]} must be a multiple of mesh.{axis} {config.mesh[axis]}")

@@ -138,8 +138,12 @@ def check_before(run: Run, stages: Iterable[str]) -> None:
 
 
 def check_longer(run: Run, stage: Stage) -> None:
-    """Raises UserError where a finished stage is to be trained on, and another one was trained from it."""
+    """Raises UserError where a stage is to be shorter than it is, or is to be trained on and another followed it."""
     wanted = run.config[stage.section].get("steps", 0)
+    with contextlib.suppress(checkpoint.Damaged):
+        done = newest(run.workdir, stage.name)["step"]
+        if 0 < wanted < done:
+            raise UserError(shorter(run, stage.name, done, wanted))
     followers = [name for name in run.trained() if stage.name in STAGES[name].follows]
     for child in (name for name in followers if source_of(run, name).stage == stage.name):
         with contextlib.suppress(checkpoint.Damaged):
@@ -147,6 +151,12 @@ def check_longer(run: Run, stage: Stage) -> None:
             if wanted > step:
                 what = f"{child!r} was trained from step {step} of {stage.name!r}, which is to go on to step {wanted}"
                 raise UserError(f"{what}: move {run.workdir / child} away first, or use another --workdir")
+
+
+def shorter(run: Run, stage: str, step: int, wanted: int) -> str:
+    """What is said where a stage is to have fewer steps than it has done."""
+    what = f"stage {stage!r} of {run.workdir} has done {step} steps, and is to have {wanted}"
+    return f"{what}: give {step} or more, or use another --workdir"
 
 
 def check_branch(run: Run, source: Source) -> None:

@@ -79,6 +79,8 @@ def main() -> None:
                 if jax.process_index() == 0:
                     console.print(str(stopped))
                 return
+            if stage.name == "data":  # of what it has left, nothing could be said before
+                check_stages(run, stages[1:])
 
 
 def run_stage(stage: Stage, run: Run) -> None:
@@ -134,11 +136,17 @@ def begin(run: Run, stages: list[Stage], held: contextlib.ExitStack) -> None:
 def check(run: Run, stages: list[Stage]) -> None:
     """All that can be refused before anything is written. Raises UserError."""
     check_workdir(run.workdir, run.config)
-    names = [stage.name for stage in stages]
-    lineage.check_before(run, names)
+    run.model  # noqa: B018 (its kernel is chosen)
+    lineage.check_before(run, [stage.name for stage in stages])
+    check_stages(run, stages)
+
+
+def check_stages(run: Run, stages: list[Stage]) -> None:
+    """What the stages to come refuse, as far as it can be known now. Raises UserError."""
     for stage in stages:
+        function(stage.run)
         if stage.check and (jax.process_index() == 0 or not stage.first_process):
-            function(stage.check)(run, names)
+            function(stage.check)(run, [stage.name for stage in stages])
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:

@@ -35,11 +35,12 @@ def load_prompts(workdir: Path, split: str) -> list[dict]:
 
 def judge(tokenizer: Tokenizer, prompt: dict, completion: Completion) -> Outcome:
     parts, ended = tokenizer.parse(completion.ids)
+    whole = tokenizer.is_whole(completion.ids)
     return Outcome(
         prompt=prompt,
         parts=parts,
         ended=ended,
-        right=grade(prompt["answer"], parts, ended),
-        well_formed=well_formed(parts, ended),
+        right=whole and grade(prompt["answer"], parts, ended),
+        well_formed=whole and well_formed(parts, ended),
         tokens=len(completion.ids),
     )

@@ -38,6 +38,7 @@ class Run:
         m, vocabulary = config.model, transformer.VOCAB_MULTIPLE
         lengths = (m.dim, m.heads, m.kv_heads, m.ff_dim, m.expert_ff_dim, vocabulary)
         mesh = sharding.make_mesh(sharding.reader_sizes(jax.device_count(), lengths))
+        m.attention = "auto"  # these devices may not have the kernel that it was trained with
         return cls(config, Path(workdir), mesh)
 
     @functools.cached_property
@@ -55,10 +56,10 @@ class Run:
 
     @functools.cached_property
     def model(self) -> ConfigDict:
-        """The model's config, its attention kernel chosen for the mesh's devices."""
+        """The model's config, its attention kernel chosen for the mesh's devices. Raises UserError as `kernel_for`."""
         model = self.config.model.copy_and_resolve_references()
-        if model.attention == "auto":
-            model.attention = kernel_for(self.mesh.devices.flat[0].platform)
+        length = self.config.data.sequence_length // sharding.shards(self.mesh, "length")
+        model.attention = kernel_for(self.mesh.devices.flat[0].platform, model, length)
         return model
 
     def shardings(self):

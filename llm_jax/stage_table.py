@@ -68,6 +68,7 @@ STAGES: Table[Stage] = Table(
         Stage(
             name="pretrain",
             run="llm_jax.stages.pretrain:train",
+            check="llm_jax.stages.pretrain:check",
             label="pre-training",
             kind="base",
             section="pretrain",
@@ -85,6 +86,7 @@ STAGES: Table[Stage] = Table(
         Stage(
             name="rl",
             run="llm_jax.stages.rl:train",
+            check="llm_jax.stages.rl:check",
             label="reinforcement learning",
             kind="chat",
             follows=("sft",),

@@ -105,4 +105,6 @@ def function(path: str) -> Any:
         raise UserError(f"{path!r}: there is no module {error.name!r}") from error
     if not hasattr(found, name):
         raise UserError(f"{path!r}: {module} has no {name!r}")
+    if not callable(getattr(found, name)):
+        raise UserError(f"{path!r} is no function; it must be 'module:function'")
     return getattr(found, name)

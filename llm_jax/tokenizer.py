@@ -216,6 +216,14 @@ class Tokenizer:
         flush()
         return parts, False
 
+    def is_whole(self, ids: Iterable[int]) -> bool:
+        """Whether the special tokens of a completion are spans, each closed by its own token, and its end, as `render`
+        writes them. `parse` makes parts of any others too."""
+        ids = list(map(int, ids))
+        special, closer = [i for i in ids if i in self.special_names], {self.open[n]: self.close[n] for n in SPANS}
+        opened, closed = special[:-1:2], special[1::2]
+        return ids[-1:] == [self.end] and [closer.get(i) for i in opened] == closed
+
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Trains BPE on an iterable of texts. Raises UserError when there is no text or too little for the vocabulary."""

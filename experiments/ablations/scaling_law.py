@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from llm_jax.cli import run_cli
+from llm_jax.config import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = 200  # candidates for the floor of the fit
@@ -33,22 +34,31 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    f, workdir = flags.FLAGS, Path(flags.FLAGS.workdir)
-    points = []
-    for depth in f.depths:
-        run = workdir / depth
+    workdir, points = Path(flags.FLAGS.workdir).expanduser().absolute(), []
+    for depth in layers(flags.FLAGS.depths):
+        run = workdir / str(depth)
         command = [sys.executable, "-m", "llm_jax.main", f"--config={ROOT}/experiments/scaling.py:{depth}"]
-        subprocess.run([*command, f"--workdir={run}", "--stages=data,pretrain"], cwd=ROOT, check=True)
+        if code := subprocess.run([*command, f"--workdir={run}", "--stages=data,pretrain"], cwd=ROOT).returncode:
+            sys.exit(code)  # it has said why
         summary = json.loads((run / "pretrain/summary.json").read_text())
         lines = map(json.loads, (run / "pretrain/metrics.jsonl").read_text().splitlines())
         loss = [line["val_loss"] for line in lines if "val_loss" in line][-1]
-        points.append({"depth": int(depth), "flops": summary["flops_per_step"] * summary["steps"], "loss": loss})
+        points.append({"depth": depth, "flops": summary["flops_per_step"] * summary["steps"], "loss": loss})
         print(points[-1])
-    floor, a, b = fit(*([p[k] for p in points] for k in ("flops", "loss")))
-    result = {"points": points, "floor": floor, "a": a, "b": b}
+    result: dict = {"points": points}
+    if len(points) > 1:
+        result |= zip(("floor", "a", "b"), fit(*([p[k] for p in points] for k in ("flops", "loss"))), strict=True)
     (workdir / "scaling_law.json").write_text(json.dumps(result, indent=1))
     draw(result, workdir / "scaling_law.svg")
-    print(f"loss = {floor:.3f} + {a:.3g} x FLOPs^-{b:.3f}   {workdir / 'scaling_law.svg'}")
+    law = "loss = {floor:.3f} + {a:.3g} x FLOPs^-{b:.3f}" if len(points) > 1 else "one point makes no law"
+    print(f"{law.format(**result)}   {workdir / 'scaling_law.svg'}")
+
+
+def layers(depths: list[str]) -> list[int]:
+    """Each depth once, in order. Raises UserError."""
+    if not depths or not all(depth.isdecimal() and int(depth) for depth in depths):
+        raise UserError(f"--depths={','.join(depths)}: it must be whole numbers from 1 on, as in 2,3,4,6")
+    return sorted(set(map(int, depths)))
 
 
 def fit(flops: list[float], losses: list[float]) -> tuple[float, float, float]:
@@ -67,8 +77,9 @@ def draw(result: dict, path: Path) -> None:
     axes = figure.subplots()
     flops = np.array([p["flops"] for p in result["points"]])
     axes.loglog(flops, [p["loss"] for p in result["points"]], "o", label="held-out loss")
-    line = np.geomspace(flops.min(), flops.max(), 50)
-    axes.loglog(line, result["floor"] + result["a"] * line ** -result["b"], label=f"exponent {result['b']:.2f}")
+    if "b" in result:
+        line = np.geomspace(flops.min(), flops.max(), 50)
+        axes.loglog(line, result["floor"] + result["a"] * line ** -result["b"], label=f"exponent {result['b']:.2f}")
     axes.set(xlabel="training compute (model FLOPs)", ylabel="nats per token")
     axes.legend()
     figure.savefig(path)

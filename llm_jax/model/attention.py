@@ -5,14 +5,18 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from llm_jax import sharding
+from llm_jax.config import UserError
 from llm_jax.model import kernels
 
 MASKED = -1e30  # finite, so that a row with nothing to see gives numbers and not NaN
 BLOCK = 64  # queries in a block: on a CPU, 64 took 3.1 ms where 128 took 4.2 and the whole square of 256 7.6
 MAX_BLOCKS = 16  # in a row, so that the program stays small
 LONG_ROW = 4096  # tokens; the logits of longer rows are not kept for the backward pass
+CUDNN_DTYPES = ("bfloat16", "float16")
+CUDNN_HEAD = 128  # the largest size of a head that all its versions compute the gradient of
 STREAM_CHUNK = 512  # keys whose logits exist at a time, where a row is split over devices
 
 
@@ -58,9 +62,31 @@ class Mask:
         )
 
 
-def kernel_for(platform: str) -> str:
-    """What `model.attention = "auto"` means on a backend."""
-    return {"tpu": "splash", "gpu": "cudnn"}.get(platform, "xla")
+def kernel_for(platform: str, m: ConfigDict, length: int) -> str:
+    """What `model.attention` means for devices of a platform that each hold `length` positions of a row.
+
+    "auto" is the kernel of the backend, where that can compute the model. Raises UserError for one that cannot.
+    """
+    kernel = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "xla") if m.attention == "auto" else m.attention
+    wrong = lacks(kernel, platform, m, length)
+    if wrong and m.attention != "auto":
+        raise UserError(f"model.attention is {kernel!r}, {wrong}; set --config.model.attention=auto")
+    return "xla" if wrong else kernel
+
+
+def lacks(kernel: str, platform: str, m: ConfigDict, length: int) -> str:
+    """What keeps a kernel from computing a model, in a few words; empty where nothing does."""
+    needs = {"splash": "tpu", "cudnn": "gpu"}.get(kernel, platform)
+    if needs != platform:
+        return f"which needs a {needs.upper()}, and these devices are of the kind {platform}"
+    if kernel == "splash" and length % kernels.SPLASH_UNIT:
+        return f"which takes rows of a multiple of {kernels.SPLASH_UNIT} tokens on a device, and here are {length}"
+    if kernel == "cudnn" and m.compute_dtype not in CUDNN_DTYPES:
+        return f"which computes in {' or '.join(CUDNN_DTYPES)}, and model.compute_dtype is {m.compute_dtype!r}"
+    if kernel == "cudnn" and (m.head_dim % 8 or m.head_dim > CUDNN_HEAD or length % 2):
+        what = f"heads whose size is a multiple of 8 and at most {CUDNN_HEAD}, and rows of an even length"
+        return f"which takes {what}; here are {m.head_dim} and {length}"
+    return ""
 
 
 def attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int, kernel: str = "xla") -> jax.Array:

@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding
 from llm_jax import sharding
 from llm_jax.config import UserError
 
+SPLASH_UNIT = 128  # its smallest block
 SPLASH_BLOCK = 512  # positions of queries and of keys that the kernel holds at a time
 
 
@@ -23,9 +24,9 @@ def splash(q_BTNH, k_BSKH, v_BSKH, segments_BT, window: int, interpret: bool = F
     T, N, H = q_BTNH.shape[1:]
     mesh = jax.sharding.get_abstract_mesh()
     heads, queries = sharding.shards(mesh, "heads"), sharding.shards(mesh, "length")
-    if T % (128 * queries) or N % heads or k_BSKH.shape[2] % heads:
+    if T % (SPLASH_UNIT * queries) or N % heads or k_BSKH.shape[2] % heads:
         raise UserError(
-            f"splash attention needs rows of a multiple of {128 * queries} tokens and heads that divide over "
+            f"splash attention needs rows of a multiple of {SPLASH_UNIT * queries} tokens and heads that divide over "
             f"{heads} shards; here are {T} tokens, {N} query heads and {k_BSKH.shape[2]} key heads"
         )
     kernel = splash_kernel(T, N, window, heads, queries, interpret)
@@ -50,7 +51,7 @@ def splash(q_BTNH, k_BSKH, v_BSKH, segments_BT, window: int, interpret: bool = F
 def splash_kernel(T: int, heads: int, window: int, head_shards: int, query_shards: int, interpret: bool):
     from jax.experimental.pallas.ops.tpu import splash_attention as s
 
-    block = max(b for b in (128, 256, SPLASH_BLOCK) if (T // query_shards) % b == 0)
+    block = max(b for b in (SPLASH_UNIT, 256, SPLASH_BLOCK) if (T // query_shards) % b == 0)
     names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
     mask = s.LocalMask((T, T), (window - 1, 0), 0) if window else s.CausalMask((T, T))
     return s.make_splash_mha(

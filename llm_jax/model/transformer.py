@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from llm_jax.config import VOCAB_MULTIPLE
 from llm_jax.model import experts, kv_cache
 from llm_jax.model.attention import LayerSpec, Mask, attention, cached_attention
 from llm_jax.model.embedding import look_up
@@ -22,7 +23,6 @@ from llm_jax.model.outputs_first import INPUTS, OutputsFirst, outputs_first, rot
 from llm_jax.sharding import constrain
 
 Params = dict[str, Any]
-VOCAB_MULTIPLE = 128
 
 
 class Weight(nnx.Param):

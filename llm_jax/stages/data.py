@@ -37,7 +37,10 @@ def check(run: Run, stages: list[str]) -> None:
     if not made.exists():
         if missing := [key for key in now if not now[key]]:
             raise UserError(f"no file matches data.{missing[0]}={run.config.data[missing[0]]!r}; give a glob of files")
-        module = sys.modules[function(run.config.data.prepare).__module__]
+        try:
+            module = sys.modules[function(run.config.data.prepare).__module__]
+        except UserError as error:
+            raise UserError(f"data.prepare is {error}") from error
         getattr(module, "check", lambda config: None)(run.config)
         return
     noted = made.with_name("inputs.json")

@@ -26,6 +26,7 @@ from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.loaded import engine_for
 from llm_jax.sampling.requests import Completion, Request
 from llm_jax.tables import known
+from llm_jax.tasks.table import FAMILIES
 from llm_jax.tools.table import TOOLS, Toolbox
 from llm_jax.training import loop, losses
 from llm_jax.training.optimizer import adamw
@@ -62,6 +63,17 @@ def policy_loss(run: Run):
         return jnp.sum(per_token_BT * weights_BT), weights_BT.sum(), metrics
 
     return loss
+
+
+def check(run: Run, stages: list[str]) -> None:
+    """Raises UserError for families of rl.no_tools that are none, and for shares of tasks that have no prompts here."""
+    rl = run.config.rl
+    there = (run.workdir / "data" / "prompts_train.jsonl").exists()
+    prompts = load_prompts(run.workdir, "train") if there else []
+    for name in rl.no_tools:
+        known("task family of rl.no_tools", name, sorted({*FAMILIES, *(p["task"] for p in prompts)}))
+    if there or not any(rl.tasks.values()):
+        PromptStream(prompts, dict(rl.tasks), run.config.seed)
 
 
 class PromptStream:
@@ -156,6 +168,7 @@ def figures(outcomes: list[Outcome], completions: list[Completion], rewards_PG: 
     means = rewards_PG.mean(axis=1)
     return {
         "reward": float(rewards_PG.mean()),
+        "tokens": sum(o.tokens for o in outcomes),
         "completion_length": float(np.mean([o.tokens for o in outcomes])),
         "thinks": float(np.mean([o.has("think") for o in outcomes])),
         "calls": float(np.mean([o.has(*TOOLS) for o in outcomes])),
@@ -177,6 +190,20 @@ def whole(n: int, unit: int) -> int:
     return -(-n // unit) * unit
 
 
+def first_fit(items: list[int], need: list[int], room: int) -> list[list[int]]:
+    """Items in rows of `room` tokens, longest first, each in the first row that has the `need` of it left."""
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for i in sorted(items, key=lambda i: -need[i]):
+        at = next((r for r, left in enumerate(free) if left >= need[i]), len(rows))
+        if at == len(rows):
+            rows.append([])
+            free.append(room)
+        rows[at].append(i)
+        free[at] -= need[i]
+    return rows
+
+
 def pack_rollouts(
     requests: list[Request],
     completions: list[Completion],
@@ -189,26 +216,17 @@ def pack_rollouts(
     """Rollouts -> rows of the training step, several to a row (first fit, longest first).
 
     Weights are 1 on sampled tokens and 0 on prompts and on what tools wrote. Rollouts without an advantage, those of
-    groups that were all right or all wrong, have no gradient and are left out; the others' advantages are scaled so
-    that the mean is still over the tokens of all.
+    groups that were all right or all wrong, have no gradient, but count in the mean and in what is measured. Small
+    microbatches have either the one kind or the other.
     """
-    sampled = np.array([sum(done.sampled_mask) for done in completions])
-    kept = [i for i in range(len(requests)) if advantage[i]]
-    advantage = np.asarray(advantage) * (sampled[kept].sum() / max(1, sampled.sum()))
-    order = sorted(kept, key=lambda i: -(len(requests[i].prompt) + len(completions[i].ids)))
-    rows: list[list[int]] = []
-    free: list[int] = []
-    for i in order:
-        need = len(requests[i].prompt) + len(completions[i].ids)
-        if need > length + 1:
-            raise UserError(f"a rollout of {need} tokens does not fit a row of {length}: lower rl.max_new_tokens")
-        at = next((r for r, room in enumerate(free) if room >= need), None)
-        if at is None:
-            rows.append([])
-            free.append(length + 1)
-            at = len(rows) - 1
-        rows[at].append(i)
-        free[at] -= need
+    need = [len(request.prompt) + len(done.ids) for request, done in zip(requests, completions, strict=True)]
+    if max(need) > length + 1:
+        raise UserError(f"a rollout of {max(need)} tokens does not fit a row of {length}: lower rl.max_new_tokens")
+    moving, still = ([i for i in range(len(need)) if bool(advantage[i]) == moves] for moves in (True, False))
+    rows = first_fit(moving, need, length + 1)
+    if 0 < microbatch < ROW_BUCKET:
+        rows += [[]] * (whole(len(rows), microbatch) - len(rows))
+    rows += first_fit(still, need, length + 1)
     B = padded_rows(max(1, len(rows)), microbatch, shards)
     out = {name: np.zeros((B, length + 1), np.int32) for name in ("tokens", "segments", "positions")}
     out["tokens"][:] = pad
@@ -243,6 +261,5 @@ def train(run: Run, params):
             optimizer=optimizer,
             loss=policy_loss(run),
             batches=Rollouts(run, engine),
-            tokens_per_step=config.rl.batch * config.rl.max_new_tokens,
         )
         return loop.train(run, job, params)

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 # Plain numbers only: Python's own reading of "1e999999999" would write the number out.
-NUMBER = re.compile(r"-?\d{1,40}(\.\d{1,40}|/0*[1-9]\d{0,38})?")
+NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40}|/0*[1-9][0-9]{0,38})?")
 SPLITS = ("train", "dev", "test")
 SPLIT_PERCENT = {"dev": 3, "test": 10}  # of all keys; the rest is train
 

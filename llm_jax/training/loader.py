@@ -19,6 +19,7 @@ import numpy as np
 
 from llm_jax import rows
 from llm_jax.config import UserError
+from llm_jax.tables import known
 
 EPOCHS = 10**6  # endless for us; Grain cannot slice its own endless stream
 
@@ -48,17 +49,18 @@ def mixture(folder: Path, epochs: Mapping[str, float] | None = None, weights: Ma
     """The Mixture of the row sets in `folder`: each row is read once a pass, or `epochs[source]` times.
 
     With `weights`, shares of the rows by source, a pass is as many rows as there are, and `epochs` does not count.
-    Raises UserError when there are no rows, or the weights do not name just the sources that are there.
+    Raises UserError when there are no rows, a name is of no source, or the weights leave one out.
     """
     sets = [path for path in rows.row_sets(folder) if rows.shards(path)]
     names, sizes = [path.name for path in sets], [rows.facts(path)["rows"] for path in sets]
     if not sets:
         raise UserError(f"no rows in {folder}; run stage `data` first, and give it text")
+    for key, named in (("data.epochs", epochs), ("data.weights", weights)):
+        for name in named or ():
+            known(f"source in {key}", name, names)
     if weights:
         if missing := sorted(set(names) - set(weights)):
             raise UserError(f"data.weights has no {missing[0]!r}, a source in {folder}; give it a share, 0 for none")
-        if unknown := sorted(set(weights) - set(names)):
-            raise UserError(f"data.weights names {unknown[0]!r}; the sources in {folder} are {', '.join(names)}")
         quotas = apportion(sum(sizes), [weights[name] for name in names])
     else:
         quotas = [round(size * (epochs or {}).get(name, 1)) for name, size in zip(names, sizes, strict=True)]

@@ -18,6 +18,7 @@ import optax
 from jax.sharding import Mesh
 
 from llm_jax import checkpoint, lineage, sharding
+from llm_jax.config import UserError
 from llm_jax.interrupt import Interrupt, Stopped
 from llm_jax.planning.roofline import peak_flops
 from llm_jax.runs import Run
@@ -76,7 +77,8 @@ def gradients(loss: Callable, trainable, frozen, batch):
     """(gradient of the mean loss, mean loss, metrics) over a batch whose arrays are (microbatches, rows, ...).
 
     Sums are added up over the microbatches and divided once, by the number of targets of the whole batch: the same
-    loss as in one piece. A microbatch without targets costs nothing.
+    loss as in one piece, but for the experts' balance, which each microbatch has of its own tokens. A microbatch without
+    targets costs nothing; one whose `advantages` are all 0 has no gradient, and its metrics cost a forward pass.
     """
 
     def total(trainable, part):
@@ -87,13 +89,22 @@ def gradients(loss: Callable, trainable, frozen, batch):
         (nats, (weight, metrics)), grads = jax.value_and_grad(total, has_aux=True)(trainable, part)
         return grads, nats, weight, metrics
 
-    def joined(sums, part):
-        *new, metrics = one(part)
-        metrics = {k: (jnp.maximum if k.endswith("_max") else jnp.add)(sums[3][k], v) for k, v in metrics.items()}
-        return (*jax.tree.map(jnp.add, sums[:3], tuple(new)), metrics)
+    def joined(sums, new):
+        metrics = {k: (jnp.maximum if k.endswith("_max") else jnp.add)(sums[3][k], v) for k, v in new[3].items()}
+        return (*jax.tree.map(jnp.add, sums[:3], new[:3]), metrics)
+
+    def learned(sums, part):
+        return joined(sums, one(part))
+
+    def measured(sums, part):
+        nats, (weight, metrics) = total(trainable, part)
+        return sums[0], *joined((0.0, *sums[1:]), (0.0, nats, weight, metrics))[1:]
 
     def add(sums, part):
-        return jax.lax.cond(jnp.any(part["weights"] > 0), joined, lambda sums, _: sums, sums, part), None
+        branches = [lambda sums, _: sums, learned, measured][: 2 + ("advantages" in part)]
+        counts = jnp.any(part["weights"] > 0).astype(jnp.int32)
+        moves = jnp.any(part["advantages"] != 0) if "advantages" in part else True
+        return jax.lax.switch(jnp.where(moves, counts, 2 * counts), branches, sums, part), None
 
     first = jax.tree.map(lambda x: x[0], batch)
     if len(batch["weights"]) == 1:
@@ -171,6 +182,8 @@ def _train(run: Run, job: Job, params, interrupt: Interrupt) -> Any:
             return step, meta, *store.restore(step, *abstract)
 
         start, meta, params, optimizer_state = store.newest(read)
+        if start > job.steps:
+            raise UserError(lineage.shorter(run, job.stage, start, job.steps))
         store.put_aside(start)
         job.batches.restore(meta["batches"])
         log.resume(start, meta["log"])
@@ -189,26 +202,30 @@ def _train(run: Run, job: Job, params, interrupt: Interrupt) -> Any:
         store.save(step, params, optimizer_state, meta)
 
     pending = None  # metrics of the step before: read only when the next one is on its way
+    waited = 0.0  # seconds for batches since a step was last logged
     done_steps = start
-    with contextlib.closing(store), log:
+    profile = Profile(run, job.stage, job.steps - start)
+    with contextlib.closing(store), log, contextlib.closing(profile):
         for step in range(start, job.steps):
             asked = time.monotonic()
             host_batch, figures = job.batches.next(step, params)
-            waited = time.monotonic() - asked
+            waited += time.monotonic() - asked
             batch = sharding.put_batch(run.mesh, host_batch, config.train.microbatch)
             wanted = sharding.any_process(run.mesh, interrupt.wanted)  # a signal after this waits for the next step
-            with jax.transfer_guard("disallow"), profiled(run, job.stage, step - start):
+            profile.before(step - start)
+            with jax.transfer_guard("disallow"):
                 params, optimizer_state, metrics = step_fn(params, {}, optimizer_state, batch)
             if pending:
-                log.step(*pending)
-            pending = (step + 1, metrics, figures, waited)
+                log.step(*pending, waited)
+                waited = 0.0
+            pending = (step + 1, metrics, figures)
             done = step + 1 == job.steps
             done_steps, stop = step + 1, bool(wanted)
             validates = job.validate and (done or (step + 1) % config.log.eval_every == 0)
             saves = done or stop or (step + 1) % config.checkpoint.every == 0
             if validates or saves:
-                log.step(*pending)
-                pending = None
+                log.step(*pending, waited)
+                pending, waited = None, 0.0
                 if validates:
                     log.validation(step + 1, job.validate(params))
                 if saves:
@@ -222,17 +239,25 @@ def _train(run: Run, job: Job, params, interrupt: Interrupt) -> Any:
     return params
 
 
-class profiled:
-    """With `--profile`: traces five steps after the first five into the stage's folder, for XProf."""
+class Profile:
+    """With `--profile`: traces five steps after the first five into the stage's folder, for XProf.
 
-    def __init__(self, run: Run, stage: str, step: int):
-        self.start, self.stop = (run.profile and step == at for at in (5, 9))
-        self.path = str(Path(run.workdir) / stage / "profile")
+    `left` is how many steps are to come: of few, the last ones are traced. The trace ends where the loop does.
+    """
 
-    def __enter__(self):
-        if self.start:
+    def __init__(self, run: Run, stage: str, left: int):
+        self.first = min(5, left - 1) if run.profile else -1
+        self.path, self.running = str(Path(run.workdir) / stage / "profile"), False
+
+    def before(self, step: int) -> None:
+        """`step` counts from 0 in this process."""
+        if step == self.first:
             jax.profiler.start_trace(self.path)
+            self.running = True
+        elif step == self.first + 5:
+            self.close()
 
-    def __exit__(self, *_):
-        if self.stop:
+    def close(self) -> None:
+        if self.running:
             jax.profiler.stop_trace()
+            self.running = False

@@ -80,7 +80,8 @@ class StageLog:
         console.print(f"{self.stage}: continuing after step {step}")
 
     def step(self, step: int, metrics: dict, figures: dict[str, float], waited: float) -> None:
-        """One training step: `metrics` are on the device, `figures` on the host, `waited` the seconds for its batch.
+        """One training step: `metrics` are on the device, `figures` on the host; of these, `tokens` may be the step's own
+        number. `waited` are the seconds for batches since the last call.
 
         Raises FloatingPointError when the loss or a gradient is not finite.
         """
@@ -88,7 +89,8 @@ class StageLog:
         values = {**to_host({k: v for k, v in metrics.items() if k != "grad_squares"}), **figures}
         now = time.monotonic()
         seconds, self._last = max(now - self._last, 1e-9), now
-        self._tokens += self.tokens_per_step
+        tokens = values.get("tokens", self.tokens_per_step)
+        self._tokens += tokens
         if self._first is None:
             self._first = self.seconds()
         if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
@@ -98,7 +100,7 @@ class StageLog:
                 f"{self.stage}: step {step} has a loss of {values['loss']}, and {where} is the first part that is not "
                 "finite; the last checkpoint is kept"
             )
-        rate = self.tokens_per_step / seconds
+        rate = tokens / seconds
         speed = {"tokens_per_second": rate, "input_wait": waited / seconds}
         if self.flops and self.peak:
             speed["mfu"] = self.flops / seconds / self.peak
