@@ -82,6 +82,7 @@ def parse(argv: list[str]) -> None:
         raise UserError(f"--config={file} is no file; name an experiment, as experiments/speedrun.py")
     rest = flags.FLAGS(argv)[1:]
     if "config" in flags.FLAGS:
+        hasattr(flags.FLAGS.config, "items")  # a config file that did not load says so only when it is read
         if not isinstance(flags.FLAGS.config, ConfigDict):
             raise UserError(f"get_config() of the config gives {flags.FLAGS.config!r}; it must give a ConfigDict")
         with flags.FLAGS.config.unlocked(), flags.FLAGS.config.ignore_type():

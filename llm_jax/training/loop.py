@@ -77,8 +77,8 @@ def gradients(loss: Callable, trainable, frozen, batch):
     """(gradient of the mean loss, mean loss, metrics) over a batch whose arrays are (microbatches, rows, ...).
 
     Sums are added up over the microbatches and divided once, by the number of targets of the whole batch: the same
-    loss as in one piece, but for the experts' balance, which each microbatch has of its own tokens. A microbatch without
-    targets costs nothing; one whose `advantages` are all 0 has no gradient, and its metrics cost a forward pass.
+    loss as in one piece, but for the experts' balance, which each microbatch has of its own tokens. A microbatch
+    without targets costs nothing; one whose `advantages` are all 0 has no gradient, and costs a forward pass.
     """
 
     def total(trainable, part):

@@ -80,8 +80,8 @@ class StageLog:
         console.print(f"{self.stage}: continuing after step {step}")
 
     def step(self, step: int, metrics: dict, figures: dict[str, float], waited: float) -> None:
-        """One training step: `metrics` are on the device, `figures` on the host; of these, `tokens` may be the step's own
-        number. `waited` are the seconds for batches since the last call.
+        """One training step: `metrics` are on the device, `figures` on the host; `waited` are the seconds for batches
+        since the last call. A figure `tokens` is how many the step had, where that varies.
 
         Raises FloatingPointError when the loss or a gradient is not finite.
         """

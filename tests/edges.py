@@ -1,0 +1,18 @@
+"""Every number of the config at one end of its range: a config for tests. `high` is for keys that have a greatest value.
+
+What depends on the text is as small as it can be for it: rows that hold a conversation, some steps.
+"""
+
+from llm_jax.config import OPEN, default
+from llm_jax.ranges import RANGES, Number
+
+
+def get_config(end: str = "low"):
+    c = default()
+    for key, allowed in RANGES.items():
+        if isinstance(allowed, Number) and f"{key}." not in OPEN:
+            section, _, name = key.rpartition(".")
+            value = allowed.high if end == "high" and allowed.high < float("inf") else allowed.low
+            (c[section] if section else c)[name] = value
+    c.rl.tasks = {"arithmetic": 1.0, "calculator": 0.0}
+    return c
