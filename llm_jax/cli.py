@@ -8,6 +8,7 @@ import functools
 import itertools
 import os
 import re
+import select
 import sys
 import traceback
 from collections.abc import Callable
@@ -147,12 +148,11 @@ def config_file(argv: list[str]) -> str:
 
 def nobody_reads() -> bool:
     """Whether what reads our output has gone, as `head` does; then nothing more is written there, also at the exit."""
-    try:
-        sys.stdout.flush()
-        return False
-    except BrokenPipeError:
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    if gone := any(state & (select.POLLERR | select.POLLHUP) for _, state in poll.poll(0)):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
+    return gone
 
 
 def complain(message: str, code: int) -> int:

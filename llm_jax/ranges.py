@@ -24,7 +24,7 @@ class Number:
 
     def holds(self, value: Any) -> bool:
         right = isinstance(value, int | self.kind) and not isinstance(value, bool)
-        return right and math.isfinite(value) and self.low <= value <= self.high
+        return right and (isinstance(value, int) or math.isfinite(value)) and self.low <= value <= self.high
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +67,7 @@ def whole(low: int, high: float = math.inf) -> Number:
     return Number(low, high, int)
 
 
+MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 ANY_TEXT = Text(r"[\s\S]*", "a text")
 SHARE, FROM_0 = Number(0, 1), Number(0)
 LARGEST_SEED = 2**31 - 1
@@ -75,7 +76,7 @@ LEAST_VOCABULARY = 292  # special tokens, the 256 bytes, and one character
 RANGES = {
     "seed": whole(0, LARGEST_SEED),
     "init_from": ANY_TEXT,
-    "extensions": Text(r"[^\W\d]\w*(\.[^\W\d]\w*)*", "names of modules, as in ('mine.tasks',)", many=True),
+    "extensions": Text(MODULE, "names of modules, as in ('mine.tasks',)", many=True),
     "model.dim": whole(1),
     "model.layers": whole(1),
     "model.heads": whole(1),
@@ -101,7 +102,7 @@ RANGES = {
     "model.remat": Choice(("none", "dots", "full", "offload")),
     "model.compute_dtype": Choice(("float32", "bfloat16")),
     "tokenizer.vocab_size": whole(LEAST_VOCABULARY),
-    "data.prepare": Text(r"[\w.]+:\w+", "'module:function'"),
+    "data.prepare": Text(MODULE + r":[^\W\d]\w*", "'module:function'"),
     "data.documents": ANY_TEXT,
     "data.conversations": ANY_TEXT,
     "data.scale": Number(0.01),

@@ -1,6 +1,6 @@
-"""Every number of the config at one end of its range: a config for tests. `high` is for keys that have a greatest value.
+"""Every number of the config at one end of its range, `high` where a key has a greatest value: a config for tests.
 
-What depends on the text is as small as it can be for it: rows that hold a conversation, some steps.
+What the text asks for, a larger vocabulary and longer rows, comes from the command line.
 """
 
 from llm_jax.config import OPEN, default
