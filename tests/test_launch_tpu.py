@@ -150,10 +150,10 @@ def test_runtime_goes_by_type(repository, kind, runtime):
 
 
 def test_environment_overrides(repository):
-    lines = dry(repository, *PLACE, *RUN, TPU_RUNTIME="own", TPU_SETUP="mount it", PYTHON="python3.12")
-    assert "--runtime-version=own" in lines[1].split()
-    words = sent(lines[-3])
-    assert words[2:4] == ["mount", "it;"] and "python3.12-venv;" in words and "python3.11" not in words
+    text = "\n".join(dry(repository, *PLACE, *RUN, TPU_RUNTIME="own", TPU_SETUP="mount it", PYTHON="python3.12"))
+    assert "--runtime-version=own" in text.splitlines()[1].split()
+    words = sent(text[text.index("gcloud", text.index(" scp ")) : text.rindex("\ngcloud", 0, text.index("setsid"))])
+    assert words[2:5] == ["mount", "it", "mkdir"] and "python3.12-venv;" in words and "python3.11" not in words
 
 
 def test_spot(repository):
@@ -256,6 +256,31 @@ def test_created_when_absent(cloud):
     assert (cloud.path / "folder").read_text().strip() == str(cloud.home / "llm_jax")
     assert "step 1 of a run" in result.stdout
     assert "costs money until: bash launch_tpu.sh --delete demo us-east5-b" in result.stderr
+
+
+SETUPS = {
+    "lines": "touch a\ntouch b",
+    "comment": "touch a  # the first\ntouch b  # the last",
+    "end": "touch a; touch b\n",
+    "here": 'cat > a << end\nit\'s "a" $HOME\nend\ntouch b',
+    "group": "if true; then\n  touch a b\nfi",
+}
+
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_a_set_up_of_any_form_and_a_config_with_an_argument(repository, cloud, name):
+    given = (*PLACE, "--", "experiments/speedrun.py:4", "--workdir=/mnt/bucket/run")
+    cloud.environment["TPU_SETUP"] = SETUPS[name]
+    result = cloud.go(*given, states=READY * 3, codes="0")
+    assert result.returncode == 0, result.stderr
+    assert (cloud.home / "a").exists() and (cloud.home / "b").exists() and (cloud.path / "pip").exists()
+    assert (cloud.path / "arguments").read_text().splitlines()[2] == "--config=experiments/speedrun.py:4"
+
+
+def test_a_set_up_that_fails_ends_the_launch(cloud):
+    cloud.environment["TPU_SETUP"] = "touch a\nfalse\ntouch b"
+    assert cloud.go(*PLACE, *RUN, states=READY * 2).returncode == 1
+    assert (cloud.home / "a").exists() and not (cloud.home / "b").exists() and not (cloud.path / "pip").exists()
 
 
 def test_reused_when_ready(cloud):

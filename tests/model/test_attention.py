@@ -80,6 +80,29 @@ def test_splash_refuses_rows_it_cannot_cut(mesh):
         attention(*qkv, mask, 0, "splash")
 
 
+@pytest.mark.parametrize("platform, dtype, head_dim, length, kernel", [
+    ("cpu", "float32", 64, 256, "xla"),
+    ("gpu", "bfloat16", 64, 256, "cudnn"),
+    ("gpu", "float32", 64, 256, "xla"),
+    ("gpu", "bfloat16", 36, 256, "xla"),
+    ("gpu", "bfloat16", 256, 256, "xla"),
+    ("gpu", "bfloat16", 64, 255, "xla"),
+    ("tpu", "float32", 64, 256, "splash"),
+    ("tpu", "float32", 64, 96, "xla"),
+])  # fmt: skip
+def test_auto_is_a_kernel_that_can_compute_the_model(tiny_model, platform, dtype, head_dim, length, kernel):
+    m = tiny_model.copy_and_resolve_references()
+    m.compute_dtype, m.head_dim, m.attention = dtype, head_dim, "auto"
+    assert attention_module.kernel_for(platform, m, length) == kernel
+    for name in ("xla", "splash", "cudnn"):
+        m.attention = name
+        if name in (kernel, "xla"):
+            assert attention_module.kernel_for(platform, m, length) == name
+        else:
+            with pytest.raises(UserError, match=f"model.attention is '{name}', which .*attention=auto"):
+                attention_module.kernel_for(platform, m, length)
+
+
 def test_a_query_that_sees_nothing_gives_numbers():
     ones = jnp.ones((1, 2, 1, 4))
     mask = Mask(jnp.array([[0, 1]]), jnp.array([[1, 1]]), jnp.array([[0, 1]]), jnp.array([[2, 2]]))

@@ -1,5 +1,6 @@
 """RL: advantages, the policy loss and its gradient, packing of rollouts, the stream of prompts."""
 
+import dataclasses
 import json
 
 import jax
@@ -76,8 +77,8 @@ def test_packed_rollouts_keep_every_token_where_it_belongs(sizes):
     pairs = [made_up(rng, 300, *size) for size in sizes]
     requests, done = map(list, zip(*pairs, strict=True))
     advantage = rng.normal(size=len(pairs)).astype(np.float32)
-    advantage[::3] = 0  # groups without a difference are left out
-    batch = rl.pack_rollouts(requests, done, advantage, length, pad)
+    advantage[::3] = 0  # groups without a difference
+    batch = rl.pack_rollouts(requests, done, advantage, length, pad, microbatch=8)
     B = len(batch["tokens"])
     assert B % rl.ROW_BUCKET == 0 and all(value.shape == (B, length) for value in batch.values())
     found = []
@@ -94,15 +95,13 @@ def test_packed_rollouts_keep_every_token_where_it_belongs(sizes):
                     tuple(np.round(batch["advantages"][r, steps], 4)),
                 )
             )
-    trained = [rollout for rollout in zip(requests, done, advantage, strict=True) if rollout[2]]
-    all_tokens, kept_tokens = (
-        sum(sum(c.sampled_mask) for _, c, _ in some) for some in (zip(requests, done, advantage, strict=True), trained)
-    )
-    wanted = [expected(q, c, a * kept_tokens / all_tokens, length) for q, c, a in trained]
+    wanted = [expected(q, c, a, length) for q, c, a in zip(requests, done, advantage, strict=True)]
     assert sorted(row[1:] for row in found) == sorted(wanted)
     whole = sorted(tuple(q.prompt + c.ids) for q, c in pairs)
     assert all(any(w[: len(row[0])] == row[0] for w in whole) for row in found)
     assert not batch["weights"][batch["segments"] == 0].any()
+    moves = (batch["advantages"] != 0).reshape(-1, 8 * length).any(axis=1)
+    assert sorted(moves, reverse=True) == moves.tolist()  # those without an advantage are the last microbatches
 
 
 def expected(request: Request, done: Completion, advantage: float, length: int) -> tuple:
@@ -200,6 +199,52 @@ def test_prompts_come_in_their_shares():
         ({}, "rl.tasks is empty"),
     ],
 )
+def test_figures_count_what_was_written(make_rollouts, tokenizer):
+    batches = make_rollouts()
+    _, figures = batches.next(0, None)
+    assert figures["tokens"] == sum(len(batches.engine.completion(request).ids) for request in batches.engine.asked)
+    assert figures["tokens"] == figures["completion_length"] * len(batches.engine.asked)
+
+
+def test_the_gap_is_over_all_rollouts_and_only_those_with_an_advantage_move(context, tokenizer, params, rollouts):
+    """Half of them are of groups without a difference: in microbatches of their own, and one of these has the gap."""
+    requests, done = rollouts
+    off = dataclasses.replace(done[3], sampling_logprob=[p - 0.5 for p in done[3].sampling_logprob])
+    loss, advantage = rl.policy_loss(context), np.array([1.0, -2.0, 0.0, 0.0], np.float32)
+    batch = rl.pack_rollouts(requests, [*done[:3], off], advantage, 40, tokenizer.pad, microbatch=2)
+    parts = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), batch)
+    whole = jax.tree.map(lambda x: x[None], batch)
+    grads, mean, metrics = jax.jit(lambda p: loop.gradients(loss, p, {}, parts))(params)
+    together = jax.jit(lambda p: loop.gradients(loss, p, {}, whole))(params)
+    assert 0.499 < metrics["logp_gap_max"] < 0.501
+    tokens = [sum(completion.sampled_mask) for completion in done]
+    assert metrics["logp_gap"] == pytest.approx(0.5 * tokens[3] / sum(tokens), rel=1e-3)
+    assert mean == pytest.approx(together[1], rel=1e-4)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(together[0]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+
+
+def test_what_rl_would_refuse_late_is_refused_before(context):
+    """With and without prompts there."""
+    rl_config = context.config.rl
+    rl_config.tasks, rl_config.no_tools = {"arithmetic": 1.0}, ("arithmetic", "spelling")
+    rl.check(context, ["rl"])
+    rl_config.no_tools = ("arithmetics",)
+    with pytest.raises(UserError, match="rl.no_tools 'arithmetics'; did you mean 'arithmetic'"):
+        rl.check(context, ["rl"])
+    rl_config.no_tools = ()
+    (context.workdir / "data/prompts_train.jsonl").write_text(json.dumps(PROMPTS[0]) + "\n")
+    rl.check(context, ["rl"])
+    for tasks, said in (
+        ({"calculator": 1.0}, "calculator"),
+        ({}, "rl.tasks is empty"),
+        ({"arithmetic": 0}, "is empty"),
+    ):
+        rl_config.tasks = tasks
+        with pytest.raises(UserError, match=said):
+            rl.check(context, ["rl"])
+
+
 def test_unknown_tasks_are_a_users_mistake(shares, message):
     with pytest.raises(UserError, match=message):
         rl.PromptStream(PROMPTS, shares, 0)

@@ -349,3 +349,57 @@ def test_microbatches_give_the_loss_of_the_whole_batch(context, tokenizer, param
     whole, parts = (jax.tree.map(lambda x, n=n: x.reshape(n, -1, T), batch) for n in (1, 4))
     for a, b in zip(jax.tree.leaves(step(params, whole)), jax.tree.leaves(step(params, parts)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_stage_cannot_have_fewer_steps_than_it_has_done(runner):
+    runner.run("run", steps=4)
+    with pytest.raises(UserError, match="has done 4 steps, and is to have 3"):
+        runner.run("run", steps=3)
+    assert runner.latest("run") == 4 and len(runner.lines("run")) == 4
+
+
+def test_waiting_is_a_share_of_the_time(runner, monkeypatch):
+    """Waits of two steps may lie between two steps that are logged; after a validation, of one."""
+    now = itertools.count(0, 0.25)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(now))
+    runner.context.config.log.eval_every = 3
+    runner.run("run", validate=lambda params: {"val_loss": 1.0})
+    shares = [line["input_wait"] for line in runner.lines("run") if "input_wait" in line]
+    assert len(shares) == STEPS and all(0 < share <= 1 for share in shares), shares
+
+
+def test_a_step_may_have_a_number_of_tokens_of_its_own(runner, monkeypatch):
+    monkeypatch.setattr(Batches, "next", lambda self, step, params: (self.make(step), {"tokens": 10 + step}))
+    runner.run("run", tokens_per_step=1000)
+    written = [line["tokens"] for line in runner.lines("run")]
+    assert written == [10 + step for step in range(STEPS)]
+    assert json.loads((runner.tmp_path / "run/pretrain/summary.json").read_text())["tokens"] == sum(written)
+
+
+@pytest.mark.parametrize("steps, traced", [(14, [5, 10]), (8, [5, 8]), (3, [2, 3]), (1, [0, 1])])
+def test_a_trace_ends_where_the_loop_does(runner, monkeypatch, steps, traced):
+    calls = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda path: calls.append(path))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
+    profile = loop.Profile(types.SimpleNamespace(profile=True, workdir=runner.tmp_path), "pretrain", steps)
+    at = []
+    for step in range(steps):
+        before = len(calls)
+        profile.before(step)
+        at += [step] * (len(calls) - before)
+    if len(calls) == 1:
+        profile.close()
+        at.append(steps)
+    profile.close()
+    assert at == traced and calls == [f"{runner.tmp_path}/pretrain/profile", "stop"]
+
+
+@pytest.mark.parametrize("how", [kill, terminate])
+def test_a_trace_ends_with_a_loop_that_is_broken_off(runner, monkeypatch, how):
+    calls = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda path: calls.append("start"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
+    runner.context.profile = True
+    with pytest.raises((Killed, loop.Stopped)):
+        runner.run("run", 6, how, steps=20)
+    assert calls == ["start", "stop"]
