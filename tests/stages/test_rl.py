@@ -230,7 +230,7 @@ def test_what_rl_would_refuse_late_is_refused_before(context):
     rl_config.tasks, rl_config.no_tools = {"arithmetic": 1.0}, ("arithmetic", "spelling")
     rl.check(context, ["rl"])
     rl_config.no_tools = ("arithmetics",)
-    with pytest.raises(UserError, match="rl.no_tools 'arithmetics'; did you mean 'arithmetic'"):
+    with pytest.raises(UserError, match="did you mean"):
         rl.check(context, ["rl"])
     rl_config.no_tools = ()
     (context.workdir / "data/prompts_train.jsonl").write_text(json.dumps(PROMPTS[0]) + "\n")
