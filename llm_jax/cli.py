@@ -62,6 +62,8 @@ def exit_code(main: Callable[[], None], define_flags: Callable[[], None]) -> int
         return complain("interrupted; the same command begins this stage again", 1)
     except FloatingPointError as error:
         return complain(str(error), 1)
+    except UnicodeDecodeError as error:
+        return complain(f"what was read is no {error.encoding} (byte {error.start}: {error.reason}); convert it", 2)
     except Exception as error:
         if "No space left on device" in str(error):
             return complain(

@@ -9,8 +9,10 @@ from collections.abc import Iterable
 
 from absl import flags
 
-from data_pipelines.documents import matching, read_documents, read_jsonl
+from data_pipelines.documents import matching, read_documents
 from llm_jax.cli import run_cli
+from llm_jax.config import UserError
+from llm_jax.files import json_lines
 
 DROPPED = ("blocked_url", "foreign", "spam", "broken")
 COPIES = ("duplicate_of", "near_duplicate_of")
@@ -57,7 +59,9 @@ def define_flags() -> None:
 
 def main() -> None:
     f = flags.FLAGS
-    labels = [label for path in matching(f.labels, ".jsonl") for label in read_jsonl(path)]
+    labels = [label for path in matching(f.labels, ".jsonl") for label in json_lines(path)]
+    if not all({"id", "planted"} <= label.keys() for label in labels):
+        raise UserError(f"--labels={f.labels}: a line has no `id` or no `planted`; data_pipelines.tiny_web writes them")
     texts = {document["id"]: document["text"] for document in read_documents(f.documents)}
     for kind, found in score(labels, texts).items():
         print(f"{kind:20}{found.right:7,} of {found.planted:7,}  {found.right / found.planted:.4f}")

@@ -70,7 +70,7 @@ class Model:
                 weights = np.zeros(FEATURES)
                 weights[saved["at"]] = saved["weights"]
                 return cls(weights, float(saved["bias"]))
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # NumPy, zip and zlib each have their own
             raise UserError(f"{path} is no quality model; make one with data_pipelines.web.quality") from error
 
 

@@ -191,14 +191,6 @@ def test_prompts_come_in_their_shares():
     assert {p["level"] for p in drawn if p["task"] == "arithmetic"} == {"easy", "hard"}
 
 
-@pytest.mark.parametrize(
-    "shares, message",
-    [
-        ({"arithmetics": 1.0}, "'arithmetics'; did you mean 'arithmetic'"),
-        ({"calculator/odd": 1.0}, "did you mean 'calculator'"),
-        ({}, "rl.tasks is empty"),
-    ],
-)
 def test_figures_count_what_was_written(make_rollouts, tokenizer):
     batches = make_rollouts()
     _, figures = batches.next(0, None)
@@ -245,6 +237,14 @@ def test_what_rl_would_refuse_late_is_refused_before(context):
             rl.check(context, ["rl"])
 
 
+@pytest.mark.parametrize(
+    "shares, message",
+    [
+        ({"arithmetics": 1.0}, "'arithmetics'; did you mean 'arithmetic'"),
+        ({"calculator/odd": 1.0}, "did you mean 'calculator'"),
+        ({}, "rl.tasks is empty"),
+    ],
+)
 def test_unknown_tasks_are_a_users_mistake(shares, message):
     with pytest.raises(UserError, match=message):
         rl.PromptStream(PROMPTS, shares, 0)
