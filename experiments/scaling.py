@@ -3,8 +3,8 @@
 python -m llm_jax.main --config=experiments/scaling.py:4 --workdir=runs/scaling/4 --stages=data,pretrain
 
 Width grows with depth (64 / 3 to a layer, rounded to heads of 64), the feed-forward with width. What Muon's
-update does to an input is of the same size for every shape (its own root mean square falls with the root of the inputs),
-so its rate stays; AdamW's rate for the tables falls with the root of the width.
+update makes of an input is of the same size for every shape, so its rate stays (the update's own root mean square falls
+with the root of the width); AdamW's rate for the tables falls with the root of the width.
 `experiments/ablations/scaling_law.py` trains several depths and fits loss against compute.
 """
 

@@ -39,6 +39,8 @@ from llm_jax.planning import hlo, roofline  # noqa: E402
 from llm_jax.runs import Run  # noqa: E402
 from llm_jax.sampling import decode  # noqa: E402
 from llm_jax.sampling.slots import makers, placed  # noqa: E402
+from llm_jax.stage_table import STAGES  # noqa: E402
+from llm_jax.tables import extend  # noqa: E402
 from llm_jax.training import loop  # noqa: E402
 from llm_jax.training.nats import cross_entropy_loss  # noqa: E402
 from llm_jax.training.optimizer import make_optimizer  # noqa: E402
@@ -216,7 +218,8 @@ def main() -> None:
     topology = f.topology or f.config.mesh.topology
     if not topology:
         raise UserError("the config names no mesh.topology; give one, as in --topology=v5e:4x4")
-    validate(f.config)
+    extend(f.config.extensions)
+    validate(f.config, tuple(stage.section for stage in STAGES.values()))
     figures = report(f.config, topology, f.function)
     print(json.dumps(figures)) if f.json else show(figures)
 

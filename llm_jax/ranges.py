@@ -75,7 +75,7 @@ LEAST_VOCABULARY = 292  # special tokens, the 256 bytes, and one character
 
 RANGES = {
     "seed": whole(0, LARGEST_SEED),
-    "init_from": ANY_TEXT,
+    "init_from": Text(r"|.+:[^:/]+", "WORKDIR:stage, as in runs/speedrun:pretrain, or empty"),
     "extensions": Text(MODULE, "names of modules, as in ('mine.tasks',)", many=True),
     "model.dim": whole(1),
     "model.layers": whole(1),

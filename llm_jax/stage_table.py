@@ -77,6 +77,7 @@ STAGES: Table[Stage] = Table(
         Stage(
             name="sft",
             run="llm_jax.stages.sft:train",
+            check="llm_jax.stages.sft:check",
             label="fine-tuning",
             kind="chat",
             follows=("pretrain",),

@@ -133,6 +133,8 @@ def test_the_launcher_refuses_them_and_writes_nothing(tmp_path):
         "--config.data.weights.web=much",
         "--config.extensions=('nosuch',)",
         "--config.mesh.tensor=3",
+        "--config.init_from=runs/other",
+        "--config.init_from=~/other:",
         f"--config.data.documents={tmp_path}/none/*.txt",
     ]
     given = [*flags.values(), *late]

@@ -1,15 +1,14 @@
 """Pre-training: next-token prediction on packed documents, from fresh parameters to a base model."""
 
-from llm_jax import rows
 from llm_jax.runs import Run
-from llm_jax.stages.supervised import supervised_job
+from llm_jax.stages import supervised
 from llm_jax.training import loader, loop
 
 
 def check(run: Run, stages: list[str]) -> None:
-    """Raises UserError, where there are rows, when the mixture names others."""
-    if rows.row_sets(run.workdir / "data" / "pretrain"):
-        mixture(run)
+    """Raises UserError when stage `data` is done, and the mixture names sources that are not there, or is empty."""
+    if (run.workdir / "data" / "prepared.json").exists():
+        supervised.check(mixture(run))
 
 
 def mixture(run: Run) -> loader.Mixture:
@@ -18,5 +17,5 @@ def mixture(run: Run) -> loader.Mixture:
 
 
 def train(run: Run, params):
-    job = supervised_job(run, "pretrain", mixture(run), run.workdir / "data" / "validation")
+    job = supervised.supervised_job(run, "pretrain", mixture(run), run.workdir / "data" / "validation")
     return loop.train(run, job, params)

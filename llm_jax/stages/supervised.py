@@ -30,14 +30,19 @@ class RowBatches(loop.Batches):
         return loader.targets(next(self._stream)), {}
 
 
+def check(mixture: loader.Mixture) -> None:
+    """Raises UserError when there is nothing in it to be learned."""
+    if not rows.facts(*mixture.folders)["targets"]:
+        raise UserError(f"{mixture.folders[0].parent} has no rows with targets; give stage `data` more text")
+
+
 def supervised_job(run: Run, stage: str, mixture: loader.Mixture, validation: Path, passes: int = 1) -> loop.Job:
     """The Job of a stage that trains on rows; `steps` of its section, or so many passes over the mixture.
 
     `validation` is a folder of row sets, or of nothing.
     """
     config, section = run.config, run.config[stage]
-    if not rows.facts(*mixture.folders)["targets"]:
-        raise UserError(f"{mixture.folders[0].parent} has no rows with targets; give stage `data` more text")
+    check(mixture)
     steps = section.steps or math.ceil(mixture.rows * passes / section.batch)
     if jax.process_index() == 0:
         for line in mixture.lines(steps * section.batch):
