@@ -72,7 +72,7 @@ def exit_code(main: Callable[[], None], define_flags: Callable[[], None]) -> int
         if isinstance(error, BrokenPipeError) and nobody_reads():
             return 1
         if isinstance(error, OSError) and error.filename is not None and error.errno in OF_PATHS:
-            return complain(f"{os.fsdecode(error.filename)}: {error.strerror}; {OF_PATHS[error.errno]}", 2)
+            return complain(f"{error.filename}: {error.strerror}; {OF_PATHS[error.errno]}", 2)
         raise
     return 0
 

@@ -89,3 +89,15 @@ def test_a_parent_is_the_same_however_its_path_is_written(context, save, tmp_pat
     context.config.init_from = "gs://bucket/other:pretrain"
     with pytest.raises(UserError, match="no path of this machine"):
         lineage.check(context, "sft")
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft"])
+def test_a_stage_that_is_to_be_shorter_than_it_is_is_refused_before_anything_runs(context, save, stage):
+    checksum = save("pretrain", 4, 4, 1.0)
+    save("sft", 4, 4, 2.0, {**PARENT, "checksum": checksum})
+    context.config[stage].steps = 3
+    with pytest.raises(UserError, match=f"'{stage}' .* has done 4 steps, and is to have 3"):
+        lineage.check_before(context, ["pretrain", "sft"])
+    for enough in (0, 4):
+        context.config[stage].steps = enough
+        lineage.check_before(context, ["pretrain", "sft"])
