@@ -20,7 +20,7 @@ def beyond(allowed) -> list:
     if isinstance(allowed, Number):
         step = 1 if allowed.kind is int else max(1e-9, abs(allowed.low) / 2)
         over = [] if math.isinf(allowed.high) else [allowed.high + 1, allowed.high * 2]
-        return [allowed.low - step, -(10**9), *over, math.nan, math.inf, -math.inf, "3", None, True]
+        return [allowed.low - step, -(10**9), *over, math.nan, math.inf, -math.inf, "3", None]
     if isinstance(allowed, Choice):
         return ["", "nosuch", allowed.names[0].upper(), f"{allowed.names[0]} ", None, 1]
     if isinstance(allowed, Flag):
