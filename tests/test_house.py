@@ -10,8 +10,8 @@ from tests.commands import ROOT
 
 # From the bottom up: a module may import those before its own room, and others of its room.
 ROOMS = (
-    "ranges config files interrupt tables stage_table processes cli rows calibrate times sharding checkpoint tokenizer model "
-    "tools tasks runs lineage planning training sampling prompts stages evals report serve hub "
+    "ranges config files interrupt tables stage_table processes cli rows calibrate times sharding checkpoint tokenizer "
+    "model tools tasks runs lineage planning training sampling prompts stages evals report serve hub "
     "chat generate evaluate compile_ahead main"
 ).split()
 LOOP = "llm_jax.training.loop"
