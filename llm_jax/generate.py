@@ -2,7 +2,9 @@
 
 A line of the input (.jsonl, .jsonl.gz) has a `prompt`, a text that the base model continues and other stages answer, or
 `messages`, [{role, content}], for stages that answer. `id` is its line number if it has none; `temperature`, `top_p`,
-`top_k`, `max_new_tokens` and `seed` stand before the flags. Its other fields are ignored.
+`top_k`, `max_new_tokens` (or `max_tokens`) and `seed` stand before the flags; `min_p`, `repetition_penalty`,
+`logit_bias` and `stop` are as the server's. Other settings that would change an answer are refused by name; other
+fields are ignored.
 
 The output has a line for each sample: id, sample, text, thinking, parts, tool_calls, tokens, finish, logprob (the sum
 over sampled tokens, untempered) and the seed that `llm_jax.chat` would need. Lines come in the order of the input and
@@ -37,10 +39,23 @@ from llm_jax.interrupt import Interrupt  # noqa: E402
 from llm_jax.runs import STAGE_HELP  # noqa: E402
 from llm_jax.sampling.loaded import Loaded, load  # noqa: E402
 from llm_jax.sampling.requests import Completion, Request  # noqa: E402
-from llm_jax.sampling.turns import said, tool_calls  # noqa: E402
+from llm_jax.sampling.settings import ALL, not_here, whole  # noqa: E402
+from llm_jax.sampling.turns import SAID, before_stop, said, tool_calls  # noqa: E402
 from llm_jax.tokenizer import SPANS, TURNS, Tokenizer, misplaced  # noqa: E402
 
 SAMPLING = {"temperature": (int, float), "top_p": (int, float), "top_k": int, "max_new_tokens": int}
+ONLY_LINES = {"min_p": (int, float), "repetition_penalty": (int, float), "seed": int}
+ALIASES = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
+SERVED = {  # settings of the server that are none of a line, and what asks for nothing
+    "builtin_tools": (True,),
+    "echo": (False,),
+    "logprobs": (False, 0),
+    "n": (1,),
+    "thinking": ("auto",),
+    "tool_choice": ("auto",),
+    "tools": ([],),
+    "top_logprobs": (0,),
+}
 BLOCK = 8  # requests a slot: between blocks the slots run empty, and a killed block is done again
 QUIET_SECONDS = 10  # between lines of progress, where no terminal is
 
@@ -71,7 +86,9 @@ def main() -> None:
     if output.exists() or output.suffix == ".gz":
         raise UserError(f"--output={output} {'exists' if output.exists() else 'is not packed'}; give another --output")
     engine = {name: f[name].value for name in ("int8_weights", "int8_cache", "drafts")}
-    sampling = {name: f[name].value for name in SAMPLING if f[name].value is not None}
+    sampling = numbers({name: f[name].value for name in SAMPLING})
+    if sampling.get("max_new_tokens") == ALL:
+        del sampling["max_new_tokens"]
     Request([0], **sampling).check(vocab_size=1, length=2)
     loaded = load(workdir, f.stage, f.slots, **engine)
     read = Reader(source, loaded, sampling, f.seed, f.n, f.skip_bad)
@@ -135,14 +152,14 @@ class Reader:
                 yield Row(id_, sample, dataclasses.replace(asked, seed=self.seed_of(record, number, sample)))
 
     def asked(self, record: dict) -> Request:
-        values = {name: record.get(name) for name in SAMPLING}
-        for name, value in [*values.items(), ("seed", record.get("seed"))]:
-            if value is not None and (isinstance(value, bool) or not isinstance(value, SAMPLING.get(name, int))):
-                kind = "a number" if name in ("temperature", "top_p") else "a whole number"
-                raise UserError(f"{name} is {value!r}; it must be {kind}")
-        sampling = self.sampling | {name: value for name, value in values.items() if value is not None}
+        if name := not_here(record, SERVED):
+            raise UserError(f"{name} is {record[name]!r}, which is not to be had here; leave it out")
         length, vocab_size = self.loaded.engine.length, self.loaded.tokenizer.vocab_size
-        request = Request(self.prompt(record), **{"max_new_tokens": length, **sampling})
+        sampling = self.sampling | {"bias": biases(record, vocab_size), "stop": stops(record)} | numbers(record)
+        sampling |= {"stop_in": () if self.loaded.is_base else SAID}
+        if sampling.get("max_new_tokens", ALL) == ALL:
+            sampling["max_new_tokens"] = length
+        request = Request(self.prompt(record), **sampling)
         request.check(vocab_size, length)
         return request
 
@@ -171,8 +188,47 @@ class Reader:
     def seed_of(self, record: dict, number: int, sample: int) -> int:
         """A line's own seed is that of its first sample, and the others count on from it."""
         if record.get("seed") is not None:
-            return record["seed"] + sample
+            return whole(record["seed"]) + sample
         return int.from_bytes(hashlib.sha256(f"{self.seed}/{number}/{sample}".encode()).digest()[:4], "big")
+
+
+def numbers(record: dict) -> dict[str, Any]:
+    """The settings of a line that are numbers, by their names in a Request. Raises UserError for what is none."""
+    given = {}
+    for name, kinds in (SAMPLING | ONLY_LINES | dict.fromkeys(ALIASES, int)).items():
+        value = whole(record.get(name)) if kinds is int else record.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise UserError(f"{name} is {value!r}; it must be {'a whole number' if kinds is int else 'a number'}")
+        if given.setdefault(ALIASES.get(name, name), value) != value:
+            raise UserError(f"{name} is {value!r}, and {ALIASES[name]} {given[ALIASES[name]]!r}; give one of them")
+    if given.get("top_k") == ALL:
+        given["top_k"] = 0
+    given.pop("seed", None)  # of the line's first sample: see `Reader.seed_of`
+    return given
+
+
+def stops(record: dict) -> tuple[str, ...]:
+    """Raises UserError for what is neither a text nor a list of such."""
+    stop = record.get("stop") or ()
+    texts = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
+        raise UserError(f"stop is {stop!r}; it must be a text, or a list of texts")
+    return tuple(texts)
+
+
+def biases(record: dict, vocab_size: int) -> dict[int, float]:
+    """Raises UserError for what is not {id of the vocabulary: number}."""
+    given = record.get("logit_bias") or {}
+    if not isinstance(given, dict):
+        raise UserError(f"logit_bias is {given!r}; it must be an object, ids to numbers")
+    for key, bias in given.items():
+        if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < vocab_size):
+            raise UserError(f"logit_bias: {key!r} is no id of this vocabulary of {vocab_size}")
+        if isinstance(bias, bool) or not isinstance(bias, int | float):
+            raise UserError(f"logit_bias: {bias!r} is no number")
+    return {int(key): bias for key, bias in given.items()}
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -236,10 +292,12 @@ def line(row: Row, answers: Iterator[Completion], tokenizer: Tokenizer) -> dict[
         return {"id": row.id, "sample": row.sample, "error": row.error}
     answer = next(answers)
     parts, _ = tokenizer.parse(answer.ids)
+    if row.request.stop:
+        parts = before_stop(parts, row.request.stop, row.request.stop_in)
     return {
         "id": row.id,
         "sample": row.sample,
-        "text": said(parts, "text", "answer"),
+        "text": said(parts, *SAID),
         "thinking": said(parts, "think"),
         "parts": parts,
         "tool_calls": tool_calls(parts),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from llm_jax.sampling.loaded import Loaded
 from llm_jax.sampling.requests import Request
-from llm_jax.sampling.turns import Conversation, Pieces, said, tool_calls
+from llm_jax.sampling.turns import SAID, Conversation, Pieces, said, tool_calls
 
 
 @dataclasses.dataclass
@@ -85,4 +85,4 @@ class Chat:
             pass
         parts, _ = self.model.tokenizer.parse(self.ids)
         seconds = time.monotonic() - started
-        return Answer(said(parts, "text", "answer"), said(parts, "think"), tool_calls(parts), len(self.ids), seconds)
+        return Answer(said(parts, *SAID), said(parts, "think"), tool_calls(parts), len(self.ids), seconds)

@@ -17,6 +17,7 @@ from llm_jax.sampling import decode
 from llm_jax.sampling.decode import FORCED_ROOM, MOST_STEPS
 from llm_jax.sampling.requests import Completion, Request, Tool
 from llm_jax.sampling.slots import PIECES, Piece, Slots
+from llm_jax.sampling.turns import said
 from llm_jax.tokenizer import Tokenizer
 from llm_jax.tools.table import TOOLS
 
@@ -137,7 +138,7 @@ class Lane:
             moved.append(completion)
             before = len(completion.ids)
             append(completion, request.top, out, slot)
-            if request.stop and self._ends(completion, request.stop, before):
+            if request.stop and self._ends(completion, request, before):
                 self._slots.stop([slot])
                 self._finish(slot, "stop")
             elif out["done"][slot]:
@@ -148,12 +149,17 @@ class Lane:
                 self._calls[slot] = self._pool.submit(self._call, list(completion.ids))
         return moved
 
-    def _ends(self, completion: Completion, texts: tuple[str, ...], before: int) -> bool:
+    def _ends(self, completion: Completion, request: Request, before: int) -> bool:
         """Whether it contains a text that ends it; what was written after that is taken back.
 
         The first `before` ids were looked at when there were no more.
         """
-        says = lambda n: any(text in self.tokenizer.decode(completion.ids[:n]) for text in texts)  # noqa: E731
+
+        def says(n: int) -> bool:
+            ids, kinds = completion.ids[:n], request.stop_in
+            text = said(self.tokenizer.parse(ids)[0], *kinds) if kinds else self.tokenizer.decode(ids)
+            return any(stop in text for stop in request.stop)
+
         if not says(len(completion.ids)):
             return False
         completion.keep(next(n for n in range(before, len(completion.ids) + 1) if says(n)))

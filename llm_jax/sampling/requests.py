@@ -25,6 +25,7 @@ class Request:
     bias: dict[int, float] = dataclasses.field(default_factory=dict)  # added to the logits of ids
     stop_ids: tuple[int, ...] = ()  # ids that end the completion, beside the end of a turn
     stop: tuple[str, ...] = ()  # texts that end it, once it contains one
+    stop_in: tuple[str, ...] = ()  # ... in what `turns.said` makes of these kinds of parts; none: in all of it
     top: int = 0  # how many of the likeliest ids to tell of each token
 
     def check(self, vocab_size: int, length: int) -> None:

@@ -9,6 +9,15 @@ from llm_jax.tools.table import TOOLS
 
 ANSWER_ROOM = 64  # tokens that an answer must have room for, else old turns go
 CHARACTER = 4  # the most bytes that one character takes
+SAID = ("text", "answer")  # the parts that are an answer's text
+
+
+class TooLong(UserError):
+    """Messages of so many `tokens` leave no room for an answer."""
+
+    def __init__(self, message: str, tokens: int):
+        super().__init__(message)
+        self.tokens = tokens
 
 
 class Conversation:
@@ -56,7 +65,8 @@ class Conversation:
 def fitted(tokenizer: Tokenizer, messages: list[dict], length: int) -> tuple[list[int], int]:
     """(the prompt that asks for an answer to messages, how many of the oldest turns after the system prompt had to go).
 
-    Raises UserError when the last turn does not fit alone, and for what `Tokenizer.render` refuses.
+    A last message of the assistant is left open, for the model to continue. Raises TooLong when the last turn does not
+    fit alone, and UserError for what `Tokenizer.render` refuses.
     """
     first = 1 if messages[0]["role"] == "system" else 0
     users = [i for i, message in enumerate(messages) if i >= first and message["role"] == "user"]
@@ -66,7 +76,7 @@ def fitted(tokenizer: Tokenizer, messages: list[dict], length: int) -> tuple[lis
     room = length - min(ANSWER_ROOM, length // 2) - len(head)
     # From the newest turn on, each rendered once: long conversations may come with every request.
     for start, end in zip(reversed(starts), reversed(ends), strict=True):
-        ids = tokenizer.render(messages[start:end], for_generation=end == len(messages)).ids[1:]
+        ids = (opened if end == len(messages) else closed)(tokenizer, messages[start:end])
         if len(ids) > room:
             break
         room -= len(ids)
@@ -74,13 +84,89 @@ def fitted(tokenizer: Tokenizer, messages: list[dict], length: int) -> tuple[lis
     if not turns:
         what = f"the last turn is {len(ids)} tokens long"
         what += f" and the system prompt {len(head)}" if first else ""
-        raise UserError(f"{what}; this model reads {length}, its answer included")
+        raise TooLong(f"{what}; this model reads {length}, its answer included", len(head) + len(ids))
     return [*head, *(i for turn in turns for i in turn)], len(starts) - len(turns)
+
+
+def closed(tokenizer: Tokenizer, messages: list[dict]) -> list[int]:
+    return tokenizer.render(messages).ids[1:]
+
+
+def opened(tokenizer: Tokenizer, messages: list[dict]) -> list[int]:
+    """With a turn of the assistant open at the end: a new one, or the last message where it is the assistant's."""
+    inside = continued(messages)
+    if not inside:
+        return tokenizer.render(messages, for_generation=True).ids[1:]
+    ids = closed(tokenizer, messages)[:-1]  # without the end of its turn
+    return ids[:-1] if inside == "answer" else ids
+
+
+def continued(messages: list[dict]) -> str:
+    """The kind of the part that the model goes on with; empty where it begins a turn. What is no part of an answer's
+    text, as a thought, is whole: text comes after it.
+    """
+    if not messages or messages[-1]["role"] != "assistant":
+        return ""
+    content = messages[-1]["content"]
+    return "answer" if isinstance(content, list) and content and content[-1]["type"] == "answer" else "text"
 
 
 def said(parts: list[dict], *kinds: str) -> str:
     """The text of the parts of these kinds."""
-    return "\n".join(part["text"].strip() for part in parts if part["type"] in kinds)
+    return "\n".join(text for part in parts if part["type"] in kinds and (text := part["text"].strip()))
+
+
+class Saying:
+    """What `said` makes of parts that grow; without kinds, all that they hold, as it is.
+
+    `begun`: the first part goes on with a text that stands before it, and may begin with a space.
+    """
+
+    def __init__(self, *kinds: str, begun: bool = False):
+        self.kinds = kinds
+        self.spaces: list[tuple[str, int]] = []  # said if more of their part is
+        self._part = 0 if begun else None  # the last one that said something
+
+    def take(self, part: int, kind: str, text: str, at: int = 0) -> Iterator[tuple[str, int]]:
+        """(character, its place) of what is said now, when a part grows by a text that begins at place `at`."""
+        if self.kinds and kind not in self.kinds:
+            return
+        for place, character in enumerate(text, at):
+            if not self.kinds:
+                yield character, place
+            elif character.isspace():
+                if part == self._part:
+                    self.spaces.append((character, place))
+            else:
+                if part == self._part:
+                    yield from self.spaces
+                elif self._part is not None:
+                    yield "\n", place
+                self._part, self.spaces = part, []
+                yield character, place
+
+    def text(self, pieces: Iterable[tuple[int, str, str]]) -> str:
+        """What `Pieces` gave, as it is said."""
+        return "".join(character for piece in pieces for character, _ in self.take(*piece))
+
+
+def before_stop(parts: list[dict], stop: Iterable[str], kinds: tuple[str, ...]) -> list[dict]:
+    """The parts up to the first of the stop texts in what is said of these kinds."""
+    saying, at, seen = Saying(*kinds), 0, []
+    for number, part in enumerate(parts):
+        seen += saying.take(number, part["type"], part["text"], at)
+        at += len(part["text"])
+    text = "".join(character for character, _ in seen)
+    found = [place for one in stop if (place := text.find(one)) >= 0]
+    if not found:
+        return parts
+    left, kept = seen[min(found)][1], []
+    for part in parts:
+        kept.append({**part, "text": part["text"][:left]})
+        left -= len(part["text"])
+        if left <= 0:
+            break
+    return kept
 
 
 def tool_calls(parts: list[dict]) -> list[dict]:
@@ -96,15 +182,15 @@ class Pieces:
     """Takes ids as they come and gives the new characters of each part: (number of the part, its type, text).
 
     Whole characters only: a token that is a part of one waits for the rest. What is given adds up to
-    `Tokenizer.parse` of all ids.
+    `Tokenizer.parse` of all ids. `inside`: the kind of part that is open where they begin.
     """
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: Tokenizer, inside: str = "text"):
         self.tokenizer = tokenizer
         self.parts: list[dict] = []
         self._opened = {i: name for name, i in tokenizer.open.items()}
         self._closed = set(tokenizer.close.values())
-        self._inside, self._waiting, self._over = "text", [], False
+        self._inside, self._waiting, self._over = inside, [], False
         self._between = False  # the last span was closed, and no text has come since
 
     def take(self, ids: Iterable[int]) -> Iterator[tuple[int, str, str]]:
@@ -142,7 +228,7 @@ class Pieces:
         if not text:
             return
         if not self.parts or (self._inside == "text" and self._between):
-            self.parts.append({"type": "text", "text": ""})
+            self.parts.append({"type": self._inside, "text": ""})
         self._between = False
         self.parts[-1]["text"] += text
         yield len(self.parts) - 1, self.parts[-1]["type"], text

@@ -35,10 +35,12 @@ def define_flags() -> None:
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0: all of this machine's.")
     flags.DEFINE_integer("port", 8000, "0: a free one.", lower_bound=0, upper_bound=65535)
     flags.DEFINE_string("stage", "", "The default model: a stage that has a checkpoint; the newest if not given.")
+    flags.DEFINE_list("hosts", [], "Names by which it may be asked, beside this machine's own; *: any.")
+    flags.DEFINE_list("cors", [], "Origins whose web pages may ask it, as https://chat.example; *: any.")
     flags.DEFINE_string("api_key", "", "Key that clients must send; else that of LLM_JAX_API_KEY; else none.")
     flags.DEFINE_integer("slots", 32, "Rows that run together.", lower_bound=1)
     flags.DEFINE_integer("max_queue", 256, "Rows that may wait for a slot; more are refused.", lower_bound=0)
-    flags.DEFINE_integer("max_n", 16, "Choices that one request may want, those of all its prompts.", lower_bound=1)
+    flags.DEFINE_integer("max_n", 16, "Choices that one request may want of a prompt.", lower_bound=1)
     flags.DEFINE_float("timeout", 300.0, "Seconds that a request may take.", lower_bound=0.1)
     flags.DEFINE_bool("warm_up", True, "Compile all programs before the first answer.")
     flags.DEFINE_bool("int8_weights", False, "Matrices as bytes.")
@@ -51,16 +53,27 @@ def main() -> None:
     key = f.api_key or os.environ.get("LLM_JAX_API_KEY", "")
     if not re.fullmatch(r"[!-~]*", key):
         raise UserError("the API key has a space, or what is not ASCII, which no header can carry; choose another")
+    named, origins = hosts_of(f), tuple(f.cors)
+    if wrong := [origin for origin in origins if not re.fullmatch(r"\*|https?://[^\s/?#@]+", origin)]:
+        raise UserError(f"--cors={wrong[0]} is no origin; give scheme and name alone, as https://chat.example, or *")
     options = {name: getattr(f, name) for name in ("int8_weights", "int8_cache", "drafts")}
     workers = Workers(user_path(f.workdir, "--workdir"), f.stage, f.slots, f.max_queue, f.warm_up, **options)
     listening = listen(f.host, f.port)
     if f.host not in LOOPBACK and not key:
         print(f"warning: {f.host} is open to others, and no --api_key is set", file=sys.stderr)
-    hosts = NAMES if f.host in LOOPBACK and not key else ()
-    asyncio.run(serve(workers, Limits(key, hosts, f.max_n, f.timeout), listening))
+    hosts = named if f.hosts or (f.host in LOOPBACK and not key) else ()
+    asyncio.run(serve(workers, Limits(key, hosts, origins, f.max_n, f.timeout), listening))
     sys.stdout.flush()
     if not all(worker.ended(GRACE_SECONDS) for worker in workers.loaded.values()):
         os._exit(0)  # a program is being compiled, which nothing can interrupt
+
+
+def hosts_of(f: flags.FlagValues) -> tuple[str, ...]:
+    """This machine's own names and those of --hosts; none where it answers to any. Raises UserError."""
+    given = [name.strip().lower() for name in f.hosts]
+    if wrong := [name for name in given if not re.fullmatch(r"\*|[\w.-]+|\[[0-9a-f:.]+\]", name)]:
+        raise UserError(f"--hosts={wrong[0]} is no name of a host; give it alone, as chat.example, without port, or *")
+    return () if "*" in given else (*NAMES, *given)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -7,13 +7,10 @@ import secrets
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from llm_jax.sampling.turns import Pieces
+from llm_jax.sampling.turns import SAID, Pieces, Saying
 from llm_jax.serve.protocol import ChatBody, CompletionBody
 from llm_jax.serve.worker import News
 from llm_jax.tokenizer import Tokenizer
-from llm_jax.tools.table import TOOLS
-
-SAID = ("text", "answer")  # the parts that are an answer's content
 
 Piece = tuple[int, str, str]  # the part's number, its type, new characters of it
 
@@ -25,6 +22,12 @@ class Token(NamedTuple):
     top: list[tuple[int, float]]
     start: int  # the place of its characters in the text
     end: int
+
+    @property
+    def likeliest(self) -> list[tuple[int, float]]:
+        """The top, and the token itself where it is not among them."""
+        own = [] if not self.top or any(i == self.id for i, _ in self.top) else [(self.id, self.logprob)]
+        return [*self.top, *own]
 
 
 class Shown(NamedTuple):
@@ -39,18 +42,22 @@ class Writer:
     """One choice as it grows: tokens in, what a client may be shown out. The same in all, in whatever bits it comes.
 
     What could become a stop string waits; the string and what follows it are never shown. `finish` says how it ended.
+    `seen`: the kinds of parts that a client reads as the answer, which a stop string is looked for in; none: all.
+    `inside`: the kind of the part that it goes on with; empty where it begins one.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Iterable[str]):
-        self.tokenizer, self.stop = tokenizer, tuple(stop)
+    def __init__(self, tokenizer: Tokenizer, stop: Iterable[str], seen: tuple[str, ...] = (), inside: str = ""):
+        self.tokenizer, self.stop, self.inside = tokenizer, tuple(stop), inside
         self.parts: list[dict[str, str]] = []  # what was shown
         self.finish: str | None = None
         self.ids: list[int] = []
         self.reused = 0  # tokens of the prompt
-        self._pieces = Pieces(tokenizer)
+        self._pieces = Pieces(tokenizer, inside or "text")
         self._waiting: collections.deque[Piece] = collections.deque()
         self._tokens: collections.deque[Token] = collections.deque()
         self._told = self._written = 0  # characters shown, and with those that wait
+        self._saying, self._said = Saying(*seen, begun=bool(inside)), ""  # what is read of those that wait,
+        self._places: list[int] = []  # ... and where each character of it stands
 
     def take(self, news: News) -> Shown:
         self.reused = news.reused
@@ -60,38 +67,45 @@ class Writer:
                 break
             self.ids.append(id_)
             start = self._written
-            self._add(self._pieces.take([id_]))
+            said = self._add(self._pieces.take([id_]))
             begins = self._written == start and self.tokenizer.byte(id_) is not None  # a character, not whole yet
             self._tokens.append(Token(id_, sampled, logprob, top, start, self._written + begins))
-            self._look_for_stop()
+            self._look_for_stop(said)
         return self.end(news.finish) if news.finish else self._shown()
 
     def end(self, finish: str) -> Shown:
         """Nothing more comes."""
         if not self.finish:
-            self._add(self._pieces.rest())
-            self._look_for_stop()
+            self._look_for_stop(self._add(self._pieces.rest()))
             self.finish = self.finish or finish
         return self._shown()
 
-    def _add(self, pieces: Iterable[Piece]) -> None:
+    def _add(self, pieces: Iterable[Piece]) -> int:
+        """How much was said before, of what waits."""
+        before = len(self._said)
         for piece in pieces:
+            for character, place in self._saying.take(*piece, at=self._written) if self.stop else ():
+                self._said += character
+                self._places.append(place)
             self._waiting.append(piece)
             self._written += len(piece[2])
+        return before
 
-    def _text(self) -> str:
-        return "".join(text for *_, text in self._waiting)
-
-    def _look_for_stop(self) -> None:
-        if self.stop and (found := [at for stop in self.stop if (at := self._text().find(stop)) >= 0]):
-            self.finish, self._written = "stop", self._told + min(found)
+    def _look_for_stop(self, before: int) -> None:
+        """In what was said after so many characters, and such as may have begun before."""
+        ends = ((stop, max(0, before + 1 - len(stop))) for stop in self.stop)
+        if found := [at for stop, start in ends if (at := self._said.find(stop, start)) >= 0]:
+            self.finish, self._written = "stop", self._places[min(found)]
 
     def _shown(self) -> Shown:
         end = self._written
         if self.stop and not self.finish:
-            text = self._text()
-            begins = (i for i in range(len(text)) if any(stop.startswith(text[i:]) for stop in self.stop))
-            end -= len(text) - next(begins, len(text))
+            may = range(max(0, len(self._said) - max(map(len, self.stop))), len(self._said))
+            begins = (at for at in may if any(stop.startswith(self._said[at:]) for stop in self.stop))
+            waits = [*(self._places[at] for at in itertools.islice(begins, 1)), *(at for _, at in self._saying.spaces)]
+            end = min(waits, default=end)
+            left = sum(place < end for place in self._places)
+            self._said, self._places = self._said[left:], self._places[left:]
         pieces = list(self._until(end))
         return Shown(pieces, [self._tokens.popleft() for _ in self._tokens.copy() if self._tokens[0].end <= end])
 
@@ -132,10 +146,18 @@ class Names:
                 **self.of(token.id),
                 "logprob": token.logprob,
                 "sampled": bool(token.sampled),
-                "top_logprobs": [{**self.of(i), "logprob": logprob} for i, logprob in token.top],
+                "top_logprobs": [{**self.of(i), "logprob": logprob} for i, logprob in token.likeliest],
             }
             for token in tokens
         ]
+
+
+class Told:
+    """What a choice of a chat says; `begun`: it goes on with a text of the client's."""
+
+    def __init__(self, begun: bool):
+        self.answer, self.thought = Saying(*SAID, begun=begun), Saying("think")
+        self.unsent = ""  # of its thoughts
 
 
 class ChatStyle:
@@ -144,31 +166,34 @@ class ChatStyle:
     object, chunk_object, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
     def __init__(self, body: ChatBody, names: Names):
-        self.body, self.names = body, names
+        self.body, self.names, self.arguments = body, names, body.arguments
         self.closings = {names.tokenizer.close[name]: name for name in body.offered}
+        self._told: dict[int, Told] = {}  # what each choice has said so far
 
     def begin(self, index: int) -> dict[str, Any]:
         delta = {"role": "assistant", "content": ""}
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
     def chunk(self, index: int, writer: Writer, shown: Shown) -> dict[str, Any]:
-        delta: dict[str, Any] = {}
-        for name, kinds in (("content", SAID), ("reasoning_content", ("think",))):
-            if text := shown.text(*kinds):
-                delta[name] = text
-        if shown.pieces:
+        told = self._told.setdefault(index, Told(bool(writer.inside)))
+        delta = {"content": text} if (text := told.answer.text(shown.pieces)) else {}
+        # Whole, before the answer: some clients keep but the last bit of a field that is not OpenAI's, and send that
+        # back as what was thought.
+        told.unsent += told.thought.text(shown.pieces)
+        if told.unsent and (text or writer.finish):
+            delta["reasoning_content"], told.unsent = told.unsent, ""
+        if self.body.parts and shown.pieces:
             delta["parts"] = [{"index": part, "type": kind, "text": text} for part, kind, text in shown.pieces]
         if calls := self._calls(writer):
             delta["tool_calls"] = [{"index": i, **called} for i, called in enumerate(calls)]
         return {"index": index, "delta": delta, **self._rest(writer, shown)}
 
     def whole(self, index: int, writer: Writer, shown: Shown) -> dict[str, Any]:
-        message = {
-            "role": "assistant",
-            "content": shown.text(*SAID),
-            "reasoning_content": shown.text("think") or None,
-            "parts": writer.parts,
-        }
+        told = Told(bool(writer.inside))
+        thought = told.thought.text(shown.pieces) or None
+        message = {"role": "assistant", "content": told.answer.text(shown.pieces), "reasoning_content": thought}
+        if self.body.parts:
+            message["parts"] = writer.parts
         if calls := self._calls(writer):
             message["tool_calls"] = calls
         return {"index": index, "message": message, **self._rest(writer, shown)}
@@ -178,7 +203,7 @@ class ChatStyle:
         name = self.closings.get(writer.ids[-1]) if writer.ids and writer.finish == "stop" else None
         if not name or not writer.parts or writer.parts[-1]["type"] != name:
             return []
-        function = {"name": name, "arguments": json.dumps({TOOLS[name].argument: writer.parts[-1]["text"]})}
+        function = {"name": name, "arguments": json.dumps({self.arguments[name]: writer.parts[-1]["text"]})}
         return [{"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}]
 
     def _rest(self, writer: Writer, shown: Shown) -> dict[str, Any]:
@@ -213,7 +238,10 @@ class TextStyle:
         return {
             "tokens": [self.names.of(t.id)["token"] for t in tokens],
             "token_logprobs": [t.logprob for t in tokens],
-            "top_logprobs": [{self.names.of(i)["token"]: logprob for i, logprob in t.top} for t in tokens],
+            # Of two that read alike the likelier counts, and the token that stands there before both.
+            "top_logprobs": [
+                {self.names.of(i)["token"]: logprob for i, logprob in [*t.top[::-1], (t.id, t.logprob)]} for t in tokens
+            ],
             "text_offset": [t.start for t in tokens],
             "content": self.names.content(tokens),
         }

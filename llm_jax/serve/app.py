@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
@@ -35,7 +36,8 @@ LEFT = 499  # the status of a request whose client has gone; nobody reads it but
 class Limits:
     api_key: str = ""  # empty: none is asked for
     hosts: tuple[str, ...] = ()  # names that the server answers to; empty: to any
-    max_n: int = 16
+    origins: tuple[str, ...] = ()  # of other sites' pages that may ask; "*": all
+    max_n: int = 16  # choices of a prompt
     timeout: float = 300.0  # seconds that a request may take
     body_bytes: int = 2**20
 
@@ -76,6 +78,11 @@ def make_app(workers: Workers, limits: Limits) -> FastAPI:
         return FileResponse(STATIC / "index.html")
 
     app.mount("/static", StaticFiles(directory=STATIC))
+    for route in app.routes:  # whatever can be read can be asked for its head alone, as monitors do
+        if methods := getattr(route, "methods", None):
+            methods |= {"HEAD"} if "GET" in methods else set()
+    if limits.origins:
+        app.add_middleware(CORSMiddleware, allow_origins=limits.origins, allow_methods=["*"], allow_headers=["*"])
     return app
 
 
@@ -105,12 +112,13 @@ def interface(site: Site) -> APIRouter:
         # A page from elsewhere may have its own name lead to this machine, and read what is answered.
         host = re.sub(r":\d*$", "", request.headers.get("host", "")).lower()
         if limits.hosts and host not in limits.hosts:
-            reason = f"Host: {host[:100]!r} is none of {', '.join(limits.hosts)}; other names need an --api_key"
+            reason = f"Host: {host[:100]!r} is none of {', '.join(limits.hosts)}; others need --hosts or an --api_key"
             raise ApiError(403, reason, "Host", "host_not_allowed")
-        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
-        if limits.api_key and not hmac.compare_digest(given, limits.api_key.encode()):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        given = given.strip() if scheme.lower() == "bearer" else scheme
+        if limits.api_key and not hmac.compare_digest(given.encode("latin-1"), limits.api_key.encode()):
             reason = "wrong or missing API key: send it as 'Authorization: Bearer KEY'"
-            raise ApiError(401, reason, code="invalid_api_key")
+            raise ApiError(401, reason, code="invalid_api_key", WWW_Authenticate="Bearer")
 
     async def body_of(request: Request, kind: type[AnyBody]) -> AnyBody:
         try:
@@ -190,16 +198,24 @@ class Answer:
     def __init__(self, site: Site, body: Sampling, style: ChatStyle | TextStyle):
         self.site, self.body, self.style = site, body, style
         self.stage = site.workers.known(body.model)
+        self._check_room()
         self.head = {"id": f"{style.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.stage}
-        count = min(body.choices, site.limits.max_n)
-        self.writers = [Writer(site.workers.tokenizer, body.stop) for _ in range(count)]
+        end = body.stop, body.seen, body.inside
+        self.writers = [Writer(site.workers.tokenizer, *end) for _ in range(body.choices)]
         self.prompt_tokens = 0
+
+    def _check_room(self) -> None:
+        n, choices, room = self.body.n, self.body.choices, self.site.workers.room
+        if n > self.site.limits.max_n:
+            raise ApiError(400, f"n: {n} choices are more than {self.site.limits.max_n}", "n")
+        if choices > room:
+            field = "n" if choices == n else "prompt"
+            reason = f"{choices} choices are more than this server holds, {room}; ask for fewer at a time"
+            raise ApiError(400, f"{field}: {reason}", field)
 
     async def response(self, request: Request) -> Response:
         """Raises ApiError for what goes wrong before the first token."""
         workers, limits = self.site.workers, self.site.limits
-        if (choices := self.body.choices) > limits.max_n:
-            raise ApiError(400, f"n: {choices} choices, n of each prompt, are more than {limits.max_n}", "n")
         requests, notice = await asyncio.to_thread(self.body.asked, workers.tokenizer, workers.length, workers.tools)
         self.head |= {"notice": notice} if notice else {}
         self.prompt_tokens = sum(len(request.prompt) for request in requests[:: self.body.n])

@@ -110,11 +110,9 @@ class Worker:
     # The event loop's side
 
     def submit(self, requests: list[Request]) -> Job:
-        """Queues requests that `Request.check` accepts. Raises ApiError when there is no room."""
+        """Queues requests that `Request.check` accepts, no more than `room`. Raises ApiError when there is none now."""
         if self.failure:
             raise self.failure
-        if len(requests) > self.room:
-            raise ApiError(400, f"n: {len(requests)} choices are more than this server holds, {self.room}", "n")
         if self.rows + len(requests) > self.room:
             raise ApiError(429, "the server is busy; try again in a moment", code="queue_full", Retry_After="1")
         job = Job(requests)
@@ -245,7 +243,7 @@ class Workers:
 
     def __init__(self, workdir: Path, stage: str, slots: int, max_queue: int, warm_up: bool = False, **options):
         self.run, self.workdir = Run.open(workdir), workdir
-        self.slots, self.max_queue, self.warm_up, self.options = slots, max_queue, warm_up, options
+        self.slots, self.room, self.warm_up, self.options = slots, slots + max_queue, warm_up, options
         self.default = self.run.choose(stage)
         self.tokenizer, self.tools = self.run.tokenizer, present(workdir)
         self.length = self.run.config.data.sequence_length
@@ -272,8 +270,7 @@ class Workers:
             raise ApiError(503, self._stopping)
         if worker is None or worker.failure:
             options, warm_up = self.options, self.warm_up and stage == self.default  # stages share their programs
-            room = self.slots + self.max_queue
-            worker = Worker(stage, lambda: load(self.workdir, stage, self.slots, **options), room, warm_up)
+            worker = Worker(stage, lambda: load(self.workdir, stage, self.slots, **options), self.room, warm_up)
             self.loaded[stage] = worker
         return worker
 

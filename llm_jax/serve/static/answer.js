@@ -46,6 +46,7 @@ export async function fill(message, history, overrides, signal, changed) {
     seed: message.seed,
     thinking: settings.thinking,
     builtin_tools: settings.tools,
+    parts: true,
     stream_options: { include_usage: true },
   };
   for (const name of SAMPLING) if (settings[name] != null) request[name] = settings[name];
