@@ -17,14 +17,14 @@ NO_NUMBERS = ("1", True, [], {}, [1], "NaN", "")
 NO_TEXTS = (1, True, {}, 1.5)
 SAMPLING = {
     "n": (0, -1, 17, 10**30, 1.5, *NO_NUMBERS),
-    "max_tokens": (0, -1, -(10**30), 0.5, *NO_NUMBERS),
+    "max_tokens": (0, -2, -(10**30), 0.5, *NO_NUMBERS),
     "temperature": (-1, 5.1, 10**400, *NO_NUMBERS),
     "top_p": (-0.1, 1.1, *NO_NUMBERS),
-    "top_k": (-1, 1.5, *NO_NUMBERS),
+    "top_k": (-2, 1.5, *NO_NUMBERS),
     "min_p": (-1, 2, *NO_NUMBERS),
     "repetition_penalty": (0, -1, 1e300, *NO_NUMBERS),
     "seed": (2**63, -(2**63) - 1, 10**30, 1.5, *NO_NUMBERS),
-    "stop": ("", ["a", ""], ["a"] * 5, [1], 1, True, {}, [["a"]]),
+    "stop": ("", ["a", ""], ["a"] * 257, [1], 1, True, {}, [["a"]]),
     "logit_bias": (
         {"a": 1},
         {"-1": 1},
@@ -45,6 +45,7 @@ SAMPLING = {
     "presence_penalty": (-1, {}),
     "response_format": ({"type": "json_object"}, "text", {"type": "json_schema", "json_schema": {}}),
     "suffix": ("x", 1),
+    **{"best_of": (2, "x"), "min_tokens": (1,), "guided_regex": ("a*", ""), "reasoning_effort": ("none", "high", 1)},
 }
 MESSAGES = (
     *([], {}, "Hi", 1, True, [1], ["Hi"], [[]], [{}], [{"role": "user"}], [{"content": "x"}]),
@@ -66,7 +67,8 @@ WRONG = {
     "/v1/chat/completions": {
         **SAMPLING,
         "messages": MESSAGES,
-        "max_completion_tokens": (0, -1, *NO_NUMBERS),
+        "max_completion_tokens": (0, -2, *NO_NUMBERS),
+        **{"echo": (True,), "parts": (1, "x"), "continue_final_message": (True,), "add_generation_prompt": (False,)},
         "logprobs": (1, "x", [], {}),
         "top_logprobs": (-1, 21, 1.5, *NO_NUMBERS),
         "tools": (
@@ -77,6 +79,8 @@ WRONG = {
             [{"function": {"name": "web"}}],
             [{"function": {}}],
             [{"type": "x", "function": {"name": "python"}}],
+            [{"function": {"name": "python", "parameters": 1}}],
+            [{"function": {"name": "python", "parameters": {"properties": [1]}}}],
         ),
         "tool_choice": ("maybe", 1, [], {"function": {"name": "web"}}, {}, "required"),
         "thinking": ("maybe", True, 1, []),
@@ -90,6 +94,8 @@ WRONG = {
         ),
         "logprobs": (-1, 21, 1.5, *NO_NUMBERS),
         "echo": (1, "x"),
+        "tools": ([{}],),
+        "thinking": ("off",),
     },
     "/v1/tokenize": {"text": (*NO_TEXTS, [], ["x"]), "model": ("gpt-9", *NO_TEXTS)},
     "/v1/feedback": {

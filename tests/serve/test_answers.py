@@ -2,13 +2,15 @@
 
 import itertools
 import json
+import re
 
 import hypothesis
 import pytest
 from hypothesis import strategies as st
 
 from data_pipelines import chats
-from llm_jax.serve.answers import ChatStyle, Names, Writer
+from llm_jax.sampling.turns import SAID, said
+from llm_jax.serve.answers import ChatStyle, Names, TextStyle, Writer
 from llm_jax.serve.feedback import Feedback, FeedbackBody
 from llm_jax.serve.protocol import ApiError, ChatBody, CompletionBody, Message, TokenizeBody, derived, parsed
 from llm_jax.serve.worker import News
@@ -57,6 +59,44 @@ def test_a_stream_is_the_whole_in_bits_and_never_shows_a_stop_string(tokenizer, 
     said = next((t for t in says if any(s in t for s in stop)), None)
     assert texts[-1] == (text if said is None else said[: min(said.find(s) for s in stop if s in said)])
     assert whole.finish == ("length" if said is None else "stop")
+
+
+@hypothesis.given(st.data())
+def test_a_chat_is_told_alike_whole_and_in_bits_however_a_client_adds_them_up(tokenizer, data):
+    """Its content is what `said` makes of text and answers, up to a stop string there; a thought says none."""
+    words = tokenizer.encode(" The cat sat \n on  12 + 7\n")
+    special = [tokenizer.end, *tokenizer.open.values(), *tokenizer.close.values()]
+    ids = data.draw(st.lists(st.sampled_from([*words * 3, *special]), max_size=40))
+    cuts = data.draw(st.lists(st.integers(0, len(ids)), max_size=6))
+    parts = tokenizer.parse(ids)[0]
+    content = said(parts, *SAID)
+    at, n = data.draw(st.tuples(st.integers(0, max(0, len(content) - 1)), st.integers(1, 4)))
+    stop = [content[at : at + n]] * bool(content) * data.draw(st.integers(0, 1))
+    wants = data.draw(st.booleans())
+    body = parsed(json.dumps({"messages": HELLO, "parts": wants}).encode(), ChatBody)
+
+    def style_and_writer():
+        return ChatStyle(body, Names(tokenizer)), Writer(tokenizer, stop, body.seen, body.inside)
+
+    style, writer = style_and_writer()
+    whole = style.whole(0, writer, writer.take(news(ids, "length")))["message"]
+    style, writer = style_and_writer()
+    deltas = []
+    for start, end in itertools.pairwise([0, *sorted(cuts), len(ids)]):
+        if not writer.finish:
+            shown = writer.take(news(ids[start:end], "length" if end == len(ids) else None))
+            deltas.append(style.chunk(0, writer, shown)["delta"])
+    assert "".join(delta.get("content", "") for delta in deltas) == whole["content"]
+    thoughts = [delta["reasoning_content"] for delta in deltas if "reasoning_content" in delta]
+    assert ("".join(thoughts) or None) == whole["reasoning_content"]
+    # Of thoughts that are before all of the answer there is one bit, which is right for whoever keeps the last alone.
+    kinds = [part["type"] for part in parts if part["text"].strip()]
+    assert len(thoughts) <= 1 or "think" in kinds[kinds.index(next(k for k in kinds if k in SAID)) :]
+    assert [("parts" in message) for message in (whole, *deltas[:0])] == [wants]
+    assert wants or not any("parts" in delta for delta in deltas)
+    prefixes = (said(tokenizer.parse(ids[:n])[0], *SAID) for n in range(len(ids) + 1))
+    stopped = next((text for text in prefixes if any(s in text for s in stop)), None)
+    assert whole["content"] == (content if stopped is None else stopped[: stopped.index(stop[0])].rstrip())
 
 
 def test_what_may_become_a_stop_string_waits_with_its_tokens(tokenizer):
@@ -122,6 +162,7 @@ def test_null_is_absent(tokenizer):
 def test_thinking_and_tools_become_openings_and_prohibitions(tokenizer):
     think, python = tokenizer.open["think"], tokenizer.open["python"]
     tools = [{"type": "function", "function": {"name": "python"}}]
+    others = tuple(i for i in tokenizer.special_names if i != tokenizer.close["python"])  # a call that begins is ended
     cases = (
         ({}, (), (), ()),
         ({"thinking": "on"}, (think,), (), ()),
@@ -130,8 +171,8 @@ def test_thinking_and_tools_become_openings_and_prohibitions(tokenizer):
         ({"tool_choice": "none"}, (), (python,), ()),
         ({"tools": tools}, (), (), (tokenizer.close["python"],)),
         ({"tools": tools, "builtin_tools": False}, (), (), (tokenizer.close["python"],)),
-        ({"tools": tools, "tool_choice": "required"}, (python,), (), (tokenizer.close["python"],)),
-        ({"tools": tools, "tool_choice": tools[0]}, (python,), (), (tokenizer.close["python"],)),
+        ({"tools": tools, "tool_choice": "required"}, (python,), others, (tokenizer.close["python"],)),
+        ({"tools": tools, "tool_choice": tools[0]}, (python,), others, (tokenizer.close["python"],)),
         ({"tools": tools, "tool_choice": "none"}, (), (python,), ()),
     )
     for fields, forced, suppress, stop_ids in cases:
@@ -156,7 +197,8 @@ def test_seeds_of_choices_follow_from_the_first(tokenizer):
             ],
         },
         {"content": [{"type": "python", "text": "6*7"}]},
-        {"content": "what was said", "parts": [{"type": "python", "text": "6*7"}]},
+        {"tool_calls": [{"function": {"name": "python", "arguments": '{"source": "6*7"}'}}]},
+        {"tool_calls": [{"function": {"name": "python", "arguments": '{"lang": "py", "n": 2, "code": "6*7"}'}}]},
     ],
 )
 def test_a_call_and_its_output_are_the_turn_that_the_model_wrote(tokenizer, message):
@@ -165,6 +207,149 @@ def test_a_call_and_its_output_are_the_turn_that_the_model_wrote(tokenizer, mess
     spans = [{"type": "python", "text": "6*7"}, {"type": "output", "text": "42"}]
     turn = tokenizer.render([*HELLO, {"role": "assistant", "content": spans}]).ids
     assert body.asked(tokenizer, LENGTH, TOOLS)[0][0].prompt == turn[:-1]
+
+
+def test_standard_fields_stand_and_what_else_an_answer_had_does_not():
+    """Clients that add lists up in their own way send nonsense back."""
+    garbled = [{"index": 0, "type": "text", "text": "H word.ello"}, {"type": "king"}]
+    said = {"role": "assistant", "content": "Hello!", "parts": garbled, "audio": None, "refusal": None}
+    assert Message.model_validate(said).record() == {"role": "assistant", "content": "Hello!"}
+    code = {"function": {"name": "python", "arguments": '{"code": "6*7"}'}}
+    called = Message.model_validate({**said, "content": "", "tool_calls": [code]}).record()
+    assert called["content"] == [{"type": "python", "text": "6*7"}]
+
+
+def schema(*required: str, **properties) -> list[dict]:
+    parameters = {"type": "object", "properties": properties, "required": list(required)}
+    return [{"type": "function", "function": {"name": "python", "parameters": parameters}}]
+
+
+TEXT, NUMBER = {"type": "string", "description": "What to run."}, {"type": "number"}
+MAYBE = {"anyOf": [TEXT, {"type": "null"}]}
+
+
+@pytest.mark.parametrize(
+    ("tools", "argument"),
+    [
+        (schema("source", source=TEXT), "source"),
+        (schema(source=MAYBE), "source"),
+        (schema("query", query={"type": ["string", "null"]}, timeout=NUMBER, code=TEXT), "query"),
+        (schema(timeout=NUMBER, code={}), "code"),
+        (schema(other=TEXT, code=TEXT), "code"),
+        (schema(), "code"),
+    ],
+)
+def test_a_call_has_the_argument_that_the_schema_names(tokenizer, tools, argument):
+    ids = [tokenizer.open["python"], *tokenizer.encode("6*7"), tokenizer.close["python"]]
+    body = parsed(json.dumps({"messages": HELLO, "tools": tools}).encode(), ChatBody)
+    writer = Writer(tokenizer, [])
+    (call,) = ChatStyle(body, Names(tokenizer)).whole(0, writer, writer.take(news(ids, "stop")))["message"][
+        "tool_calls"
+    ]
+    assert json.loads(call["function"]["arguments"]) == {argument: "6*7"}
+    arguments = json.dumps({"first": "no", argument: "6*7"})
+    call["function"]["arguments"] = arguments
+    messages = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "42"}]
+    body = parsed(json.dumps({"messages": messages, "tools": tools}).encode(), ChatBody)
+    (request,), _ = body.asked(tokenizer, LENGTH, TOOLS)
+    assert request.prompt[len(tokenizer.render(HELLO, True).ids) :][: len(ids)] == ids
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [
+        schema("timeout", timeout=NUMBER),
+        schema("code", "language", code=TEXT, language=TEXT),
+        schema(a=TEXT, b=TEXT),
+        schema("code", code={"enum": ["1", "2"]}),
+        schema("code"),
+    ],
+)
+def test_a_schema_that_a_call_cannot_fit_is_refused(tools):
+    with pytest.raises(ApiError, match=re.escape("tools[0].function.parameters")):
+        parsed(json.dumps({"messages": HELLO, "tools": tools}).encode(), ChatBody)
+    parsed(json.dumps({"messages": HELLO, "tools": tools, "tool_choice": "none"}).encode(), ChatBody)
+
+
+def test_a_last_message_of_the_assistant_is_continued(tokenizer):
+    """Its answer is what comes after it, with the space that may stand between the two."""
+    for content, inside in (("The answer is", "text"), ([{"type": "answer", "text": " 1"}], "answer")):
+        begun = {"role": "assistant", "content": content}
+        (request,) = chat(tokenizer, messages=[*HELLO, begun])
+        whole = tokenizer.render([*HELLO, begun]).ids
+        assert request.prompt == whole[: len(whole) - (1 if inside == "text" else 2)]
+        body = parsed(json.dumps({"messages": [*HELLO, begun], "stop": " "}).encode(), ChatBody)
+        assert body.inside == inside
+        ids = [*tokenizer.encode(" 19 cats"), tokenizer.close["answer"], tokenizer.end]
+        writer = Writer(tokenizer, [], body.seen, body.inside)
+        message = ChatStyle(body, Names(tokenizer)).whole(0, writer, writer.take(news(ids, "stop")))["message"]
+        assert message["content"] == " 19 cats" and writer.parts == [{"type": inside, "text": " 19 cats"}]
+    # A thought is whole, and a turn of the tool's leaves the turn open as ever.
+    (request,) = chat(tokenizer, messages=[*HELLO, {"role": "assistant", "reasoning_content": "12 + 7"}])
+    assert request.prompt[-1] == tokenizer.close["think"]
+    (request,) = chat(tokenizer, messages=[*HELLO, {"role": "assistant", "content": ""}])
+    assert request.prompt == tokenizer.render(HELLO, for_generation=True).ids
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "python", "arguments": '{"code": "1"}'}}]}
+    with pytest.raises(ApiError, match=r"messages\[1\].*message of the tool must follow"):
+        chat(tokenizer, messages=[*HELLO, call])
+    for fields in ({"continue_final_message": True}, {"add_generation_prompt": False}):
+        chat(tokenizer, messages=[*HELLO, begun], **fields)
+        with pytest.raises(ApiError, match=next(iter(fields))):
+            chat(tokenizer, **fields)
+
+
+# Settings
+
+
+@pytest.mark.parametrize("kind", [ChatBody, CompletionBody])
+def test_a_setting_that_is_not_here_is_refused_by_name(kind):
+    asked = {"best_of": 3, "min_tokens": 5, "reasoning_effort": "low", "guided_json": {}, "guided_choice": ["a"]}
+    asked |= {"response_format": {"type": "json_object"}, "stop_token_ids": [1], "ignore_eos": True, "regex": "a*"}
+    asked |= {"frequency_penalty": True, "chat_template_kwargs": {"enable_thinking": False}, "functions": [{}]}
+    elsewhere = {ChatBody: {"echo": True}, CompletionBody: {"tools": [{}], "thinking": "off", "top_logprobs": 2}}
+    good = {ChatBody: {"messages": HELLO}, CompletionBody: {"prompt": "x"}}[kind]
+    for name, value in (asked | elsewhere[kind]).items():
+        with pytest.raises(ApiError, match=f"^{name}: "):
+            parsed(json.dumps({**good, name: value}).encode(), kind)
+    nothing = {"best_of": 1, "min_tokens": 0, "ignore_eos": False, "response_format": {"type": "text"}, "suffix": ""}
+    nothing |= {"reasoning_effort": None, "guided_json": None, "stop_token_ids": [], "frequency_penalty": 0.0}
+    parsed(json.dumps({**good, **nothing, "user": "me", "metadata": {"a": "b"}, "store": True}).encode(), kind)
+    if kind is CompletionBody:
+        with pytest.raises(ApiError, match="echo"):
+            parsed(b'{"prompt": "x", "echo": true, "logprobs": 0}', kind).asked(None, LENGTH, TOOLS)
+
+
+def test_numbers_as_other_clients_write_them(tokenizer):
+    fields = {"max_tokens": 9.0, "top_k": 7.0, "seed": 5.0, "n": 2.0}
+    assert chat(tokenizer, **fields) == chat(tokenizer, max_tokens=9, top_k=7, seed=5, n=2)
+    (request,) = chat(tokenizer, max_tokens=-1, top_k=-1, stop=[str(i) for i in range(100)])
+    assert (request.max_new_tokens, request.top_k, len(request.stop)) == (LENGTH, 0, 100)
+
+    def text(**fields):
+        return parsed(json.dumps({"prompt": "x", **fields}).encode(), CompletionBody).asked(tokenizer, LENGTH, TOOLS)[0]
+
+    assert [text(**f)[0].max_new_tokens for f in ({}, {"max_tokens": -1}, {"max_new_tokens": 4.0})] == [16, LENGTH, 4]
+    assert text(prompt=[[1.0, 2.0], [3]], seed=1) == text(prompt=[[1, 2], [3]], seed=1)
+    for wrong in ({"n": True}, {"top_k": -2}, {"max_tokens": 1.5}, {"max_tokens": -1.5}, {"prompt": [True]}):
+        with pytest.raises(ApiError, match=next(iter(wrong))):
+            text(**wrong)
+
+
+def test_a_token_is_among_its_likeliest(tokenizer):
+    body = parsed(json.dumps({"messages": HELLO, "logprobs": True, "top_logprobs": 2}).encode(), ChatBody)
+    ids = tokenizer.encode("The cat")[:1]
+    told = News(0, ids, [1], [-9.0], [[(5, -0.1), (7, -3.0)]], 0, "length")
+    writer = Writer(tokenizer, [])
+    (token,) = ChatStyle(body, Names(tokenizer)).whole(0, writer, writer.take(told))["logprobs"]["content"]
+    assert [(one["id"], one["logprob"]) for one in token["top_logprobs"]] == [(5, -0.1), (7, -3.0), (ids[0], -9.0)]
+    for asked, top, ids_of in ((2, told.top, {5, 7, ids[0]}), (0, [], {ids[0]}), (2, [[(ids[0], -9.0)]], {ids[0]})):
+        body = parsed(json.dumps({"prompt": "x", "logprobs": asked}).encode(), CompletionBody)
+        writer, names = Writer(tokenizer, []), Names(tokenizer)
+        (likeliest,) = TextStyle(body, names).whole(0, writer, writer.take(told._replace(top=top)))["logprobs"][
+            "top_logprobs"
+        ]
+        assert set(likeliest) == {names.of(i)["token"] for i in ids_of}
+        assert likeliest[names.of(ids[0])["token"]] == -9.0
 
 
 def test_reasoning_and_roles_become_our_records():
@@ -187,10 +372,12 @@ def test_text_cannot_spell_special_tokens(tokenizer):
 
 def test_a_prompt_that_does_not_fit_is_refused_and_old_turns_are_dropped(tokenizer):
     long = {"role": "user", "content": "7 " * LENGTH}
-    with pytest.raises(ApiError, match="messages") as error:
+    tokens = len(tokenizer.render([long], for_generation=True).ids)
+    words = f"maximum context length is {LENGTH} tokens. However, your messages resulted in {tokens} tokens"
+    with pytest.raises(ApiError, match=words) as error:
         chat(tokenizer, messages=[long])
-    assert error.value.code == "context_length_exceeded"
-    with pytest.raises(ApiError, match="prompt") as error:
+    assert (error.value.code, error.value.param) == ("context_length_exceeded", "messages")
+    with pytest.raises(ApiError, match=f"maximum context length is {LENGTH} tokens. However, your prompt") as error:
         parsed(json.dumps({"prompt": long["content"]}).encode(), CompletionBody).asked(tokenizer, LENGTH, TOOLS)
     assert error.value.code == "context_length_exceeded"
     talk = [long, {"role": "assistant", "content": "yes"}, *HELLO]

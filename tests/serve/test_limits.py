@@ -22,7 +22,8 @@ KEY = {"Authorization": "Bearer sesame"}
 @pytest.fixture(scope="module")
 def strict(workdir):
     """Little room, little time, and a key."""
-    flags = ("--slots=4", "--max_queue=2", "--timeout=1", "--max_n=8")
+    flags = ("--slots=4", "--max_queue=2", "--timeout=1", "--max_n=8", "--hosts=chat.example,[::2]")
+    flags += ("--cors=https://page.example,http://localhost:3000",)
     with serving(workdir, *flags, LLM_JAX_API_KEY="sesame") as server:
         yield server
 
@@ -45,8 +46,24 @@ def test_v1_wants_the_key_and_the_page_does_not(strict):
         response = strict.post(CHAT, b"no JSON", headers=headers)
         assert response.status_code == 401 and "API key" in response.json()["error"]["message"]
         assert strict.http.get(f"{strict.url}/v1/models", headers=headers).status_code == 401
-    assert strict.http.get(f"{strict.url}/v1/models", headers=KEY).status_code == 200
+        assert response.headers["www-authenticate"] == "Bearer"
+    for words in ("Bearer sesame", "bearer sesame", "BEARER  sesame", "sesame"):
+        given = {"Authorization": words}
+        assert strict.http.get(f"{strict.url}/v1/models", headers=given).status_code == 200
     assert strict.http.get(strict.url).status_code == strict.http.get(f"{strict.url}/metrics").status_code == 200
+
+
+def test_pages_and_names_that_were_named_may_ask_and_no_others(strict):
+    models = f"{strict.url}/v1/models"
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    for origin, allowed in (("https://page.example", True), ("http://localhost:3000", True), ("https://x.test", False)):
+        before = strict.http.options(f"{strict.url}{CHAT}", headers={"Origin": origin, **asks})
+        assert (before.status_code == 200) == allowed
+        for headers in (KEY, {}):  # what is refused can be read, too
+            after = strict.http.get(models, headers={"Origin": origin, **headers})
+            assert (after.headers.get("access-control-allow-origin") == origin) == allowed
+    for host, status in (("chat.example:80", 200), ("[::2]", 200), ("localhost", 200), ("evil.example", 403)):
+        assert strict.http.get(models, headers={**KEY, "Host": host}).status_code == status
 
 
 def test_more_rows_than_there_is_room_for_are_refused(strict, tokenizer):
@@ -67,7 +84,7 @@ def test_more_rows_than_there_is_room_for_are_refused(strict, tokenizer):
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(strict):
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sesame\r\n"
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer sesame\r\n"
     head += "Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
     with socket.create_connection(("127.0.0.1", strict.port), timeout=DEADLINE) as s:
         s.sendall(head.encode())
@@ -125,6 +142,8 @@ def test_a_stage_whose_first_checkpoint_is_being_written_is_not_there_yet(damage
 def test_a_server_that_cannot_start_says_why(server, workdir, tmp_path):
     refused(run("llm_jax.serve", f"--workdir={workdir}", "--api_key=sesame ü"), "API key", "ASCII")
     refused(run("llm_jax.serve", f"--workdir={workdir}", f"--port={server.port}"), f"port {server.port}", "--port")
+    refused(run("llm_jax.serve", f"--workdir={workdir}", "--cors=chat.example"), "--cors=chat.example", "https://")
+    refused(run("llm_jax.serve", f"--workdir={workdir}", "--hosts=https://a.example"), "--hosts=https://a.example")
     for folder, stage, reason in ((tmp_path, "", "no run"), (workdir, "rl", "'rl'"), (workdir, "king", "'king'")):
         with pytest.raises(UserError, match=reason):
             Workers(folder, stage, slots=1, max_queue=0)

@@ -37,8 +37,11 @@ def endless(tokenizer):
     return {str(tokenizer.end): -100}
 
 
-def ask(client, **fields):
-    return client.chat.completions.create(**{"model": "sft", "messages": HELLO, "max_tokens": 24, **fields})
+def ask(client, extra_body=None, **fields):
+    extra = {"parts": True, **(extra_body or {})}
+    return client.chat.completions.create(
+        **{"model": "sft", "messages": HELLO, "max_tokens": 24, **fields}, extra_body=extra
+    )
 
 
 def together(chunks) -> tuple[dict[int, dict], dict | None]:
@@ -107,7 +110,8 @@ def test_a_completion_streams_too_and_has_its_own_logprobs(client):
     assert choices[0]["content"] == whole.text and choices[0]["finish_reason"] == whole.finish_reason
     lp = whole.logprobs
     assert len(lp.tokens) == len(lp.token_logprobs) == len(lp.top_logprobs) == len(lp.text_offset) == len(lp.content)
-    assert all(len(top) <= 2 for top in lp.top_logprobs)
+    assert all(2 <= len(top) <= 3 for top in lp.top_logprobs)
+    assert all(top[token] == p for token, p, top in zip(lp.tokens, lp.token_logprobs, lp.top_logprobs, strict=True))
     for token, at in zip(lp.tokens, lp.text_offset, strict=True):
         assert token.startswith(("<|", "<0x")) or whole.text[at:].startswith(token)
     echoed = client.completions.create(**{**fields, "echo": True, "logprobs": None}).choices[0].text
@@ -133,8 +137,9 @@ def test_answers_are_the_engines(client, workdir, tokenizer):
     assert [token.id for token in answer] == own.ids
     np.testing.assert_allclose([token.logprob for token in answer], own.logprob, atol=1e-4)
     for token, top in zip(answer, own.top, strict=True):
-        assert [candidate.id for candidate in token.top_logprobs] == [i for i, _ in top]
-        np.testing.assert_allclose([c.logprob for c in token.top_logprobs], [p for _, p in top], atol=1e-4)
+        likeliest = dict(top) | {token.id: token.logprob}  # its own, drawn from further down or not
+        assert [candidate.id for candidate in token.top_logprobs] == list(likeliest)
+        np.testing.assert_allclose([c.logprob for c in token.top_logprobs], list(likeliest.values()), atol=1e-4)
 
 
 def test_seeds(client):
@@ -147,13 +152,40 @@ def test_seeds(client):
 
 def test_a_stop_string_ends_the_answer_and_is_not_shown(client, endless):
     fields = {"temperature": 1, "seed": 2, "logit_bias": endless, "max_tokens": 40}
-    whole = "".join(part["text"] for part in ask(client, **fields).choices[0].message.parts)
+    whole = ask(client, **fields).choices[0].message.content
     stop = whole[len(whole) // 2 :][:3]
-    before = whole[: whole.index(stop)]
+    before = whole[: whole.index(stop)].rstrip()
     answer = ask(client, **fields, stop=["never said", stop]).choices[0]
-    assert "".join(part["text"] for part in answer.message.parts) == before and answer.finish_reason == "stop"
+    assert answer.message.content == before and answer.finish_reason == "stop"
     choices, _ = together(dumped(ask(client, **fields, stop=stop, stream=True)))
-    assert "".join(part["text"] for part in choices[0]["parts"]) == before
+    assert choices[0]["content"] == before
+
+
+def test_a_stop_string_is_of_the_answer_and_not_of_a_thought(client, endless):
+    fields = {"temperature": 1, "seed": 2, "logit_bias": endless, "max_tokens": 20, "extra_body": {"thinking": "on"}}
+    whole = ask(client, **fields).choices[0]
+    thought = whole.message.reasoning_content
+    assert len(thought) > 4
+    stopped = ask(client, **fields, stop=[thought[:2], thought[2:4]]).choices[0]
+    assert stopped.message.reasoning_content[:4] == thought[:4] and stopped.finish_reason in ("length", "stop")
+    assert stopped.message.reasoning_content == thought or thought[:2] in whole.message.content
+
+
+def test_what_a_helper_of_the_client_adds_up_is_the_whole_answer_and_can_be_sent_back(client, server):
+    fields = {"model": "sft", "messages": HELLO, "max_tokens": 24, "seed": 3, "temperature": 1}
+    whole = client.chat.completions.create(**fields).choices[0].message
+    with client.chat.completions.stream(**fields) as stream:
+        helped = stream.get_final_completion().choices[0].message
+    assert (helped.content, helped.reasoning_content if whole.reasoning_content else None) == (
+        whole.content,
+        whole.reasoning_content,
+    )
+    assert "parts" not in whole.model_dump() and "parts" not in helped.model_dump()
+    next_ = [
+        client.chat.completions.create(**{**fields, "messages": [*HELLO, said, *HELLO]}) for said in (whole, helped)
+    ]
+    assert next_[0].usage.prompt_tokens == next_[1].usage.prompt_tokens
+    assert next_[0].choices[0].message == next_[1].choices[0].message
 
 
 def test_max_tokens_is_cut_to_what_fits(client, endless):
@@ -175,7 +207,7 @@ def test_a_long_conversation_loses_its_oldest_turns_and_says_so(server, tokenize
 
 
 def test_the_next_turn_reads_only_what_is_new(server):
-    first = server.post(CHAT, {"messages": HELLO * 2, "max_tokens": 8, "temperature": 0}).json()
+    first = server.post(CHAT, {"messages": HELLO * 2, "max_tokens": 8, "temperature": 0, "parts": True}).json()
     parts = first["choices"][0]["message"]["parts"]
     turns = [*HELLO * 2, {"role": "assistant", "content": parts}, *HELLO]
     second = server.post(CHAT, {"messages": turns, "max_tokens": 1}).json()["usage"]
@@ -267,6 +299,39 @@ def test_several_prompts_each_have_their_choices(client, tokenizer):
     assert [streamed[i] for i in range(6)] == wanted
 
 
+def test_a_list_of_prompts_may_be_longer_than_the_choices_of_one(client, server):
+    texts = [f"{i} cats" for i in range(20)]
+    answer = client.completions.create(model="pretrain", prompt=texts, max_tokens=2, seed=1)
+    assert [choice.index for choice in answer.choices] == list(range(20))
+    alone = client.completions.create(model="pretrain", prompt=texts[17], max_tokens=2, seed=1)
+    assert alone.choices[0].text == answer.choices[17].text
+    refused = server.post(TEXT, {"prompt": ["x"] * 200, "n": 2})
+    assert is_refused_by_name(refused, "prompt: 400 choices are more than this server holds, 104")
+
+
+def test_a_call_that_must_be_is(client):
+    """Whatever else the model would write."""
+    fields = {"tools": TOOLS, "tool_choice": "required", "max_tokens": 100, "temperature": 1, "n": 8, "seed": 4}
+    called = [choice for choice in ask(client, **fields).choices if choice.finish_reason != "length"]
+    assert called and all(c.finish_reason == "tool_calls" and len(c.message.tool_calls) == 1 for c in called)
+
+
+def test_an_answer_goes_on_with_what_the_client_began(client, tokenizer):
+    begun = {"role": "assistant", "content": "The cat"}
+    fields = {"temperature": 0, "max_tokens": 8, "logprobs": True}
+    answer = ask(client, messages=[*HELLO, begun], **fields)
+    assert answer.usage.prompt_tokens == len(tokenizer.render([*HELLO, begun]).ids) - 1
+    tokens = [token.id for token in answer.choices[0].logprobs.content]
+    assert answer.choices[0].message.parts == tokenizer.parse(tokens)[0]
+
+
+def test_heads_can_be_asked_for(server):
+    for path in ("/", "/health", "/metrics", "/v1/models", "/v1/models/sft", "/static/main.js"):
+        head, whole = server.http.head(f"{server.url}{path}"), server.http.get(f"{server.url}{path}")
+        assert (head.status_code, head.content) == (200, b"") and whole.content
+    assert server.http.head(f"{server.url}{CHAT}").status_code == 405
+
+
 def test_a_model_can_be_looked_up(client):
     assert client.models.retrieve("sft") == {m.id: m for m in client.models.list()}["sft"]
     with pytest.raises(openai.NotFoundError, match="rl"):
@@ -280,7 +345,7 @@ def test_twenty_clients_get_what_each_gets_alone(server):
     def one(i: int) -> tuple:
         content = f"{i} cats sat on {i % 3} mats" + " and a dog" * (i % 4)
         fields = {"messages": [{"role": "user", "content": content}], "seed": i, "temperature": (i % 3) / 2}
-        body = {**fields, "max_tokens": 10 + 3 * i, "logprobs": True, "stream": i % 2 == 0}
+        body = {**fields, "max_tokens": 10 + 3 * i, "logprobs": True, "parts": True, "stream": i % 2 == 0}
         response = server.post(CHAT, body)
         if not body["stream"]:
             choice = response.json()["choices"][0]
@@ -466,7 +531,7 @@ def test_an_event_is_one_line_whatever_the_model_writes(server, tokenizer):
     """Also for clients that take every line separator of Unicode for one."""
     separator = tokenizer.encode("\u2028")
     bias = {str(i): 100 for i in separator}
-    body = {"messages": HELLO, "max_tokens": 60, "temperature": 1, "logit_bias": bias, "stream": True}
+    body = {"messages": HELLO, "max_tokens": 60, "temperature": 1, "logit_bias": bias, "stream": True, "parts": True}
     texts = []
     for seed in range(20):
         lines = server.post(CHAT, {**body, "seed": seed}).text.splitlines()
