@@ -60,6 +60,13 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "gpu": ["jax[cuda13]>=0.10.2,<0.13"],
         "hf": ["safetensors>=0.6"],
+        "clients": [  # what tests/serve/test_clients.py talks with
+            "langchain-openai>=0.3",
+            "litellm>=1.60",
+            "lm_eval[api]>=0.4.9",
+            "llama-index-llms-openai-like>=0.4",
+            "pydantic-ai-slim[openai]>=1",
+        ],
         "test": [
             "psutil>=6",
             "pytest>=8",

@@ -8,8 +8,9 @@ import time
 import pytest
 
 from llm_jax.config import UserError
-from llm_jax.generate import BLOCK, Output, Reader, Row, encoded
+from llm_jax.generate import BLOCK, Output, Reader, Row, encoded, line
 from llm_jax.sampling.loaded import load
+from llm_jax.sampling.requests import Completion
 from tests.commands import DEADLINE, refused, run, start
 from tests.test_chat import drawn_run
 
@@ -84,7 +85,7 @@ def test_answers_of_a_chat_stage(workdir, tmp_path):
     asked = [
         {"prompt": "Hello, Köln", "level": 3},
         {"prompt": "How many?", "id": "hot", "temperature": 1.5},
-        {"messages": [{"role": "user", "content": "How many?"}], "id": "short", **short},
+        {"messages": [{"role": "user", "content": "How many?"}], "id": "short", **short, "min_p": 0.0, "stop": []},
     ]
     with gzip.open(source, "wt") as file:
         file.write("\n\n".join(map(json.dumps, asked)))
@@ -225,6 +226,22 @@ def loaded(workdir):
         (b'{"prompt": "x", "seed": 1.5}', "a whole number"),
         (b'{"prompt": "x", "top_p": 2}', "top_p is 2"),
         (b'{"prompt": "x", "id": [1]}', "`id`"),
+        (b'{"prompt": "x", "max_tokens": "9"}', "max_tokens is '9'"),
+        (b'{"prompt": "x", "max_tokens": 9, "max_new_tokens": 8}', "give one of them"),
+        (b'{"prompt": "x", "stop": [1]}', "stop is [1]"),
+        (b'{"prompt": "x", "stop": ["a", ""]}', "stop is"),
+        (b'{"prompt": "x", "min_p": 2}', "min_p is 2"),
+        (b'{"prompt": "x", "repetition_penalty": "x"}', "repetition_penalty is 'x'"),
+        (b'{"prompt": "x", "logit_bias": {"999999": 1}}', "logit_bias: '999999'"),
+        (b'{"prompt": "x", "logit_bias": {"5": true}}', "logit_bias: True"),
+        (b'{"prompt": "x", "top_k": -2}', "top_k is -2"),
+        (b'{"prompt": "x", "best_of": 3}', "best_of is 3"),
+        (b'{"prompt": "x", "response_format": {"type": "json_object"}}', "response_format is"),
+        (b'{"prompt": "x", "guided_json": {}}', "guided_json is"),
+        (b'{"prompt": "x", "frequency_penalty": 0.5}', "frequency_penalty is 0.5"),
+        (b'{"prompt": "x", "n": 2}', "n is 2"),
+        (b'{"prompt": "x", "tools": [{}]}', "tools is"),
+        (b'{"prompt": "x", "thinking": "off"}', "thinking is 'off'"),
     ],
 )
 def test_a_bad_line(loaded, tmp_path, line, words):
@@ -235,6 +252,34 @@ def test_a_bad_line(loaded, tmp_path, line, words):
     assert str(error.value).startswith(f"{path}:2: ") and words in str(error.value)
     good, bad = Reader(path, loaded, {}, seed=0, n=1, skip_bad=True).rows()
     assert good.request and bad.request is None and words in bad.error
+
+
+def asked(loaded, tmp_path, **fields):
+    """The request of a line with these fields, where the flags want few tokens."""
+    path = tmp_path / "in.jsonl"
+    path.write_text(json.dumps({"prompt": "x", **fields}) + "\n")
+    (row,) = Reader(path, loaded, {"max_new_tokens": 7, "top_k": 3}, seed=0, n=1, skip_bad=False).rows()
+    return row.request
+
+
+def test_settings_of_a_line(loaded, tmp_path):
+    fields = {"max_tokens": 5.0, "top_k": -1, "min_p": 0.5, "repetition_penalty": 2, "seed": 4.0, "best_of": 1}
+    request = asked(loaded, tmp_path, **fields, stop="a", logit_bias={"5": -1}, tools=[], guided_json=None, user="me")
+    assert (request.max_new_tokens, request.top_k, request.min_p, request.repetition_penalty) == (5, 0, 0.5, 2)
+    assert (request.seed, request.stop, request.bias, request.stop_in) == (4, ("a",), {5: -1}, ("text", "answer"))
+    flags = asked(loaded, tmp_path)
+    assert (flags.max_new_tokens, flags.top_k, flags.stop) == (7, 3, ())
+    lengths = [asked(loaded, tmp_path, **{name: -1}).max_new_tokens for name in ("max_tokens", "max_new_tokens")]
+    assert lengths == [192, 192] and asked(loaded, tmp_path, max_completion_tokens=6).max_new_tokens == 6
+
+
+def test_a_stop_text_and_what_follows_it_are_not_written(loaded, tmp_path):
+    t, request = loaded.tokenizer, asked(loaded, tmp_path, stop=["cat", "+"])
+    thought = [t.open["think"], *t.encode("A cat? 1+1"), t.close["think"]]
+    ids = [*thought, t.open["answer"], *t.encode(" Two cats"), t.close["answer"], t.end]
+    made = line(Row("a", 0, request), iter([Completion(ids, finish="stop")]), t)
+    assert (made["text"], made["thinking"]) == ("Two", "A cat? 1+1")
+    assert made["parts"] == [{"type": "think", "text": "A cat? 1+1"}, {"type": "answer", "text": " Two "}]
 
 
 def test_a_gzip_file_that_was_cut_short(loaded, tmp_path):

@@ -179,6 +179,13 @@ def test_a_text_ends_a_completion(tiny_model, tokenizer, mesh, params):
     ]
     assert done.finish == "stop" and stop in tokenizer.decode(done.ids)
     assert whole.ids[: len(done.ids)] == done.ids and len(done.ids) < 40
+    # In what it thinks, the text ends it only where thoughts count.
+    thinking = {"suppress": tuple(tokenizer.special_names), "forced": (tokenizer.open["think"],)}
+    (thought,) = engine.generate(params, [Request(ids, max_new_tokens=20, **thinking)])
+    stop = (tokenizer.decode(thought.ids[:4]),)
+    kinds = ((), ("think",), ("text", "answer"))
+    requests = [Request(ids, max_new_tokens=20, stop=stop, stop_in=stop_in, **thinking) for stop_in in kinds]
+    assert [c.finish for c in engine.generate(params, requests)] == ["stop", "stop", "length"]
 
 
 def test_an_id_ends_a_completion(tiny_model, tokenizer, mesh, params):

@@ -92,8 +92,7 @@ def test_a_chat_is_told_alike_whole_and_in_bits_however_a_client_adds_them_up(to
     # Of thoughts that are before all of the answer there is one bit, which is right for whoever keeps the last alone.
     kinds = [part["type"] for part in parts if part["text"].strip()]
     assert len(thoughts) <= 1 or "think" in kinds[kinds.index(next(k for k in kinds if k in SAID)) :]
-    assert [("parts" in message) for message in (whole, *deltas[:0])] == [wants]
-    assert wants or not any("parts" in delta for delta in deltas)
+    assert ("parts" in whole) == wants and (wants or not any("parts" in delta for delta in deltas))
     prefixes = (said(tokenizer.parse(ids[:n])[0], *SAID) for n in range(len(ids) + 1))
     stopped = next((text for text in prefixes if any(s in text for s in stop)), None)
     assert whole["content"] == (content if stopped is None else stopped[: stopped.index(stop[0])].rstrip())
