@@ -61,11 +61,12 @@ setup(
         "gpu": ["jax[cuda13]>=0.10.2,<0.13"],
         "hf": ["safetensors>=0.6"],
         "clients": [  # what tests/serve/test_clients.py talks with
-            "langchain-openai>=0.3",
-            "litellm>=1.60",
+            "openai>=2,<3",  # llama-index has none newer
+            "langchain-openai>=1",
+            "litellm>=1.90",
             "lm_eval[api]>=0.4.9",
-            "llama-index-llms-openai-like>=0.4",
-            "pydantic-ai-slim[openai]>=1",
+            "llama-index-llms-openai-like>=0.8",
+            "pydantic-ai-slim[openai]>=2",
         ],
         "test": [
             "psutil>=6",
