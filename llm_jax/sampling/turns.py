@@ -94,21 +94,22 @@ def closed(tokenizer: Tokenizer, messages: list[dict]) -> list[int]:
 
 def opened(tokenizer: Tokenizer, messages: list[dict]) -> list[int]:
     """With a turn of the assistant open at the end: a new one, or the last message where it is the assistant's."""
-    inside = continued(messages)
-    if not inside:
+    if messages[-1]["role"] != "assistant":
         return tokenizer.render(messages, for_generation=True).ids[1:]
     ids = closed(tokenizer, messages)[:-1]  # without the end of its turn
-    return ids[:-1] if inside == "answer" else ids
+    return ids[:-1] if continued(messages[-1]) == "answer" else ids
 
 
-def continued(messages: list[dict]) -> str:
-    """The kind of the part that the model goes on with; empty where it begins a turn. What is no part of an answer's
-    text, as a thought, is whole: text comes after it.
+def continued(message: dict) -> str:
+    """The kind of the part that an answer to this last message goes on with; empty where it begins one. A thought of
+    the assistant's, or whatever else is no answer, is whole: the answer comes after it.
     """
-    if not messages or messages[-1]["role"] != "assistant":
+    if message["role"] != "assistant" or not message["content"]:
         return ""
-    content = messages[-1]["content"]
-    return "answer" if isinstance(content, list) and content and content[-1]["type"] == "answer" else "text"
+    if isinstance(message["content"], str):
+        return "text"
+    last = message["content"][-1]
+    return last["type"] if last["type"] in SAID and last["text"] else ""
 
 
 def said(parts: list[dict], *kinds: str) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from llm_jax.files import replace
-from llm_jax.serve.protocol import ApiError, Body, Content, Messages, plain
+from llm_jax.serve.protocol import ApiError, Body, Content, Messages, Whole, plain
 from llm_jax.tokenizer import misplaced
 
 FILES = ("conversations", "pairs", "ratings")
@@ -28,7 +28,7 @@ class FeedbackBody(Body):
     answer: Content
     edited: Annotated[str, Field(min_length=1)] = ""
     rejected: Content | None = None
-    rating: int = Field(0, ge=-1, le=1)  # 0: none was given
+    rating: Whole = Field(0, ge=-1, le=1)  # 0: none was given
 
     @model_validator(mode="after")
     def _check(self) -> "FeedbackBody":

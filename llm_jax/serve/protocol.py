@@ -347,7 +347,7 @@ class Function(Body):
             return own
         texts = [name for name, of in properties.items() if takes_text(of)] if isinstance(properties, dict) else []
         wanted = required or ([own] if own in texts else texts)
-        if len(wanted) == 1 and wanted[0] in texts:
+        if isinstance(wanted, list) and len(wanted) == 1 and wanted[0] in texts:
             return wanted[0]
         raise ValueError(f"a call of {self.name!r} is one text: the schema must require one argument, a string")
 
@@ -423,7 +423,8 @@ class ChatBody(Sampling):
         if self.messages[-1].tool_calls:
             last = len(self.messages) - 1
             raise ValueError(f"messages[{last}]: a call that nothing answers; a message of the tool must follow")
-        for name, fits in (("continue_final_message", bool(self.inside)), ("add_generation_prompt", not self.inside)):
+        goes_on = self.messages[-1].role == "assistant"
+        for name, fits in (("continue_final_message", goes_on), ("add_generation_prompt", not goes_on)):
             if getattr(self, name) not in (None, fits):
                 raise ValueError(f"{name}: an answer goes on with the last message if that is the assistant's")
         return self
@@ -451,7 +452,7 @@ class ChatBody(Sampling):
 
     @property
     def inside(self) -> str:
-        return continued([self.messages[-1].record()])
+        return continued(self.messages[-1].record())
 
     def callable(self, present: Sequence[str]) -> list[str]:
         """The tools that the model may call: the client's, or else those of the run."""

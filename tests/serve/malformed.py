@@ -81,6 +81,7 @@ WRONG = {
             [{"type": "x", "function": {"name": "python"}}],
             [{"function": {"name": "python", "parameters": 1}}],
             [{"function": {"name": "python", "parameters": {"properties": [1]}}}],
+            [{"function": {"name": "python", "parameters": {"required": {"a": 1}, "properties": {"a": {}}}}}],
         ),
         "tool_choice": ("maybe", 1, [], {"function": {"name": "web"}}, {}, "required"),
         "thinking": ("maybe", True, 1, []),

@@ -286,8 +286,11 @@ def test_a_last_message_of_the_assistant_is_continued(tokenizer):
     # A thought is whole, and a turn of the tool's leaves the turn open as ever.
     (request,) = chat(tokenizer, messages=[*HELLO, {"role": "assistant", "reasoning_content": "12 + 7"}])
     assert request.prompt[-1] == tokenizer.close["think"]
-    (request,) = chat(tokenizer, messages=[*HELLO, {"role": "assistant", "content": ""}])
-    assert request.prompt == tokenizer.render(HELLO, for_generation=True).ids
+    for nothing in ("", [], [{"type": "text", "text": ""}]):
+        messages = [*HELLO, {"role": "assistant", "content": nothing}]
+        (request,) = chat(tokenizer, messages=messages)
+        assert request.prompt == tokenizer.render(HELLO, for_generation=True).ids
+        assert parsed(json.dumps({"messages": messages}).encode(), ChatBody).inside == ""
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "python", "arguments": '{"code": "1"}'}}]}
     with pytest.raises(ApiError, match=r"messages\[1\].*message of the tool must follow"):
         chat(tokenizer, messages=[*HELLO, call])
