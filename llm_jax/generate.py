@@ -201,8 +201,10 @@ def numbers(record: dict) -> dict[str, Any]:
             continue
         if isinstance(value, bool) or not isinstance(value, kinds):
             raise UserError(f"{name} is {value!r}; it must be {'a whole number' if kinds is int else 'a number'}")
-        if given.setdefault(ALIASES.get(name, name), value) != value:
-            raise UserError(f"{name} is {value!r}, and {ALIASES[name]} {given[ALIASES[name]]!r}; give one of them")
+        own = ALIASES.get(name, name)
+        if own in given and given[own] != value:
+            raise UserError(f"{name} is {value!r}, and {own} {given[own]!r}; give one of them")
+        given[own] = value
     if given.get("top_k") == ALL:
         given["top_k"] = 0
     given.pop("seed", None)  # of the line's first sample: see `Reader.seed_of`

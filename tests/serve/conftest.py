@@ -22,3 +22,14 @@ def workdir(tmp_path_factory, tokenizer):
 def server(workdir):
     with serving(workdir, "--slots=4", "--max_queue=100") as running:
         yield running.wait()
+
+
+@pytest.fixture(scope="session")
+def client(server):
+    return server.client()
+
+
+@pytest.fixture(scope="session")
+def endless(tokenizer):
+    """A bias that lets no answer end by itself."""
+    return {str(tokenizer.end): -100}

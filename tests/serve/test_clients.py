@@ -70,7 +70,7 @@ def test_openai(url):
 
 NPM = """
 const OpenAI = require("openai").default ?? require("openai");
-const [url, messages, tools] = process.argv.slice(2, 3).concat(process.argv.slice(3).map((text) => JSON.parse(text)));
+const [url, messages, tools] = process.argv.slice(-3).map((text, i) => (i ? JSON.parse(text) : text));
 const client = new OpenAI({ baseURL: url, apiKey: "none", maxRetries: 0 });
 const whole = async (fields) => (await client.chat.completions.create({ model: "sft", ...fields })).choices[0].message;
 const helped = async (fields) => await client.chat.completions.stream({ model: "sft", ...fields }).finalMessage();
