@@ -8,10 +8,10 @@ def test_a_stop_string_is_of_the_answer_and_not_of_a_thought(client, endless):
     fields = {"temperature": 1, "seed": 2, "logit_bias": endless, "max_tokens": 20, "extra_body": {"thinking": "on"}}
     whole = ask(client, **fields).choices[0]
     thought = whole.message.reasoning_content
-    assert len(thought) > 4
-    stopped = ask(client, **fields, stop=[thought[:2], thought[2:4]]).choices[0]
-    assert stopped.message.reasoning_content[:4] == thought[:4] and stopped.finish_reason in ("length", "stop")
-    assert stopped.message.reasoning_content == thought or thought[:2] in whole.message.content
+    stops = [thought[:2], thought[2:4]]
+    stopped = ask(client, **fields, stop=stops).choices[0].message
+    assert stopped.reasoning_content[:4] == thought[:4] and len(thought) >= 4
+    assert stopped.reasoning_content == thought or any(stop in whole.message.content for stop in stops)
 
 
 def test_what_a_helper_of_the_client_adds_up_is_the_whole_answer_and_can_be_sent_back(client, server):
