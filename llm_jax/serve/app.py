@@ -78,12 +78,17 @@ def make_app(workers: Workers, limits: Limits) -> FastAPI:
         return FileResponse(STATIC / "index.html")
 
     app.mount("/static", StaticFiles(directory=STATIC))
-    for route in app.routes:  # whatever can be read can be asked for its head alone, as monitors do
-        if methods := getattr(route, "methods", None):
-            methods |= {"HEAD"} if "GET" in methods else set()
+    add_heads(app.router)
     if limits.origins:
         app.add_middleware(CORSMiddleware, allow_origins=limits.origins, allow_methods=["*"], allow_headers=["*"])
     return app
+
+
+def add_heads(routes: APIRouter) -> None:
+    """Whatever can be read can then be asked for its head alone, as monitors do."""
+    for route in routes.routes:
+        if "GET" in (methods := getattr(route, "methods", None) or set()):
+            methods.add("HEAD")
 
 
 async def failed(_: Request, error: ApiError) -> JSONResponse:
@@ -164,6 +169,7 @@ def interface(site: Site) -> APIRouter:
         workers.known(body.model)
         return await asyncio.to_thread(feedback.save, body)
 
+    add_heads(routes)
     return routes
 
 
