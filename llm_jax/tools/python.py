@@ -3,20 +3,33 @@
     python -m llm_jax.tools.python [--timeout=S] < program.py
 
 prints one JSON line: status (ok error timeout memory output crash), stdout, value, error, seconds. The sandbox is
-pydantic-monty: an interpreter without files, network or processes, in a worker process, with limits.
+pydantic-monty: an interpreter without files, network or processes, in a worker process, with limits. Sleeps count: a
+program that would sleep past its limit is ended at once.
 """
 
+import contextlib
 import dataclasses
 import json
+import os
+import shlex
+import signal
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pydantic_monty
+from pydantic_monty._binary import find_monty_binary
+
+from llm_jax.config import UserError
 
 MEMORY_BYTES = 64 * 2**20
 OUTPUT_BYTES = 64 * 2**10
 GRACE_SECONDS = 1.0  # after the interpreter's own limit, the worker is killed
+SLEEPS = ("time.sleep", "asyncio.sleep")
 
 
 @dataclasses.dataclass
@@ -33,28 +46,46 @@ class PythonTool:
 
     def __init__(self, timeout: float = 1.0):
         self.timeout = timeout
-        self._pool = pydantic_monty.Monty(request_timeout=timeout + GRACE_SECONDS)
+        self._folder = tempfile.TemporaryDirectory(prefix="llm_jax_sandbox_")
+        worker = quiet_worker(Path(self._folder.name))
+        self._pool = pydantic_monty.Monty(binary_path=worker, request_timeout=timeout + GRACE_SECONDS)
         self._pool.__enter__()
 
     def close(self) -> None:
         self._pool.__exit__(None, None, None)
+        self._folder.cleanup()
 
     def run(self, program: str) -> Result:
         """Never raises: whatever the program does ends as a Result."""
         started = time.monotonic()
-        printed = Printed()
+        printed, waits = Printed(), Waits(self.timeout)
         limits = {"max_feed_duration_secs": self.timeout, "max_memory": MEMORY_BYTES}
         value, error, status = None, None, "ok"
         try:
-            with self._pool.checkout(limits=limits) as session:
-                result = session.feed_run(program, print_callback=printed.add)
-            value = None if result is None else repr(result)
+            checkout = self._pool.checkout(limits=limits, os_policy={"sleep": "call_host"})
+            with checkout as session, waits.watched(session.worker_pid):
+                result = session.feed_run(program, print_callback=printed.add, os=waits.answer)
+            value = None if result is None else written(result)
+        except OutputFull:
+            printed.full = True
         except Exception as problem:
-            kind = "" if isinstance(problem, pydantic_monty.MontyRuntimeError) else f"{type(problem).__name__}: "
-            status, error = classify(problem), f"{kind}{problem}"[:500]
+            status = "timeout" if waits.over else classify(problem)
+            error = self._told(status, problem)[:500]
         if printed.full or len((value or "").encode()) > OUTPUT_BYTES:
             status, value, error = "output", None, None
         return Result(status, printed.text(), value, error, time.monotonic() - started)
+
+    def _told(self, status: str, problem: Exception) -> str:
+        """An error in Python's own words, not those of the interpreter, and the same each time."""
+        if status == "timeout":
+            return f"TimeoutError: the time limit of {self.timeout:g} s was exceeded"
+        if status == "memory":
+            return f"MemoryError: the memory limit of {MEMORY_BYTES // 2**20} MiB was exceeded"
+        if status == "crash":
+            return "the interpreter crashed"
+        if isinstance(problem, pydantic_monty.MontyRuntimeError):
+            return str(problem)
+        return f"{type(problem).__name__.removeprefix('Monty')}: {problem}"
 
     def answer(self, program: str) -> str:
         """What the model reads back: what was printed and the last value, or the kind of failure."""
@@ -71,6 +102,80 @@ class PythonTool:
 def open_tool(workdir: Path) -> PythonTool:
     """For the table of tools; the sandbox is the same in every run."""
     return PythonTool()
+
+
+def quiet_worker(folder: Path) -> Path | None:
+    """A script that runs a worker without what it says for itself on stderr when a program takes too much memory; None
+    where nothing in `folder` can be run. (Workers get no environment, so the script names its program.)"""
+    script = folder / "monty"
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(find_monty_binary())} "$@" 2>/dev/null\n')
+    script.chmod(0o700)
+    return script if os.access(script, os.X_OK) else None
+
+
+class OutputFull(Exception):
+    """More was written than OUTPUT_BYTES."""
+
+
+class Waits:
+    """The sleeps of one program. The interpreter's own clock stands still in them, so here they count: the worker of a
+    program that is not over `seconds` after it began, and a little, is killed."""
+
+    def __init__(self, seconds: float):
+        self.over = False
+        self._seconds, self._lock = seconds, threading.Lock()
+        self._timer: threading.Timer | None = None
+
+    @contextlib.contextmanager
+    def watched(self, worker: int) -> Iterator[None]:
+        """While the process `worker` runs the program."""
+        self._worker, self._end = worker, time.monotonic() + self._seconds
+        try:
+            yield
+        finally:
+            with self._lock:  # another program's may it be from now on
+                self._worker = None
+            if self._timer:
+                self._timer.cancel()
+
+    def answer(self, *, name: str, args: tuple, **_) -> Any:
+        """The interpreter asks this for what the program wants of the operating system."""
+        if name not in SLEEPS:
+            return pydantic_monty.NOT_HANDLED
+        left = self._end - time.monotonic()
+        if args[0] > left:
+            return self._kill()
+        if not self._timer:  # a program that does not sleep needs none, and a thread takes longer than most programs
+            self._timer = threading.Timer(left + GRACE_SECONDS, self._kill)
+            self._timer.daemon = True
+            self._timer.start()
+        return time.sleep(args[0])
+
+    def _kill(self) -> None:
+        with self._lock:
+            if self._worker:
+                self.over = True
+                os.kill(self._worker, signal.SIGKILL)
+
+
+def written(value: Any) -> str:
+    """repr(value). Raises OutputFull for one that is too long, before it is made: a list that holds another one twice,
+    which holds another one twice, is short in memory, and its repr has no end."""
+    left, parts = OUTPUT_BYTES, [value]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict):
+            parts += [*part.keys(), *part.values()]
+        elif isinstance(part, list | tuple | set | frozenset):
+            parts += part
+        elif isinstance(part, pydantic_monty.MontyClassProxy | pydantic_monty.MontyClassTypeProxy):
+            parts.append(part.attributes)
+        else:
+            left -= len(repr(part))
+        left -= 1
+        if left < 0:
+            raise OutputFull
+    return repr(value)
 
 
 class Printed:
@@ -95,21 +200,24 @@ class Printed:
 
 def classify(problem: Exception) -> str:
     """The status of an error, from its kind: what the program itself says in its messages does not count."""
-    if getattr(problem, "timed_out", False):
-        return "timeout"
     if isinstance(problem, pydantic_monty.MontyCrashedError):
-        return "crash"
-    text = str(problem)
-    if text.startswith("TimeoutError: feed time limit exceeded"):
-        return "timeout"
-    return "memory" if text.startswith("MemoryError: memory limit exceeded") else "error"
+        return "timeout" if problem.timed_out else "crash"
+    if not isinstance(problem, pydantic_monty.MontyRuntimeError):
+        return "error"
+    if isinstance(problem.exception(), MemoryError):
+        return "memory"
+    return "timeout" if str(problem).startswith("TimeoutError: feed time limit exceeded") else "error"
 
 
 def main() -> None:
     from absl import flags
 
+    try:
+        program = sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"the program is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     tool = PythonTool(flags.FLAGS.timeout)
-    print(json.dumps(dataclasses.asdict(tool.run(sys.stdin.read()))))
+    print(json.dumps(dataclasses.asdict(tool.run(program))))
     tool.close()
 
 
@@ -117,7 +225,7 @@ def define_flags() -> None:
     from absl import flags
 
     flags.DEFINE_enum("backend", "monty", ["monty"], "Which sandbox.")
-    flags.DEFINE_float("timeout", 1.0, "Seconds a program may run.", lower_bound=0.01)
+    flags.DEFINE_float("timeout", 1.0, "Seconds a program may run.", lower_bound=0.01, upper_bound=86400.0)
 
 
 if __name__ == "__main__":
