@@ -99,7 +99,7 @@ class Session:
                 self.take(text)
             except UserError as error:
                 print(visible(str(error)))
-            except KeyboardInterrupt:  # twice in one answer: the engine's state is lost
+            except (EOFError, KeyboardInterrupt):  # /quit; Ctrl-C twice in one answer: the engine's state is lost
                 break
         print()
 
@@ -121,12 +121,17 @@ class Session:
             mend = f"did you mean /{near[0]}?" if near else "/help lists those there are"
             raise UserError(f"no command /{name}; {mend} (//{name} is sent as a message)")
         method, takes, _ = COMMANDS[name]
-        fits = argument in takes.split("|") if "|" in takes else bool(argument) == bool(takes)
-        if not fits and not takes.startswith("["):
-            raise UserError(f"usage: /{name} {takes}")
+        tells = name in SETTINGS and not argument
+        choices = takes.split("|")
+        fits = argument in choices if len(choices) > 1 and "TEXT" not in choices else bool(argument) == bool(takes)
+        if not fits and not tells:
+            raise UserError(f"usage: /{name} {takes}".rstrip())
         if method in FOR_ANSWERS and self.chat.model.is_base:
             raise UserError(f"/{name} is for stages that answer; the base model continues what you begin")
-        method(self, argument)
+        if not tells:
+            method(self, argument)
+        if name in SETTINGS:
+            print(f"{name}: {visible(SETTINGS[name](self))}")
 
     def show(self, text: str) -> None:
         """Streams a turn, thoughts and tools in a dim colour, until Ctrl-C; what was said stays in the conversation."""
@@ -142,7 +147,7 @@ class Session:
                 folds = kind == "think" and self.folds
                 if kind != last:
                     if last == "think" and self.folds:
-                        print(f"{len(thought.split())} words", end="")
+                        print(counted(len(thought.split()), "word"), end="")
                     heading, thought = "thought for " if folds else heading_of(kind), ""
                     print((f"{plain}\n" if last else "") + (dim if heading else "") + heading, end="")
                 thought += piece
@@ -153,12 +158,17 @@ class Session:
     def help(self, _: str) -> None:
         for name, (_, takes, does) in COMMANDS.items():
             print(f"/{name} {takes}".ljust(34), does)
+        print("/think, /tools and their like alone say what they are now.")
         print("//TEXT sends a message that begins with a slash; a line that ends with \\ goes on in the next one.")
 
     def reset(self, _: str) -> None:
         self.chat.reset(self.system)
 
+    def quit(self, _: str) -> None:
+        raise EOFError
+
     def prompt_system(self, text: str) -> None:
+        text = "" if text == "none" else text
         self.chat.reset(text)
         self.system = text
 
@@ -200,7 +210,11 @@ class Session:
                 out.write(json.dumps(record) + "\n")
         except OSError as error:
             raise UserError(f"{file} cannot be written ({error.strerror}); give another name") from None
-        print(f"{file}: {len(answered)} turns")
+        print(f"{file}: {counted(len(answered), 'turn')}")
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def heading_of(kind: str) -> str:
@@ -211,13 +225,23 @@ def heading_of(kind: str) -> str:
 COMMANDS = {  # name -> (method, what it takes, what it does)
     "help": (Session.help, "", "lists the commands"),
     "reset": (Session.reset, "", "begins anew; the system prompt stays"),
-    "system": (Session.prompt_system, "[TEXT]", "begins anew with this system prompt, or none"),
+    "system": (Session.prompt_system, "TEXT|none", "begins anew with this system prompt"),
     "stage": (Session.change_stage, "NAME", "begins anew with the checkpoint of another stage of the run"),
     "think": (Session.think, "auto|on|off|show|fold", "whether it thinks first; whether thoughts are shown"),
     "tools": (Session.tools, "on|off", "whether it may call tools"),
     "seed": (Session.set_seed, "N", "of the next answer's samples; each answer adds 1"),
     "temperature": (Session.set_temperature, "T", "0 takes the likeliest token"),
     "save": (Session.save, "FILE", "writes the conversation as a record to fine-tune on"),
+    "quit": (Session.quit, "", "ends, as Ctrl-D does"),
+    "exit": (Session.quit, "", "ends, as Ctrl-D does"),
+}
+SETTINGS = {  # name -> what it is now
+    "system": lambda session: session.system or "none",
+    "stage": lambda session: session.chat.model.stage,
+    "think": lambda session: f"{session.chat.thinks}; thoughts are {'folded' if session.folds else 'shown'}",
+    "tools": lambda session: "on" if session.chat.tools else "off",
+    "seed": lambda session: str(session.chat.seed),
+    "temperature": lambda session: f"{session.chat.temperature:g}",
 }
 FOR_ANSWERS = (Session.prompt_system, Session.think, Session.tools, Session.save)
 

@@ -138,12 +138,22 @@ def test_commands(workdir, tmp_path):
         "/zzz": "/help lists",
         "/think perhaps": "usage: /think auto|on|off|show|fold",
         "/seed few": "no whole number",
+        "/seed": "seed: 0\n",
         "/temperature -1": "no temperature",
-        "/system You are the cat.": "",
-        "/tools off": "",
-        "/think off": "",
+        "/temperature 0.25": "temperature: 0.25\n",
+        "/temperature": "temperature: 0.25\n",
+        "/temperature 0": "temperature: 0\n",
+        "/stage": "stage: sft\n",
+        "/system You are a dog.": "system: You are a dog.\n",
+        "/system none": "system: none\n",
+        "/system You are the cat.": "system: You are the cat.\n",
+        "/system": "system: You are the cat.\n",
+        "/tools off": "tools: off\n",
+        "/think off": "think: off; thoughts are shown\n",
+        "/think": "think: off; thoughts are shown\n",
+        "/quit now": "usage: /quit\n",
         "//etc is a \\\nfolder": "",
-        f"/save {file}": f"{file}: 1 turns",
+        f"/save {file}": f"{file}: 1 turn\n",
         file_again + "  ": "File exists",
         nowhere: "No such file",
         "/stage rl": "no checkpoint of stage 'rl'",
@@ -175,6 +185,11 @@ def test_temperature_and_seed_are_those_of_the_flags(workdir):
     assert piped(workdir, "/temperature 1.5", "/seed 7", "Hello")[2] == by_flags
     assert piped(workdir, "Hello", "/reset", "/seed 7", "Hello", flags=flags)[::3] == [by_flags, by_flags]
     assert piped(workdir, "Hello", flags=("--temperature=1.5", "--seed=8"))[0] != by_flags
+
+
+@pytest.mark.parametrize("word", ["/quit", "/exit"])
+def test_a_word_ends_it(workdir, word):
+    assert len(piped(workdir, "/seed 1", word, "/seed 2")) == 2
 
 
 def test_an_empty_line_ends_where_no_terminal_is(workdir):

@@ -1,11 +1,13 @@
 """A run's model as a Hugging Face folder: python -m llm_jax.hub.export --workdir=DIR --stage=rl --output=DIR2
 
 What Transformers, vLLM and their kin load as Qwen3, Qwen3-MoE (layers with experts) or Llama (without QK-norm):
-`config.json` and safetensors in the run's compute dtype; beside them the SentencePiece model.
+`config.json` and safetensors in the run's compute dtype; beside them the SentencePiece model, under a name that none of
+them takes for a tokenizer of its own: what they would make of it loses spaces.
 """
 
 import importlib.util
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +29,7 @@ from llm_jax.runs import STAGE_HELP, Run  # noqa: E402
 from llm_jax.tokenizer import Tokenizer  # noqa: E402
 
 FILE_BYTES = 4 * 2**30  # of weights in one file, about
+TOKENIZER = "llm_jax_tokenizer.spm"  # loaders look for tokenizer.model, then for any *.model
 
 
 def define_flags() -> None:
@@ -135,39 +138,57 @@ def write_weights(folder: Path, named: Iterator[tuple[str, jax.Array]], dtype: s
     """model-NNNNN.safetensors, and the index that says which file has what."""
     from safetensors.numpy import save_file
 
-    place, total = {}, 0
+    place, total, mode = {}, 0, (folder / "config.json").stat().st_mode & 0o777
     for number, part in enumerate(in_files(named, dtype), 1):
         file = f"model-{number:05}.safetensors"
         save_file(part, folder / file, metadata={"format": "pt"})
+        (folder / file).chmod(mode)  # safetensors makes it for its owner alone, whatever the umask
         place |= dict.fromkeys(part, file)
         total += sum(x.nbytes for x in part.values())
     index = {"metadata": {"total_size": total}, "weight_map": place}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
 
 
-def export(config: ConfigDict, tokenizer: Tokenizer, params: dict, output: Path) -> None:
-    """Writes the folder beside its place and moves it there whole. Raises UserError when the place is taken."""
+def check_place(output: Path) -> None:
+    """Raises UserError when `output` is taken, or safetensors is missing."""
     if importlib.util.find_spec("safetensors") is None:
         raise UserError("safetensors is not installed; pip install -e '.[hf]'")
-    if output.exists():
+    if os.path.lexists(output):
         raise UserError(f"{output} exists; give --output a folder that does not")
+
+
+def export(config: ConfigDict, tokenizer: Tokenizer, params: dict, output: Path) -> None:
+    """Writes the folder beside its place and moves it there whole. Raises UserError when the place is taken, or nothing
+    can be written there."""
+    check_place(output)
     described = hugging_face_config(config, tokenizer)
     part = output.with_name(output.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    (part / "config.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
-    write_weights(part, tensors(config.model, tokenizer.vocab_size, params), config.model.compute_dtype)
-    tokenizer.save(part / "tokenizer.model")
-    part.rename(output)
+    try:
+        if part.exists():
+            shutil.rmtree(part)
+        part.mkdir(parents=True)
+        (part / "config.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
+        write_weights(part, tensors(config.model, tokenizer.vocab_size, params), config.model.compute_dtype)
+        tokenizer.save(part / TOKENIZER)
+        part.rename(output)
+    except Exception as error:
+        shutil.rmtree(part, ignore_errors=True)
+        # safetensors has an error of its own for what the file system refuses.
+        if (isinstance(error, OSError) or "os error" in str(error)) and "No space left" not in str(error):
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UserError(f"{output} cannot be written ({reason}); give --output another place") from None
+        raise
 
 
 def main() -> None:
     f = flags.FLAGS
+    output = user_path(f.output, "--output")
+    check_place(output)
     run = Run.open(user_path(f.workdir, "--workdir"))
     stage = run.choose(f.stage)
     with jax.set_mesh(run.mesh):
-        export(run.config, run.tokenizer, run.load_params(stage), user_path(f.output, "--output"))
-    print(f"{f.output}: {stage} of {f.workdir}")
+        export(run.config, run.tokenizer, run.load_params(stage), output)
+    print(f"{output}: {stage} of {f.workdir}")
 
 
 if __name__ == "__main__":

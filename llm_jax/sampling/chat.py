@@ -46,7 +46,8 @@ class Chat:
         stream = self.model.engine.stream(self.model.params, self._request(prompt))
         try:
             if dropped:
-                yield "notice", f"[the first {dropped} turns no longer fit and were dropped]\n"
+                turns = "turn no longer fits and was" if dropped == 1 else f"{dropped} turns no longer fit and were"
+                yield "notice", f"[the first {turns} dropped]\n"
             for new in stream:
                 self.ids += new
                 for _, kind, piece in pieces.take(new):

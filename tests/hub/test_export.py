@@ -1,6 +1,7 @@
 """Exported folders: the names and shapes of Hugging Face's models, and the same logits in Transformers."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from tiny import get_config
 
 from llm_jax.config import UserError
 from llm_jax.hub import export
+from llm_jax.tokenizer import Tokenizer
 
 
 def config_of(kind: str):
@@ -94,3 +96,47 @@ def test_what_no_engine_loads_is_refused_and_nothing_is_written(tokenizer, tmp_p
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="exists"):
         export.export(config_of("dense"), tokenizer, {}, tmp_path / "out")
+
+
+def test_loaders_find_no_tokenizer_that_is_not_ours(tokenizer, tmp_path):
+    exported("dense", tokenizer, tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"config.json", "model-00001.safetensors", "model.safetensors.index.json", export.TOKENIZER}
+    assert not export.TOKENIZER.endswith((".model", ".json", ".txt"))
+    text = "  Two  spaces,\n\tthree tabs. "
+    assert Tokenizer.load(tmp_path / "out" / export.TOKENIZER).encode(text) == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_files_are_for_whom_the_umask_says(tokenizer, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        exported("dense", tokenizer, tmp_path / "out")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    assert set(modes.values()) == {0o666 & ~umask}, modes
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def test_a_place_that_cannot_be_written_is_told_and_nothing_is_left(tokenizer, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for place, why in (
+        ("file/out", "Not a directory"),
+        ("file", "exists"),
+        ("link", "exists"),
+        ("x" * 300, "too long"),
+    ):
+        with pytest.raises(UserError, match=why):
+            exported("dense", tokenizer, tmp_path / place)
+    monkeypatch.setattr(export, "tensors", lambda *_: iter([("w", FullDisk())]))
+    with pytest.raises(OSError, match="No space left"):  # which the command tells in its own words, as a failure
+        exported("dense", tokenizer, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+class FullDisk:
+    def astype(self, dtype):
+        raise OSError(28, "No space left on device")
