@@ -200,6 +200,66 @@ def test_the_base_model_continues_a_document_and_undo_takes_it_back(open_page):
     expect(document).to_have_value("The cat sat")
 
 
+def told(page, **answers) -> None:
+    """From its next load on, the page is told these things instead of what the server would say."""
+    for path, (status, body) in answers.items():
+        page.route(f"**/{path.replace('_', '/')}", lambda route, s=status, b=body: route.fulfill(status=s, json=b))
+    page.reload()
+
+
+def models(**kinds: str) -> tuple[int, dict]:
+    return 200, {"data": [{"id": id_, "kind": kind, "context": 64, "default": False} for id_, kind in kinds.items()]}
+
+
+def test_it_says_what_is_wrong_where_one_looks(open_page):
+    page, loading, trouble = open_page(), "loading", "trouble"
+    told(page, health=(503, {"status": "loading", "model": "rl"}))
+    expect(page.get_by_test_id(loading)).to_contain_text("The thinking model is being loaded.")
+    page.unroute("**/health")
+    expect(page.get_by_test_id(loading)).to_be_hidden()
+    told(page, health=(503, {"status": "failed", "model": "rl", "reason": "its files are gone"}))
+    expect(page.get_by_test_id(trouble)).to_contain_text("its files are gone")
+    page.unroute("**/health")
+    told(page, v1_models=(500, {"error": {"message": "the server failed"}}))
+    expect(page.get_by_test_id(trouble)).to_contain_text("the server failed")
+    below = page.get_by_test_id("composer").bounding_box()["y"] - page.get_by_test_id(trouble).bounding_box()["y"]
+    assert 0 < below < 200  # just above the field
+    page.get_by_test_id("composer").fill("Hello?")
+    page.keyboard.press("Enter")
+    expect(page.get_by_test_id("toast")).to_contain_text("the server failed")
+    expect(page.get_by_test_id("composer")).to_have_value("Hello?")  # nothing lost
+
+
+def test_a_run_with_only_a_base_model_opens_the_document(open_page, server):
+    page = open_page()
+    told(page, v1_models=models(pretrain="base"))
+    expect(page.get_by_test_id("document-input")).to_be_visible()
+    page.get_by_test_id("tab-chat").click()  # who wants to look may
+    expect(page.get_by_test_id("trouble")).to_contain_text("no chat model yet")
+    told(page, v1_models=models(pretrain="base", own="chat"))
+    page.goto(server.url)
+    expect(page.get_by_test_id("send")).to_be_enabled()
+
+
+def test_models_have_names_for_people_and_marks_of_direction_stay_inside(open_page):
+    page = open_page()
+    assert page.get_by_test_id("temperature").input_value() == "0"
+    page.get_by_test_id("max-tokens").fill("4")
+    turned = "abc \u202e xyz"
+    ask(page, turned)
+    answer = page.get_by_test_id("message-assistant")
+    expect(answer.get_by_role("heading")).to_have_text("Assistant")
+    expect(page.get_by_test_id("stage")).to_contain_text("Assistant, sft")
+    for box in (
+        page.get_by_test_id("message-user").locator("p"),
+        page.get_by_test_id("conversation").locator(".title"),
+    ):
+        assert box.evaluate("it => getComputedStyle(it).unicodeBidi") == "isolate"
+    page.get_by_role("button", name="Delete").click()
+    said = page.get_by_role("dialog").locator("p").text_content()
+    assert said == "“\u2068abc  xyz\u2069” will be gone for good."
+
+
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width, height", [(1280, 800), (360, 740)])
 def test_it_fits_screens_and_has_its_theme(open_page, tmp_path, width, height, dark):

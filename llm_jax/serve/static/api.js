@@ -70,6 +70,15 @@ async function request(path, body, signal) {
   }
 }
 
+/** What /health says of the model that answers by default: {status: "ok" | "loading" | "failed", model, reason}. */
+export async function health() {
+  try {
+    return await (await fetch("health")).json();
+  } catch {
+    return { status: "unreachable" };
+  }
+}
+
 export async function json(path, body, signal) {
   return (await request(path, body, signal)).json();
 }

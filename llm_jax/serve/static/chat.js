@@ -1,7 +1,7 @@
 // The view #chat: which conversation is open, and what becomes of it.
 
 import { fill, newAnswer, randomSeed, said } from "./answer.js";
-import { $, announce, ask, autosize, el, icon, isEnter, showLine, toast } from "./dom.js";
+import { $, announce, ask, autosize, el, icon, isEnter, isolated, showLine, toast } from "./dom.js";
 import { sendFeedback } from "./feedback.js";
 import { messageView } from "./message.js";
 import { chosenStage } from "./settings.js";
@@ -139,7 +139,7 @@ function latest({ id }) {
 }
 
 async function remove(conversation) {
-  const text = `“${conversation.title || "New conversation"}” will be gone for good.`;
+  const text = `“${isolated(conversation.title || "New conversation")}” will be gone for good.`;
   if (conversation.messages.length && !(await ask({ title: "Delete this conversation?", text, ok: "Delete" }))) return;
   conversation = latest(conversation);
   if (!conversation) return;
@@ -155,7 +155,8 @@ async function remove(conversation) {
 // Asking
 
 function send(text) {
-  if (!text || running.has(current) || !chosenStage()) return;
+  if (!text || running.has(current)) return;
+  if (!chosenStage()) return toast($("trouble").textContent || "The server has not said yet which models it has.");
   if (current.messages.at(-1)?.finish === null) return toast("Another tab is answering in this conversation.");
   $("composer").value = "";
   autosize($("composer"));
@@ -232,7 +233,7 @@ function keepCopy(index) {
   const copy = { ...structuredClone(current), id: newConversation().id, title: `${current.title} (as it was)` };
   conversations.splice(conversations.indexOf(current) + 1, 0, copy);
   saveConversation(copy);
-  toast(`The turns after it are kept in “${copy.title}”.`);
+  toast(`The turns after it are kept in “${isolated(copy.title)}”.`);
 }
 
 // What the buttons of a message do; none of it while an answer is under way.

@@ -28,6 +28,13 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+const BIDI = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+
+/** Text of others inside a sentence of ours: its marks of direction, and its own direction, end with it. */
+export function isolated(text) {
+  return `\u2068${text.replace(BIDI, "")}\u2069`;
+}
+
 export function showLine(element, text) {
   setText(element, text);
   element.hidden = !text;

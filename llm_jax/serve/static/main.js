@@ -1,14 +1,16 @@
 // Starts the page: views by the address's hash, drawers on narrow screens, keys.
 
+import { health } from "./api.js";
 import { drawState, redrawAnswers, showTrouble, startChat, stopChat } from "./chat.js";
 import { draw as drawDocument, showNoBase, startDocument, stopDocument } from "./document.js";
-import { $, el } from "./dom.js";
-import { chosenBase, chosenStage, loadModels, startSettings } from "./settings.js";
+import { $, el, showLine } from "./dom.js";
+import { chosenBase, chosenStage, label, loadModels, startSettings } from "./settings.js";
 import { saveSettings, settings } from "./state.js";
 import { cut, startTokenize } from "./tokenize.js";
 import { inspector } from "./tokens.js";
 
 const VIEWS = ["chat", "tokens", "document"];
+const LOOK_MS = 1000; // between looks whether the model is loaded
 
 function showView() {
   const hash = location.hash.slice(1);
@@ -90,6 +92,8 @@ async function connect() {
   showNoBase("");
   try {
     await loadModels();
+    // Where there is nothing to talk to, the page begins with what works.
+    if (!chosenStage() && chosenBase() && !location.hash) location.replace("#document");
     if (!chosenStage())
       showTrouble("This run has no chat model yet: train the stage sft. The view Document works with a base model.");
     if (!chosenBase())
@@ -106,6 +110,16 @@ async function connect() {
   drawDocument();
 }
 
+/** Says that the model is being loaded, for as long as it is. */
+async function watchLoading() {
+  const { status, model, reason } = await health();
+  const name = label(model ?? "").toLowerCase();
+  const loading = `The ${name} is being loaded. What you ask meanwhile is answered when it is ready.`;
+  showLine($("loading"), status === "loading" ? loading : "");
+  if (status === "loading") setTimeout(watchLoading, LOOK_MS);
+  if (status === "failed") showTrouble(reason);
+}
+
 startSettings();
 startShowTokens();
 startChat();
@@ -116,3 +130,4 @@ startKeys();
 addEventListener("hashchange", showView);
 showView();
 connect();
+watchLoading();

@@ -2,6 +2,7 @@
 
 import { blocks, said } from "./answer.js";
 import { autosize, copy, el, icon, isEnter, setText } from "./dom.js";
+import { label } from "./settings.js";
 import { settings } from "./state.js";
 import { TokenStrip } from "./tokens.js";
 
@@ -17,7 +18,7 @@ export function messageView(message, actions) {
 }
 
 function userView(message, actions) {
-  const text = el("p", { class: "said" }, message.content);
+  const text = el("p", { class: "said", dir: "auto" }, message.content);
   const buttons = el(
     "div",
     { class: "actions" },
@@ -37,7 +38,7 @@ function userView(message, actions) {
 }
 
 function assistantView(message, actions) {
-  const name = el("h3", {}, message.model);
+  const name = el("h3", { title: message.model }, label(message.model));
   const answers = el("div", { class: "answers" });
   const facts = el("small", { class: "facts-line" });
   const up = button(icon("thumb"), "up", () => actions.rate(message, 1), "Good answer");
@@ -56,7 +57,7 @@ function assistantView(message, actions) {
   const props = {
     class: "message assistant",
     "data-testid": "message-assistant",
-    "aria-label": `Answer of ${message.model}`,
+    "aria-label": `Answer of ${label(message.model)}`,
   };
   const element = el("article", props, name, el("div", { class: "body" }, answers), buttons);
   const first = candidate(
@@ -146,7 +147,8 @@ function candidate(message, testid, choose, retry) {
 function drawer(content, message) {
   const strip = new TokenStrip();
   const missing = el("p", { class: "note" }, "No tokens were kept of this answer; Retry shows them.");
-  const waiting = el("p", { class: "note", "aria-hidden": "true" }, "…");
+  const late = el("span", { class: "late" }, " A model that is asked for the first time has to be loaded.");
+  const waiting = el("p", { class: "note", "aria-hidden": "true" }, "…", late);
   const body = el("div", { class: "blocks" });
   content.append(strip.element, missing, waiting, body);
   const drawn = [];
@@ -180,14 +182,14 @@ const VIEWS = {
 };
 
 function spoken(kind) {
-  const element = el("p", { class: kind });
+  const element = el("p", { class: kind, dir: "auto" });
   return { element, update: (block) => setText(element, block.text) };
 }
 
 /** Open while it is being written; closed once when it is over, and from then on as the reader likes. */
 function thinking() {
   const summary = el("summary");
-  const text = el("p", { class: "said" });
+  const text = el("p", { class: "said", dir: "auto" });
   const element = el("details", { class: "thinking", "data-testid": "thinking" }, summary, text);
   let wasLive = false;
   const update = (block, live) => {

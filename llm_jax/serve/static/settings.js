@@ -17,7 +17,15 @@ export function startSettings() {
       else settings[name] = field.value;
       saveSettings();
     });
+    field.addEventListener("change", () => field.reportValidity());
   }
+}
+
+// What each kind of model is called; ids are the stages that trained them.
+const LABELS = { pretrain: "Base model", sft: "Assistant", rl: "Thinking model" };
+
+export function label(id) {
+  return LABELS[id] ?? id;
 }
 
 /** Fills the two lists of models: those that chat, those that continue documents. Throws ApiError. */
@@ -37,7 +45,10 @@ export async function loadModels() {
 
 function fillList(list, models, wanted) {
   list.replaceChildren(
-    ...models.map(({ id, context }) => el("option", { value: id }, `${id} (reads ${context} tokens)`)),
+    ...models.map(({ id, context }) => {
+      const name = label(id) === id ? id : `${label(id)}, ${id}`;
+      return el("option", { value: id }, `${name} (reads ${context} tokens)`);
+    }),
   );
   const ids = models.map(({ id }) => id);
   const standard = models.find((model) => model.default)?.id ?? ids.at(-1) ?? "";

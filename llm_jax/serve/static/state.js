@@ -35,7 +35,7 @@ function write(key, value) {
 export const settings = {
   stage: "", // "": the server's default
   base: "",
-  temperature: 0.7,
+  temperature: 0, // as it was measured; much above, a small model miscopies digits
   top_p: 1,
   top_k: 0,
   min_p: 0,

@@ -4,9 +4,12 @@ import { $, el, icon } from "./dom.js";
 
 const NARROW = matchMedia("(max-width: 900px)"); // as in the style sheets
 
+const UNSEEN = /[\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g; // no width, or they turn text around
+
 /** Text of a token for people: what would be invisible is drawn. */
 export function visible(text) {
-  const marked = text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll("\r", "␍");
+  const named = text.replace(UNSEEN, (mark) => `<U+${mark.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}>`);
+  const marked = named.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll("\r", "␍");
   return /^ *$/.test(marked) ? marked.replaceAll(" ", "␣") || "∅" : marked;
 }
 
