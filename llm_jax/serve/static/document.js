@@ -9,6 +9,8 @@ import { chosenBase } from "./settings.js";
 import { loadDocument, saveDocument, settings } from "./state.js";
 import { inspector, isByte, isSpecial, TokenStrip } from "./tokens.js";
 
+const LATE_MS = 3000; // longer than a loaded model takes for its first token
+
 let text = "";
 let start = 0;
 let tokens = [];
@@ -82,17 +84,21 @@ async function write() {
   draw();
   const before = text.length;
   let waiting = false;
+  let late = setTimeout(() => note("A model that is asked for the first time has to be loaded."), LATE_MS);
   try {
     for await (const chunk of stream("v1/completions", request, controller.signal)) {
+      if (late) note("");
+      late = clearTimeout(late);
       take(chunk);
       if (waiting) continue;
       waiting = true; // at most one drawing for each frame of the browser
       requestAnimationFrame(() => ((waiting = false), draw()));
     }
   } catch (error) {
-    if (error.name === "AbortError") note("Stopped.");
-    else showLine($("document-trouble"), error.message);
+    note(error.name === "AbortError" ? "Stopped." : "");
+    if (error.name !== "AbortError") showLine($("document-trouble"), error.message);
   }
+  clearTimeout(late);
   controller = null;
   saveDocument(text);
   draw();

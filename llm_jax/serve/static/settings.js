@@ -47,7 +47,7 @@ function fillList(list, models, wanted) {
   list.replaceChildren(
     ...models.map(({ id, context }) => {
       const name = label(id) === id ? id : `${label(id)}, ${id}`;
-      return el("option", { value: id }, `${name} (${context} tokens)`);
+      return el("option", { value: id, title: `reads ${context} tokens` }, `${name} (${context})`);
     }),
   );
   const ids = models.map(({ id }) => id);
