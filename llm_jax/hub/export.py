@@ -1,8 +1,8 @@
 """A run's model as a Hugging Face folder: python -m llm_jax.hub.export --workdir=DIR --stage=rl --output=DIR2
 
 What Transformers, vLLM and their kin load as Qwen3, Qwen3-MoE (layers with experts) or Llama (without QK-norm):
-`config.json` and safetensors in the run's compute dtype; beside them the SentencePiece model, under a name that none of
-them takes for a tokenizer of its own: what they would make of it loses spaces.
+`config.json` and safetensors in the run's compute dtype; the tokenizer as `tokenizer.json`, with the same ids; beside
+them the SentencePiece model, under a name that no loader looks for: what they would make of it loses spaces.
 """
 
 import importlib.util
@@ -24,6 +24,7 @@ from ml_collections import ConfigDict  # noqa: E402
 
 from llm_jax.config import UserError  # noqa: E402
 from llm_jax.files import user_path  # noqa: E402
+from llm_jax.hub.tokenizer_json import CONFIG, tokenizer_json  # noqa: E402
 from llm_jax.model.attention import LayerSpec  # noqa: E402
 from llm_jax.runs import STAGE_HELP, Run  # noqa: E402
 from llm_jax.tokenizer import Tokenizer  # noqa: E402
@@ -170,6 +171,8 @@ def export(config: ConfigDict, tokenizer: Tokenizer, params: dict, output: Path)
         (part / "config.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
         write_weights(part, tensors(config.model, tokenizer.vocab_size, params), config.model.compute_dtype)
         tokenizer.save(part / TOKENIZER)
+        (part / "tokenizer.json").write_text(json.dumps(tokenizer_json(tokenizer)), encoding="utf-8")
+        (part / "tokenizer_config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
         part.rename(output)
     except Exception as error:
         shutil.rmtree(part, ignore_errors=True)

@@ -3,14 +3,17 @@
 import json
 import os
 
+import hypothesis
 import numpy as np
 import pytest
 from conftest import drawn_params
+from hypothesis import strategies as st
 from safetensors import safe_open
 from tiny import get_config
 
 from llm_jax.config import UserError
 from llm_jax.hub import export
+from llm_jax.hub.tokenizer_json import tokenizer_json
 from llm_jax.tokenizer import Tokenizer
 
 
@@ -101,10 +104,20 @@ def test_what_no_engine_loads_is_refused_and_nothing_is_written(tokenizer, tmp_p
 def test_loaders_find_no_tokenizer_that_is_not_ours(tokenizer, tmp_path):
     exported("dense", tokenizer, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"config.json", "model-00001.safetensors", "model.safetensors.index.json", export.TOKENIZER}
+    weights = {"model-00001.safetensors", "model.safetensors.index.json"}
+    assert names == {"config.json", "tokenizer.json", "tokenizer_config.json", export.TOKENIZER, *weights}
     assert not export.TOKENIZER.endswith((".model", ".json", ".txt"))
     text = "  Two  spaces,\n\tthree tabs. "
     assert Tokenizer.load(tmp_path / "out" / export.TOKENIZER).encode(text) == tokenizer.encode(text)
+
+
+@hypothesis.given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), max_size=60))
+def test_tokenizer_json_gives_the_same_ids(tokenizer, text):
+    tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json(tokenizer)))
+    for t in (text, f"  The cat {text} sat  on\n\tthe mat 12345 "):
+        ids = theirs.encode(t, add_special_tokens=False).ids
+        assert ids == tokenizer.encode(t) and theirs.decode(ids) == t
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
