@@ -108,7 +108,7 @@ def quiet_worker(folder: Path) -> Path | None:
     """A script that runs a worker without what it says for itself on stderr when a program takes too much memory; None
     where nothing in `folder` can be run. (Workers get no environment, so the script names its program.)"""
     script = folder / "monty"
-    script.write_text(f'#!/bin/sh\nexec {shlex.quote(find_monty_binary())} "$@" 2>/dev/null\n')
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(find_monty_binary())} "$@" 2>/dev/null\n', encoding="utf-8")
     script.chmod(0o700)
     return script if os.access(script, os.X_OK) else None
 
