@@ -1,5 +1,6 @@
 """Bodies as servers send them, records as crawlers write them: read, or counted; never half a page or a lost file."""
 
+import functools
 import gzip
 import io
 import zlib
@@ -11,6 +12,7 @@ from warcio.warcwriter import WARCWriter
 
 from tests.data_pipelines.test_web import PAGE, read, warc_of
 
+packed = functools.partial(gzip.compress, mtime=0)  # the same bytes in each worker of pytest
 WORDS = PAGE.replace(b"Some words", b"Caf\xc3\xa9 words " * 40)
 
 
@@ -33,20 +35,20 @@ def brotli(body: bytes) -> bytes:
 
 
 CODED = {
-    "gzip": ({"Content-Encoding": "GZip"}, gzip.compress(WORDS)),
-    "gzip under its old name": ({"content-encoding": "x-gzip"}, gzip.compress(WORDS)),
+    "gzip": ({"Content-Encoding": "GZip"}, packed(WORDS)),
+    "gzip under its old name": ({"content-encoding": "x-gzip"}, packed(WORDS)),
     "gzip in two members": (
         {"Content-Encoding": "gzip"},
-        gzip.compress(WORDS[:99]) + gzip.compress(WORDS[99:]) + b"\n",
+        packed(WORDS[:99]) + packed(WORDS[99:]) + b"\n",
     ),
     "deflate": ({"Content-Encoding": "deflate"}, zlib.compress(WORDS)),
     "deflate without a frame": ({"Content-Encoding": "Deflate"}, raw_deflate(WORDS)),
     "brotli": ({"Content-Encoding": "br"}, brotli(WORDS)),
     "zstd": ({"Content-Encoding": "zstd"}, zstd(WORDS)),
-    "two codings": ({"Content-Encoding": "gzip, br"}, brotli(gzip.compress(WORDS))),
-    "one that changes nothing": ({"Content-Encoding": "identity,gzip"}, gzip.compress(WORDS)),
+    "two codings": ({"Content-Encoding": "gzip, br"}, brotli(packed(WORDS))),
+    "one that changes nothing": ({"Content-Encoding": "identity,gzip"}, packed(WORDS)),
     "chunks": ({"Transfer-Encoding": "Chunked"}, chunked(WORDS)),
-    "gzip, then chunks": ({"Transfer-Encoding": "gzip, chunked"}, chunked(gzip.compress(WORDS))),
+    "gzip, then chunks": ({"Transfer-Encoding": "gzip, chunked"}, chunked(packed(WORDS))),
     "both headers": ({"Content-Encoding": "br", "Transfer-Encoding": "chunked"}, chunked(brotli(WORDS))),
     "chunks with more in their lines": ({"Transfer-Encoding": "chunked"}, b"%x ;a=b\n%b\n0\n\n" % (len(WORDS), WORDS)),
     "taken off by the crawler": ({"Content-Encoding": "br, gzip", "Transfer-Encoding": "chunked"}, WORDS),
@@ -65,10 +67,10 @@ def test_codings_are_undone_by_name_in_any_case_and_order(kind, tmp_path):
 @pytest.mark.parametrize(
     "headers, body, reason",
     [
-        ({"Content-Encoding": "gzip"}, gzip.compress(WORDS)[:-30], "truncated_body"),
+        ({"Content-Encoding": "gzip"}, packed(WORDS)[:-30], "truncated_body"),
         (
             {"Content-Encoding": "gzip"},
-            gzip.compress(WORDS)[:30] + bytes(20) + gzip.compress(WORDS)[50:],
+            packed(WORDS)[:30] + bytes(20) + packed(WORDS)[50:],
             "truncated_body",
         ),
         ({"Content-Encoding": "deflate"}, zlib.compress(WORDS)[:-9], "truncated_body"),
@@ -77,9 +79,9 @@ def test_codings_are_undone_by_name_in_any_case_and_order(kind, tmp_path):
         ({"Transfer-Encoding": "chunked"}, chunked(WORDS)[:-5], "truncated_body"),
         ({"Transfer-Encoding": "chunked"}, chunked(WORDS)[:120], "truncated_body"),
         ({"Content-Length": str(len(WORDS))}, WORDS[:-99], "truncated_body"),
-        ({"Content-Encoding": "compress"}, gzip.compress(WORDS), "unknown_coding_compress"),
+        ({"Content-Encoding": "compress"}, packed(WORDS), "unknown_coding_compress"),
         ({"Content-Encoding": "br"}, brotli(b" " * 9_000_000), "page_too_large"),
-        ({}, gzip.compress(WORDS), "no_page_but_bytes"),
+        ({}, packed(WORDS), "no_page_but_bytes"),
     ],
 )
 def test_a_body_that_is_cut_broken_or_of_an_unknown_coding_is_counted_and_the_next_page_read(
@@ -148,7 +150,7 @@ def test_an_odd_record_is_counted_and_the_others_are_read(kind, packed, tmp_path
 
 
 def test_a_damaged_member_costs_its_own_page_alone(tmp_path):
-    members = [gzip.compress(a_record("response", WORDS + b"%d" % i, HTTP)) for i in range(4)]
+    members = [packed(a_record("response", WORDS + b"%d" % i, HTTP)) for i in range(4)]
     members[1] = members[1][:150] + bytes(40) + members[1][190:]
     (tmp_path / "a.warc.gz").write_bytes(b"".join(members))
     made, reasons = read(tmp_path / "a.warc.gz")
@@ -159,8 +161,8 @@ def test_a_damaged_member_costs_its_own_page_alone(tmp_path):
 def test_tasks_that_share_a_damaged_file_count_each_page_once(tmp_path):
     from data_pipelines.web import pages
 
-    good = gzip.compress(a_record("response", PAGE, HTTP))
-    (tmp_path / "a.warc.gz").write_bytes(good + gzip.compress(b"junk\r\n\r\n") + good + good[:60] + good + good[:99])
+    good = packed(a_record("response", PAGE, HTTP))
+    (tmp_path / "a.warc.gz").write_bytes(good + packed(b"junk\r\n\r\n") + good + good[:60] + good + good[:99])
     wanted, wanted_reasons = read(tmp_path / "a.warc.gz")
     made, reasons = [], []
     for rank in range(3):
