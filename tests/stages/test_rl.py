@@ -210,8 +210,8 @@ def test_the_gap_is_over_all_rollouts_and_only_those_with_an_advantage_move(cont
     together = jax.jit(lambda p: loop.gradients(loss, p, {}, whole))(params)
     assert 0.499 < metrics["logp_gap_max"] < 0.501
     tokens = [sum(completion.sampled_mask) for completion in done]
-    assert metrics["logp_gap"] == pytest.approx(0.5 * tokens[3] / sum(tokens), rel=1e-3)
-    assert mean == pytest.approx(together[1], rel=1e-4)
+    assert float(metrics["logp_gap"]) == pytest.approx(0.5 * tokens[3] / sum(tokens), rel=1e-3)
+    assert float(mean) == pytest.approx(float(together[1]), rel=1e-4)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(together[0]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
 
