@@ -200,10 +200,14 @@ def test_the_base_model_continues_a_document_and_undo_takes_it_back(open_page):
     expect(document).to_have_value("The cat sat")
 
 
+def answering(status: int, body: dict):
+    return lambda route: route.fulfill(status=status, json=body)
+
+
 def told(page, **answers) -> None:
     """From its next load on, the page is told these things instead of what the server would say."""
     for path, (status, body) in answers.items():
-        page.route(f"**/{path.replace('_', '/')}", lambda route, s=status, b=body: route.fulfill(status=s, json=b))
+        page.route(f"**/{path.replace('_', '/')}", answering(status, body))
     page.reload()
 
 
