@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from llm_jax.cli import complain
+from llm_jax.frame.cli import complain
 
 
 def need_torch() -> None:

@@ -22,8 +22,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks.common import need_torch, shown, spread
-from llm_jax.cli import complain, quiet_logs, run_cli
 from llm_jax.config import UserError, default
+from llm_jax.frame.cli import complain, quiet_logs, run_cli
 
 SIDES = ("ours", "transformers")
 MODELS = {"speedrun": 2048, "110m": 32_768}  # -> size of the vocabulary

@@ -20,7 +20,7 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks import torch_model
-from llm_jax.cli import quiet_logs, run_cli
+from llm_jax.frame.cli import quiet_logs, run_cli
 
 quiet_logs()
 

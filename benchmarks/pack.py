@@ -25,7 +25,7 @@ from data_pipelines.documents import read_documents
 from data_pipelines.packing import ENCODE_CHARACTERS, PACKINGS, by_size, pack_records
 from data_pipelines.tiny_web.pages import world_pages
 from data_pipelines.tiny_web.world import make_world
-from llm_jax.cli import run_cli
+from llm_jax.frame.cli import run_cli
 from llm_jax.rows import row_sets
 from llm_jax.tokenizer import Tokenizer, train_tokenizer
 from llm_jax.training import loader

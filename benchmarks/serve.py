@@ -18,8 +18,8 @@ import numpy as np
 import psutil
 from absl import flags
 
-from llm_jax.cli import run_cli
 from llm_jax.config import UserError
+from llm_jax.frame.cli import run_cli
 
 QUESTIONS = (
     *(f"What is {a}+{b}-{a - b}?" for a, b in ((17, 9), (40, 12), (63, 5), (88, 31))),

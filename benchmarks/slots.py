@@ -15,7 +15,7 @@ from absl import flags
 
 from benchmarks.common import shown, spread
 from benchmarks.decode import NEW, PROMPT, NoText, clocks, requests_of, shape
-from llm_jax.cli import quiet_logs, run_cli
+from llm_jax.frame.cli import quiet_logs, run_cli
 
 quiet_logs()
 

@@ -17,8 +17,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks.common import need_torch, random_batches, shown, spread
-from llm_jax.cli import quiet_logs, run_cli
 from llm_jax.config import default
+from llm_jax.frame.cli import quiet_logs, run_cli
 
 SIDES = ("ours", "torch")
 HORIZON = 10_000  # steps of the schedule that our optimizer follows; the runs are shorter

@@ -15,8 +15,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from benchmarks.common import need_torch, random_batches
-from llm_jax.cli import quiet_logs, run_cli
 from llm_jax.config import default
+from llm_jax.frame.cli import quiet_logs, run_cli
 
 HORIZON, DOCUMENTS = 10_000, 4  # steps of the schedule; documents in a row
 

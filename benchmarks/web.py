@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks.common import shown, spread
-from llm_jax.cli import complain, run_cli
+from llm_jax.frame.cli import complain, run_cli
 
 SIDES = ("ours", "datatrove")
 APART = "datatrove on our texts"

@@ -28,8 +28,8 @@ from data_pipelines.documents import (
     write_jsonl,
 )
 from data_pipelines.messages import ROLES, THOUGHTS, checked, framed, one_of, text, turns
-from llm_jax.cli import run_cli
 from llm_jax.config import UserError
+from llm_jax.frame.cli import run_cli
 
 # Fields of a record that say something to the model, or that it is to say. Each is read, or the record is refused.
 ASKED = ("prompt", "instruction", "question", "problem", "query", "input")

@@ -36,8 +36,8 @@ from data_pipelines.documents import (
 from data_pipelines.packing import PACKINGS, pack_records
 from data_pipelines.processes import end_with_parent
 from llm_jax import rows
-from llm_jax.cli import complain, run_cli
 from llm_jax.config import UserError, differences
+from llm_jax.frame.cli import complain, run_cli
 from llm_jax.tokenizer import Tokenizer
 
 SETS = ("pretrain", "validation", "sft", "sft_validation")

@@ -35,8 +35,8 @@ from data_pipelines.documents import (
     write_jsonl,
 )
 from data_pipelines.messages import text as text_of
-from llm_jax.cli import complain, run_cli
 from llm_jax.config import UserError
+from llm_jax.frame.cli import complain, run_cli
 
 HF_PATH = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<pattern>.+)")
 ANOTHER_SET = 20  # records at a file's begin that are all wrong

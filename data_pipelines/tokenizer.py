@@ -12,7 +12,7 @@ from absl import flags
 from markupsafe import Markup
 
 from data_pipelines.documents import KINDS, read_documents
-from llm_jax.cli import run_cli
+from llm_jax.frame.cli import run_cli
 from llm_jax.tokenizer import Tokenizer, train_tokenizer
 
 EXAMPLE_TOKENS = 120  # shown of a text

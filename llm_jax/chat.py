@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from llm_jax.cli import quiet_logs, run_cli
+from llm_jax.frame.cli import quiet_logs, run_cli
 
 try:
     import readline
@@ -27,7 +27,7 @@ quiet_logs()
 
 from llm_jax.config import UserError  # noqa: E402
 from llm_jax.files import user_path  # noqa: E402
-from llm_jax.interrupt import Interrupt  # noqa: E402
+from llm_jax.frame.interrupt import Interrupt  # noqa: E402
 from llm_jax.runs import STAGE_HELP  # noqa: E402
 from llm_jax.sampling.chat import Chat  # noqa: E402
 from llm_jax.sampling.loaded import load  # noqa: E402

@@ -7,7 +7,7 @@ import json
 
 from absl import flags
 
-from llm_jax.cli import quiet_logs, run_cli
+from llm_jax.frame.cli import quiet_logs, run_cli
 
 quiet_logs()
 

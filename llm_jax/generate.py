@@ -26,7 +26,7 @@ from typing import Any
 
 from absl import flags
 
-from llm_jax.cli import console, quiet_logs, run_cli
+from llm_jax.frame.cli import console, quiet_logs, run_cli
 
 quiet_logs()
 
@@ -35,7 +35,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from llm_jax.checkpoint import checksums, digest  # noqa: E402
 from llm_jax.config import UserError, differences  # noqa: E402
 from llm_jax.files import replace, user_path  # noqa: E402
-from llm_jax.interrupt import Interrupt  # noqa: E402
+from llm_jax.frame.interrupt import Interrupt  # noqa: E402
 from llm_jax.runs import STAGE_HELP  # noqa: E402
 from llm_jax.sampling.loaded import Loaded, load  # noqa: E402
 from llm_jax.sampling.requests import Completion, Request  # noqa: E402

@@ -18,22 +18,23 @@ from pathlib import Path  # noqa: E402
 
 from absl import flags  # noqa: E402
 
-from llm_jax.cli import console, quiet_logs, run_cli  # noqa: E402
+from llm_jax.frame.cli import console, quiet_logs, run_cli  # noqa: E402
 
 quiet_logs()
 
 import jax  # noqa: E402
 from ml_collections import ConfigDict, config_flags  # noqa: E402
 
-from llm_jax import lineage, processes, sharding  # noqa: E402
+from llm_jax import lineage, sharding  # noqa: E402
 from llm_jax.checkpoint import FORMAT_VERSION, folder  # noqa: E402
 from llm_jax.config import UserError, differences, flatten, validate  # noqa: E402
 from llm_jax.files import one_writer, replace, user_path, writable  # noqa: E402
-from llm_jax.interrupt import Stopped  # noqa: E402
+from llm_jax.frame import processes  # noqa: E402
+from llm_jax.frame.interrupt import Stopped  # noqa: E402
+from llm_jax.frame.times import Times  # noqa: E402
 from llm_jax.runs import Run, read_noted  # noqa: E402
 from llm_jax.stage_table import STAGES, Stage, identity  # noqa: E402
 from llm_jax.tables import extend, function  # noqa: E402
-from llm_jax.times import Times  # noqa: E402
 
 
 def define_flags() -> None:

@@ -2,7 +2,7 @@
 
 import os
 
-from llm_jax.cli import quiet_logs
+from llm_jax.frame.cli import quiet_logs
 from tests.commands import FEWER_PASSES
 
 os.environ["JAX_PLATFORMS"] = "cpu"

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from llm_jax import main, processes, sharding
-from llm_jax.cli import run_cli
+from llm_jax import main, sharding
+from llm_jax.frame import processes
+from llm_jax.frame.cli import run_cli
 from llm_jax.runs import Run
 from llm_jax.stages.supervised import supervised_job
 from llm_jax.training import loader, loop

@@ -14,7 +14,7 @@ import pytest
 
 from llm_jax import files
 from llm_jax.config import UserError
-from llm_jax.times import Times
+from llm_jax.frame.times import Times
 from tests.commands import ROOT
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from llm_jax import rows
 from llm_jax.checkpoint import Checkpoints
-from llm_jax.times import Times
+from llm_jax.frame.times import Times
 from tests.commands import DEADLINE, ENVIRONMENT, FEWER_PASSES, ROOT, TINY, refused, run, until
 from tests.mesh_worker import VOCAB
 
@@ -246,7 +246,7 @@ def test_a_killed_process_ends_all(worker, tmp_path):
 
 @pytest.mark.slow
 def test_processes_that_do_not_come_are_told(tmp_path):
-    code = f"from llm_jax import processes as p; p.ARRIVAL = 3; p.connect('localhost:{free_port()}', 3, 0)"
+    code = f"from llm_jax.frame import processes as p; p.ARRIVAL = 3; p.connect('localhost:{free_port()}', 3, 0)"
     result = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, cwd=ROOT, text=True, capture_output=True)
     assert result.returncode == 1, result.stderr
     assert len(result.stderr.splitlines()) == 1 and "error: not all processes came within 3 s" in result.stderr

@@ -81,7 +81,7 @@ def test_a_text_of_lines_is_no_name():
 FORKS = """
 import json, os, sys
 from llm_jax import main
-from llm_jax.cli import exit_code
+from llm_jax.frame.cli import exit_code
 for line in sys.stdin:
     sys.argv = ["main", *json.loads(line)]
     read, write = os.pipe()

@@ -9,8 +9,8 @@ from absl import flags
 
 from data_pipelines.documents import write_jsonl
 from data_pipelines.tiny_web.crawl import crawl, write_warc
-from llm_jax.cli import run_cli
 from llm_jax.config import UserError
+from llm_jax.frame.cli import run_cli
 
 
 def define_flags() -> None:

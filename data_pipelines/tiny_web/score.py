@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from absl import flags
 
 from data_pipelines.documents import matching, read_documents
-from llm_jax.cli import run_cli
 from llm_jax.config import UserError
 from llm_jax.files import json_lines
+from llm_jax.frame.cli import run_cli
 
 DROPPED = ("blocked_url", "foreign", "spam", "broken")
 COPIES = ("duplicate_of", "near_duplicate_of")

@@ -20,8 +20,8 @@ from data_pipelines.web.pages import SUFFIXES
 from data_pipelines.web.quality import Model
 from data_pipelines.web.recipe import BrokenStep, Recipe
 from data_pipelines.web.shards import FORMATS
-from llm_jax.cli import complain, run_cli
 from llm_jax.config import UserError
+from llm_jax.frame.cli import complain, run_cli
 
 
 def define_flags() -> None:

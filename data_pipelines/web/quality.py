@@ -20,8 +20,8 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 from data_pipelines.chats import read_records
 from data_pipelines.documents import matching
 from data_pipelines.web.words import WORD
-from llm_jax.cli import run_cli
 from llm_jax.config import UserError
+from llm_jax.frame.cli import run_cli
 
 FEATURES = 2**18
 WORDS = 1000  # of a text that are looked at

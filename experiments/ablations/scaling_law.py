@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from llm_jax.cli import run_cli
 from llm_jax.config import UserError
+from llm_jax.frame.cli import run_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = 200  # candidates for the floor of the fit

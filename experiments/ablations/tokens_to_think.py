@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from llm_jax.cli import run_cli
 from llm_jax.evals.statistics import rate
+from llm_jax.frame.cli import run_cli
 from llm_jax.prompts import judge, load_prompts
 from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 from ml_collections import ConfigDict
 
-from llm_jax.calibrate import machine_gflops
+from llm_jax.frame.calibrate import machine_gflops
 from llm_jax.model import transformer
 from llm_jax.model.attention import LayerSpec
 

@@ -5,12 +5,12 @@ import os
 import shlex
 import sys
 
-from llm_jax.cli import console
 from llm_jax.config import UserError
 from llm_jax.files import read_json, replace
+from llm_jax.frame.cli import console
+from llm_jax.frame.times import Times
 from llm_jax.report.page import write_page
 from llm_jax.runs import Run
-from llm_jax.times import Times
 
 REFERENCE_GFLOPS = 110.0  # of the machine that the time bar of the speedrun is stated for
 

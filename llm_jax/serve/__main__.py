@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from llm_jax.cli import quiet_logs, run_cli
+from llm_jax.frame.cli import quiet_logs, run_cli
 
 quiet_logs()
 

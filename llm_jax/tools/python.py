@@ -229,6 +229,6 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    from llm_jax.cli import run_cli
+    from llm_jax.frame.cli import run_cli
 
     run_cli(main, define_flags)

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from llm_jax import checkpoint, lineage, sharding
 from llm_jax.config import UserError
-from llm_jax.interrupt import Interrupt, Stopped
+from llm_jax.frame.interrupt import Interrupt, Stopped
 from llm_jax.planning.roofline import peak_flops
 from llm_jax.runs import Run
 from llm_jax.stage_table import identity

@@ -12,8 +12,8 @@ from tensorboardX import SummaryWriter
 from tensorboardX.proto.event_pb2 import Event
 
 from llm_jax.checkpoint import to_host
-from llm_jax.cli import console
 from llm_jax.files import replace, whole_lines
+from llm_jax.frame.cli import console
 
 EVENTS = "events.out.tfevents.*"
 

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from llm_jax import cli
 from llm_jax.config import UserError
+from llm_jax.frame import cli
 from tests.commands import ENVIRONMENT, ROOT
 
 
@@ -66,7 +66,7 @@ WITH_CONFIG = """
 import json, os, sys
 from absl import flags
 from ml_collections import config_flags
-from llm_jax.cli import exit_code
+from llm_jax.frame.cli import exit_code
 define = lambda: config_flags.DEFINE_config_file("config", None, "", lock_config=True)
 for line in sys.stdin:
     sys.argv = ["command", *json.loads(line)]
@@ -148,7 +148,7 @@ def test_no_number_for_an_open_section(word):
 @pytest.mark.parametrize("buffered", [True, False])
 def test_a_reader_that_goes_away_is_no_error(buffered):
     """As `head -1` does. What is still in the buffer is not written at the exit either."""
-    program = "import sys\nfrom llm_jax.cli import run_cli\n"
+    program = "import sys\nfrom llm_jax.frame.cli import run_cli\n"
     program += f"run_cli(lambda: [print('line', flush={not buffered}) for _ in range(100_000)], lambda: None)"
     read, write = os.pipe()
     process = subprocess.Popen(
@@ -161,4 +161,6 @@ def test_a_reader_that_goes_away_is_no_error(buffered):
 
 
 def test_output_that_is_whole_ends_well():
-    assert python("from llm_jax.cli import run_cli\nrun_cli(lambda: print('all'), lambda: None)").stdout == "all\n"
+    assert (
+        python("from llm_jax.frame.cli import run_cli\nrun_cli(lambda: print('all'), lambda: None)").stdout == "all\n"
+    )

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import jax
 
-from llm_jax.calibrate import machine_gflops
 from llm_jax.config import UserError
 from llm_jax.files import read_json, replace
+from llm_jax.frame.calibrate import machine_gflops
 
 BEGIN_ANEW = ("evaluate", "report")  # what they did before an interruption is done again; others go on
 

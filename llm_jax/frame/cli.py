@@ -17,8 +17,8 @@ from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from llm_jax import processes
 from llm_jax.config import OPEN, UserError
+from llm_jax.frame import processes
 
 console = Console(highlight=False)
 OPEN_FLAG = re.compile(rf"--?config\.({'|'.join(re.escape(s[:-1]) for s in OPEN)})\.([^=]+)(=(.*))?", re.DOTALL)
