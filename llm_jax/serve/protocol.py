@@ -480,8 +480,8 @@ class ChatBody(Sampling):
             suppress=tuple(forbidden),
             stop_ids=tuple(tokenizer.close[name] for name in self.offered),
         )
-        turns = "turn" if dropped == 1 else f"{dropped} turns"
-        return requests, f"the first {turns} no longer fit and were dropped" if dropped else ""
+        turns = "turn no longer fits and was" if dropped == 1 else f"{dropped} turns no longer fit and were"
+        return requests, f"the first {turns} dropped" if dropped else ""
 
 
 class TokenizeBody(Body):

@@ -48,7 +48,7 @@ def mixed(request, folder, one):
     return {
         "one": lambda: one,
         "sources": lambda: loader.mixture(folder),
-        "epochs": lambda: loader.mixture(folder, {"code": 2.5, "web": 0.4, "absent": 3}),
+        "epochs": lambda: loader.mixture(folder, {"code": 2.5, "web": 0.4}),
         "weights": lambda: loader.mixture(folder, {"code": 9}, {"books": 0.123, "code": 1 / 3, "web": 0.54}),
     }[request.param]()
 
