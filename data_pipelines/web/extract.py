@@ -24,7 +24,7 @@ NESTING = ("div", "span", "section", "table", "ul", "blockquote", "font")
 # of the page where it is not closed, so that no page is searched twice.
 PIECE = re.compile(
     r"<!--.*?(?:-->|\Z)|<(script|style|textarea|title|xmp|iframe|noscript|noembed|noframes)\b.*?(?:</\1|\Z)|"
-    rf"<(/?)({'|'.join(NESTING)})(?=[\s/>])(?:[^>\"']++|\"[^\"]*+(?:\"|\Z)|'[^']*+(?:'|\Z))*+(?:>|\Z)",
+    rf"<(?:(/?)({'|'.join(NESTING)})(?=[\s/>])|[a-z])(?:[^>\"']++|\"[^\"]*+(?:\"|\Z)|'[^']*+(?:'|\Z))*+(?:>|\Z)",
     re.DOTALL | re.IGNORECASE,
 )
 

@@ -96,8 +96,17 @@ def ip_of_nobody(found: str) -> str | None:
     return IPS_OF_NOBODY[ip.version] + found[len(address) :] if public else None
 
 
-@functools.lru_cache(10_000)
 def phone_of_nobody(found: str) -> str | None:
+    """None for what is no telephone number: who writes a plus and groups the figures means one, mistaken or not."""
+    new = possible_phone_of_nobody(found)
+    groups = re.findall(r"\d+", found)
+    if new is None and "+" in found and len(groups) > 2 and 7 <= sum(map(len, groups)) <= 15:
+        return PHONE_OF_NOBODY
+    return new
+
+
+@functools.lru_cache(10_000)
+def possible_phone_of_nobody(found: str) -> str | None:
     """None for what can be no number of the country that it begins with. Other figures may follow one that is."""
     import phonenumbers
 
