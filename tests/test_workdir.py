@@ -5,9 +5,10 @@ import json
 import shutil
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from llm_jax import main
+from llm_jax import main, rows
 from llm_jax.checkpoint import FORMAT_VERSION, Checkpoints
 from llm_jax.config import UserError
 from llm_jax.evals.run import of_training
@@ -48,6 +49,8 @@ def prepared_run(context):
     folder = context.workdir / "data"
     (folder / "prepared.json").write_text(json.dumps({"counts": {}}))
     (folder / "prompts_test.jsonl").write_text("")
+    for stage in ("pretrain", "sft"):
+        rows.write_shard(folder / stage / "web/00000.array_record", np.ones((2, 4, 5), np.int32), {"targets": 8})
     begin(context, "data").close()
     context.config.log.eval_every += 1
     return context
@@ -70,6 +73,7 @@ def test_a_command_that_cannot_run_changes_nothing(prepared_run):
 
 
 def test_what_an_earlier_stage_is_to_make_is_not_missed(prepared_run):
+    prepared_run.config.rl.tasks = {"arithmetic": 1.0}
     with begin(prepared_run, "pretrain", "sft", "rl", "evaluate", "report"):
         noted = json.loads((prepared_run.workdir / "config.json").read_text())
         assert noted["config"]["log.eval_every"] == 1001
