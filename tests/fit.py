@@ -62,5 +62,5 @@ def get_config():
 
 if "fit" not in STAGES:
     STAGES.add(
-        Stage(name="fit", run="tests.fit:train", label="a fit", section="fit", identity=("seed", "fit")), before="data"
+        Stage(name="fit", run="tests.fit:train", label="a fit", section="fit", identity=("seed",)), before="data"
     )
