@@ -243,11 +243,6 @@ def with_splits(records: list[dict]) -> list[dict]:
     return out
 
 
-def read_jsonl(path: Path) -> list[dict]:
-    # Not splitlines(): text in a record may have other ends of lines, such as U+2028, as they are.
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
 def json_line(record: object) -> str:
     """JSON, which has no NaN and no infinity: they become null."""
     try:

@@ -12,13 +12,13 @@ from data_pipelines.documents import (
     MOST_SOURCES,
     id_of,
     read_documents,
-    read_jsonl,
     source_of,
     split_of,
     with_splits,
     write_jsonl,
 )
 from llm_jax.config import UserError
+from llm_jax.files import json_lines
 
 RECORDS = [
     {"id": str(i), "source": "web", "text": text} for i, text in enumerate(("one", "two\u2028lines\x85 here", "three"))
@@ -33,7 +33,7 @@ def lines(records: list[dict], end: str = "\n") -> bytes:
 
 def test_texts_with_any_end_of_line_come_back(tmp_path):
     write_jsonl(tmp_path / "a.jsonl", RECORDS)
-    assert read_jsonl(tmp_path / "a.jsonl") == RECORDS
+    assert json_lines(tmp_path / "a.jsonl") == RECORDS
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
     for name in ("a.jsonl", "b.jsonl.gz"):
         assert [d["text"] for d in read_documents(str(tmp_path / name))] == TEXTS
