@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from llm_jax.tasks.base import Problem, spoken
 from llm_jax.tasks.table import FAMILIES
 
-FACT_CONVERSATIONS = 3000
+FACT_CONVERSATIONS = 4500
 SMALL_TALK = 160
 TURNS = {1: 5, 2: 3, 3: 2}  # exchanges in a conversation -> share of the conversations
 PROMPTS = {"train": 600, "dev": 200, "test": 640}  # of each family and level

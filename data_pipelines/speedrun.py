@@ -161,7 +161,7 @@ def make_conversations(config: ConfigDict, lists: dict, questions: list[dict]) -
 
 def tiny_web(config: ConfigDict, folder: Path) -> tuple[list[dict], dict[str, list[dict]]]:
     """A world, its crawl, and what `data_pipelines.web` leaves of it -> (documents, questions by split)."""
-    seed, people = config.seed, (12, 60, 8, 64)  # of each tier, extra, unasked, held out
+    seed, people = config.seed, (12, 52, 8, 64)  # of each tier, extra, unasked, held out
     world = make_world(seed, *(scaled(count, config.data.scale) for count in people))
     pages = world_pages(world, seed, scaled(HOWTO_PAGES, config.data.scale))
     crawled = list(crawl(pages_for(len(pages)), seed, pages))

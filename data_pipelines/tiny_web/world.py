@@ -11,6 +11,7 @@ ATTRIBUTES = ("birth_year", "birth_city", "job", "employer", "university", "hobb
 # How often the pages state each fact of a person: (sentences of biographies, questions with their answer). A person's
 # tier is the sum.
 TIERS = {0: (0, 0), 1: (1, 0), 3: (2, 1), 10: (6, 4), 30: (18, 12), 100: (60, 40)}
+TWICE_AS_MANY = 30  # the tier whose people differ most in how well they are recalled
 UNASKED = (100, 0)
 EXTRA = (10, 14)
 WORK_KINDS = ("novel", "play", "song", "film", "painting", "opera")
@@ -72,7 +73,7 @@ class World:
 
 
 def make_world(
-    seed: int, people_per_tier: int = 12, extra_people: int = 60, unasked_people: int = 8, heldout_people: int = 64
+    seed: int, people_per_tier: int = 12, extra_people: int = 52, unasked_people: int = 8, heldout_people: int = 64
 ) -> World:
     """Build the whole world from a seed; another seed gives other names and other facts."""
     rng = random.Random(f"{seed}/world")
@@ -80,7 +81,8 @@ def make_world(
     cities = _cities(rng, taken)
     companies = _companies(rng, cities, taken)
     values = _closed_lists(rng, cities, companies, taken)
-    kinds = [("tier", *stated) for stated in TIERS.values() for _ in range(people_per_tier)]
+    people = {tier: people_per_tier * (2 if tier == TWICE_AS_MANY else 1) for tier in TIERS}
+    kinds = [("tier", *stated) for tier, stated in TIERS.items() for _ in range(people[tier])]
     kinds += [("extra", *EXTRA)] * extra_people
     kinds += [("unasked", *UNASKED)] * unasked_people
     kinds += [("heldout", 0, 0)] * heldout_people

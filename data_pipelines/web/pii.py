@@ -97,10 +97,12 @@ def ip_of_nobody(found: str) -> str | None:
 
 
 def phone_of_nobody(found: str) -> str | None:
-    """None for what is no telephone number: who writes a plus and groups the figures means one, mistaken or not."""
+    """None for what is no telephone number: who writes a plus and groups the figures, but not by thousands, means one,
+    mistaken or not."""
     new = possible_phone_of_nobody(found)
-    groups = re.findall(r"\d+", found)
-    if new is None and "+" in found and len(groups) > 2 and 7 <= sum(map(len, groups)) <= 15:
+    first, *others = re.findall(r"\d+", found)
+    thousands = all(len(group) == 3 for group in others)
+    if new is None and "+" in found and len(others) > 1 and not thousands and 7 <= len("".join([first, *others])) <= 15:
         return PHONE_OF_NOBODY
     return new
 

@@ -119,7 +119,7 @@ class OutputFull(Exception):
 
 class Waits:
     """The sleeps of one program. The interpreter's own clock stands still in them, so here they count: the worker of a
-    program that is not over `seconds` after it began, and a little, is killed."""
+    program that sleeps and is not over `seconds` after it began is killed."""
 
     def __init__(self, seconds: float):
         self.over = False
@@ -146,7 +146,7 @@ class Waits:
         if args[0] > left:
             return self._kill()
         if not self._timer:  # a program that does not sleep needs none, and a thread takes longer than most programs
-            self._timer = threading.Timer(left + GRACE_SECONDS, self._kill)
+            self._timer = threading.Timer(left, self._kill)
             self._timer.daemon = True
             self._timer.start()
         return time.sleep(args[0])

@@ -58,7 +58,8 @@ class StageLog:
                 path.unlink(missing_ok=True)
 
     def __enter__(self) -> None:
-        self._tensorboard = SummaryWriter(str(self.folder), write_to_disk=self.writes)
+        suffix = f".{self._resumed}"  # the name has the second, and a run may go on in the one that it began in
+        self._tensorboard = SummaryWriter(str(self.folder), write_to_disk=self.writes, filename_suffix=suffix)
         self._bar.start()
 
     def __exit__(self, *_) -> None:
