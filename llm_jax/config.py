@@ -41,9 +41,19 @@ def default() -> ConfigDict:
     c.model.load_balance = 0.01  # weight of the loss that keeps experts evenly used (Fedus et al. 2021)
     c.model.router_z = 0.001  # weight of the loss that keeps the router's logits small (Zoph et al. 2022)
     c.model.rope_base = 10_000.0  # theta of the rotary embedding
+    c.model.window_rope_base = 0.0  # theta in layers with a window, which no scaling touches; 0: as in the others
+    c.model.rope_scaling = ()  # ("linear", factor) or ("llama3", factor, low, high, length trained on); (): none
     c.model.norm_epsilon = 1e-6  # of every RMSNorm
     c.model.tied_embedding = False  # one table for input and output
+    c.model.scaled_embedding = True  # looked-up rows are multiplied by sqrt(D)
     c.model.qk_norm = True  # RMSNorm of queries and keys
+    c.model.qkv_bias = False  # queries, keys and values have a bias
+    c.model.norm_offset = 0.0  # is added to every norm's scale
+    c.model.post_norms = False  # what attention and feed-forward give is normed too, before it is added
+    c.model.activation = "silu"  # of the feed-forward's gate; gelu: with tanh
+    c.model.attention_scale = 0.0  # of queries x keys; 0: 1 / sqrt(H)
+    c.model.attention_cap = 0.0  # attention's logits are c tanh(logit / c); 0: as they are
+    c.model.logit_cap = 0.0  # so are those of the next token
     c.model.attention = "auto"  # kernel of training: xla, splash (TPU), cudnn (NVIDIA); auto: that of the backend
     c.model.remat = "full"  # what the backward pass recomputes: none, dots (all but matrix products), full, offload
     c.model.compute_dtype = "float32"  # of activations; parameters are float32
@@ -204,6 +214,8 @@ def check_layers(m: ConfigDict) -> None:
         raise UserError(f"model.experts_per_token is {m.experts_per_token}; it must be 1 to model.experts {m.experts}")
     if m.experts and m.expert_ff_dim < 1:
         raise UserError(f"model.expert_ff_dim is {m.expert_ff_dim}; experts need at least 1")
+    if m.experts and m.activation != "silu":
+        raise UserError(f"model.activation is {m.activation!r}; experts have 'silu' only")
     if m.layers < len(pattern):
         raise UserError(f"model.layers is {m.layers}, less than the period {len(pattern)} of model.layer_pattern")
     if m.head_dim % 2:

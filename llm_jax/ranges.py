@@ -67,6 +67,20 @@ def whole(low: int, high: float = math.inf) -> Number:
     return Number(low, high, int)
 
 
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """Of rotary angles: a name, then its numbers, all above 0."""
+
+    said: str = "(), ('linear', factor) or ('llama3', factor, low, high, length)"
+
+    def holds(self, value: Any) -> bool:
+        if not isinstance(value, list | tuple):
+            return False
+        name, *numbers = value or ("",)
+        right = all(Number(0).holds(n) and n > 0 for n in numbers)
+        return right and {"": 0, "linear": 1, "llama3": 4}.get(name) == len(numbers)
+
+
 MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 ANY_TEXT = Text(r"[\s\S]*", "a text")
 SHARE, FROM_0 = Number(0, 1), Number(0)
@@ -95,9 +109,19 @@ RANGES = {
     "model.load_balance": FROM_0,
     "model.router_z": FROM_0,
     "model.rope_base": Number(1, 10**12),
+    "model.window_rope_base": Number(0, 10**12),
+    "model.rope_scaling": Scaling(),
     "model.norm_epsilon": Number(1e-12, 1),
     "model.tied_embedding": Flag(),
+    "model.scaled_embedding": Flag(),
     "model.qk_norm": Flag(),
+    "model.qkv_bias": Flag(),
+    "model.norm_offset": SHARE,
+    "model.post_norms": Flag(),
+    "model.activation": Choice(("silu", "gelu")),
+    "model.attention_scale": FROM_0,
+    "model.attention_cap": FROM_0,
+    "model.logit_cap": FROM_0,
     "model.attention": Choice(("auto", "xla", "splash", "cudnn")),
     "model.remat": Choice(("none", "dots", "full", "offload")),
     "model.compute_dtype": Choice(("float32", "bfloat16")),

@@ -102,7 +102,7 @@ def params(tiny_model, tokenizer):
 def _forward(model_json: str, vocab_size: int, params, tokens_BT, positions_BT, segments_BT):
     m = ConfigDict(json.loads(model_json))
     hidden_BTD, *_ = transformer.apply(m, vocab_size, params, tokens_BT, positions_BT, segments_BT)
-    return hidden_BTD, losses.logits_of(hidden_BTD, transformer.head_DV(m, params), vocab_size)
+    return hidden_BTD, losses.logits_of(hidden_BTD, transformer.head_DV(m, params), vocab_size, m.logit_cap)
 
 
 @pytest.fixture(scope="session")

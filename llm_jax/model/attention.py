@@ -34,6 +34,11 @@ class LayerSpec:
         kind, _, window = what.partition(":")
         return cls(int(window) if kind == "window" else 0, "norope" not in options, "experts" in options)
 
+    def __str__(self) -> str:
+        """As `parse` reads it."""
+        what = f"window:{self.window}" if self.window else "full"
+        return what + ("" if self.rotary else "-norope") + ("-experts" if self.experts else "")
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +86,8 @@ def lacks(kernel: str, platform: str, m: ConfigDict, length: int) -> str:
         return f"which needs a {needs.upper()}, and these devices are of the kind {platform}"
     if kernel == "splash" and length % kernels.SPLASH_UNIT:
         return f"which takes rows of a multiple of {kernels.SPLASH_UNIT} tokens on a device, and here are {length}"
+    if kernel != "xla" and m.attention_cap:
+        return f"which has no soft cap, and model.attention_cap is {m.attention_cap:g}"
     if kernel == "cudnn" and m.compute_dtype not in CUDNN_DTYPES:
         return f"which computes in {' or '.join(CUDNN_DTYPES)}, and model.compute_dtype is {m.compute_dtype!r}"
     if kernel == "cudnn" and (m.head_dim % 8 or m.head_dim > CUDNN_HEAD or length % 2):
@@ -89,10 +96,11 @@ def lacks(kernel: str, platform: str, m: ConfigDict, length: int) -> str:
     return ""
 
 
-def attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int, kernel: str = "xla") -> jax.Array:
+def attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int, kernel: str = "xla", cap: float = 0.0) -> jax.Array:
     """Softmax attention with grouped queries -> BTNH, in q's dtype; logits and softmax in float32.
 
-    For aligned masks, as in training, by `kernel` ("splash", "cudnn" or "xla"); decoding has `cached_attention`.
+    With a `cap` c, its logits are c tanh(logit / c) (Gemma 2, 2024). For aligned masks, as in training, by `kernel`
+    ("splash", "cudnn" or "xla"); decoding has `cached_attention`.
     """
     if kernel == "splash":
         return kernels.splash(q_BTNH, k_BSKH, v_BSKH, mask.q_segments_BT, window)
@@ -100,12 +108,12 @@ def attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int, kernel: str = "xl
         return kernels.cudnn(q_BTNH, k_BSKH, v_BSKH, mask.q_segments_BT, window)
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and sharding.shards(mesh, "length") > 1:
-        return gathered_attention(q_BTNH, k_BSKH, v_BSKH, mask, window)
+        return gathered_attention(q_BTNH, k_BSKH, v_BSKH, mask, window, cap)
     by_blocks = q_BTNH.shape[1] <= LONG_ROW
-    return (blocked_attention if by_blocks else streamed_attention)(q_BTNH, k_BSKH, v_BSKH, mask, window)
+    return (blocked_attention if by_blocks else streamed_attention)(q_BTNH, k_BSKH, v_BSKH, mask, window, cap)
 
 
-def blocked_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int) -> jax.Array:
+def blocked_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int, cap: float = 0.0) -> jax.Array:
     """Aligned queries block by block, each with the keys that it can see: almost half of the work of a square."""
     T = q_BTNH.shape[1]
     block = max(BLOCK, -(-T // MAX_BLOCKS))
@@ -115,11 +123,11 @@ def blocked_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int) -> jax.Ar
         first = max(0, start - window + 1) // block * block if window else 0
         keys = slice(first, queries.stop)
         part = mask.block(queries, keys)
-        outs.append(dense_attention(q_BTNH[:, queries], k_BSKH[:, keys], v_BSKH[:, keys], part, window))
+        outs.append(dense_attention(q_BTNH[:, queries], k_BSKH[:, keys], v_BSKH[:, keys], part, window, cap))
     return jnp.concatenate(outs, axis=1)
 
 
-def gathered_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int) -> jax.Array:
+def gathered_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int, cap: float = 0.0) -> jax.Array:
     """Context parallelism: each device keeps its part of the queries and gathers the keys and values of the row."""
     place = lambda heads, length: sharding.spec(("batch", length, heads, None))  # noqa: E731
     ids = lambda length: sharding.spec(("batch", length))  # noqa: E731
@@ -127,13 +135,13 @@ def gathered_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int) -> jax.A
 
     @functools.partial(jax.shard_map, in_specs=specs, out_specs=specs[0], check_vma=False)
     def run(q, k, v, *ids):
-        return streamed_attention(q, k, v, Mask(*ids), window)
+        return streamed_attention(q, k, v, Mask(*ids), window, cap)
 
     where = (mask.q_positions_BT, mask.q_segments_BT, mask.k_positions_BS, mask.k_segments_BS)
     return run(q_BTNH, k_BSKH, v_BSKH, *where)
 
 
-def streamed_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int) -> jax.Array:
+def streamed_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int, cap: float = 0.0) -> jax.Array:
     """Keys chunk by chunk with a running softmax (Milakov & Gimelshein 2018): no T x S array, also backward."""
     B, N = len(q_BTNH), q_BTNH.shape[2]
     S, K = k_BSKH.shape[1:3]
@@ -146,7 +154,7 @@ def streamed_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int) -> jax.A
         top_BKR, total_BKR, out_BKRH = carry
         k, v, positions, segments = keys
         part = Mask(mask.q_positions_BT, mask.q_segments_BT, positions, segments)
-        logits_BKRS = masked_logits(q_BKRH, k, part, window)
+        logits_BKRS = masked_logits(q_BKRH, k, part, window, cap)
         new_top = jnp.maximum(top_BKR, logits_BKRS.max(axis=-1))
         weights = jnp.exp(logits_BKRS - new_top[..., None])
         scale = jnp.exp(top_BKR - new_top)
@@ -161,32 +169,38 @@ def streamed_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int) -> jax.A
     return unfold_queries((out_BKRH / total_BKR[..., None]).astype(q_BTNH.dtype), N)
 
 
-def dense_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int) -> jax.Array:
+def dense_attention(q_BTNH, k_BSKH, v_BSKH, mask: Mask, window: int, cap: float = 0.0) -> jax.Array:
     """Every query with every key: the reference, and what a block or a decoding step runs."""
     q_BKRH = fold_queries(q_BTNH, k_BSKH.shape[2])
-    weights_BKRS = jax.nn.softmax(masked_logits(q_BKRH, k_BSKH, mask, window), axis=-1).astype(q_BTNH.dtype)
+    weights_BKRS = jax.nn.softmax(masked_logits(q_BKRH, k_BSKH, mask, window, cap), axis=-1).astype(q_BTNH.dtype)
     return unfold_queries(jnp.einsum("bkrs,bskh->bkrh", weights_BKRS, v_BSKH), q_BTNH.shape[2])
 
 
-def cached_attention(q_BTNH, k_BKHS, v_BKSH, mask: Mask, window: int) -> jax.Array:
+def cached_attention(q_BTNH, k_BKHS, v_BKSH, mask: Mask, window: int, cap: float = 0.0) -> jax.Array:
     """Queries over all slots of a cache, in the layout that it keeps them."""
     q_BKRH = fold_queries(q_BTNH, k_BKHS.shape[1])
     logits_BKRS = jnp.einsum("bkrh,bkhs->bkrs", q_BKRH, k_BKHS, preferred_element_type=jnp.float32)
-    weights_BKRS = jax.nn.softmax(masked(logits_BKRS, q_BKRH, mask, window), axis=-1).astype(q_BTNH.dtype)
+    weights_BKRS = jax.nn.softmax(masked(logits_BKRS, q_BKRH, mask, window, cap), axis=-1).astype(q_BTNH.dtype)
     return unfold_queries(jnp.einsum("bkrs,bksh->bkrh", weights_BKRS, v_BKSH), q_BTNH.shape[2])
 
 
-def masked_logits(q_BKRH, k_BSKH, mask: Mask, window: int) -> jax.Array:
+def masked_logits(q_BKRH, k_BSKH, mask: Mask, window: int, cap: float) -> jax.Array:
     """Float32; what a query does not see is MASKED."""
     logits_BKRS = jnp.einsum("bkrh,bskh->bkrs", q_BKRH, k_BSKH, preferred_element_type=jnp.float32)
-    return masked(logits_BKRS, q_BKRH, mask, window)
+    return masked(logits_BKRS, q_BKRH, mask, window, cap)
 
 
-def masked(logits_BKRS, q_BKRH, mask: Mask, window: int) -> jax.Array:
+def masked(logits_BKRS, q_BKRH, mask: Mask, window: int, cap: float) -> jax.Array:
     """Scaled logits; MASKED where a query does not see a key."""
+    scaled_BKRS = capped(logits_BKRS * q_BKRH.shape[-1] ** -0.5, cap)
     seen_BTS = mask.dense_BTS(window)
     seen_BRS = jnp.repeat(seen_BTS, q_BKRH.shape[2] // seen_BTS.shape[1], axis=1)
-    return jnp.where(seen_BRS[:, None], logits_BKRS * q_BKRH.shape[-1] ** -0.5, MASKED)
+    return jnp.where(seen_BRS[:, None], scaled_BKRS, MASKED)
+
+
+def capped(logits: jax.Array, cap: float) -> jax.Array:
+    """Held between -cap and cap; as they are where it is 0."""
+    return cap * jnp.tanh(logits / cap) if cap else logits
 
 
 def fold_queries(q_BTNH: jax.Array, kv_heads: int) -> jax.Array:

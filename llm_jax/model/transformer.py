@@ -46,15 +46,15 @@ def project(x: jax.Array, w: Weight, contracted: int = 1) -> jax.Array:
 class RMSNorm(nnx.Module):
     """Zhang & Sennrich 2019, in float32 whatever the input's dtype."""
 
-    def __init__(self, size: int, epsilon: float):
-        self.scale = Weight(jnp.ones(size, jnp.float32), axes=(None,))
-        self.epsilon = epsilon
+    def __init__(self, size: int, m: ConfigDict):
+        self.scale = Weight(jnp.full(size, 1 - m.norm_offset, jnp.float32), axes=(None,))
+        self.epsilon, self.offset = m.norm_epsilon, m.norm_offset
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x32 = x.astype(jnp.float32)
         x32 = x32 * jax.lax.rsqrt(jnp.mean(x32**2, axis=-1, keepdims=True) + self.epsilon)
         scale = jnp.expand_dims(self.scale[...], tuple(range(x.ndim - 1)))
-        return (x32 * scale).astype(x.dtype)
+        return (x32 * (scale + self.offset if self.offset else scale)).astype(x.dtype)
 
 
 @jax.tree_util.register_dataclass
@@ -65,11 +65,12 @@ class Places:
     positions_BT: jax.Array
     sin_BT1h: jax.Array
     cos_BT1h: jax.Array
+    in_windows: "Places | None" = None  # the angles of layers with a window, where they have a base of their own
 
     @classmethod
-    def of(cls, positions_BT: jax.Array, head_dim: int, base: float) -> "Places":
+    def of(cls, positions_BT: jax.Array, head_dim: int, base: float, scaling: tuple = ()) -> "Places":
         half = head_dim // 2
-        frequency_h = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+        frequency_h = scaled(base ** (-jnp.arange(half, dtype=jnp.float32) / half), *scaling)
         angle_BT1h = positions_BT[:, :, None, None].astype(jnp.float32) * frequency_h[None, None, None]
         return cls(positions_BT, jnp.sin(angle_BT1h), jnp.cos(angle_BT1h))
 
@@ -80,6 +81,19 @@ class Places:
         return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
 
 
+def scaled(frequency_h: jax.Array, kind: str = "", factor=1.0, low=1.0, high=1.0, length=1.0) -> jax.Array:
+    """Rotary frequencies for texts `factor` times as long as those trained on: all of them divided by it ("linear",
+    Chen et al. 2023), or those that turn less than `low` times in `length` tokens, and none that turns more than `high`
+    times, with a straight line between them ("llama3", Llama 3.1, 2024)."""
+    if kind == "linear":
+        return frequency_h / factor
+    if kind == "llama3":
+        turns_h = length * frequency_h / (2 * jnp.pi)
+        kept_h = jnp.clip((turns_h - low) / (high - low), 0.0, 1.0)
+        return frequency_h * (kept_h + (1 - kept_h) / factor)
+    return frequency_h
+
+
 class Attention(nnx.Module):
     def __init__(self, m: ConfigDict, spec: LayerSpec, rngs: nnx.Rngs):
         D, N, K, H = m.dim, m.heads, m.kv_heads, m.head_dim
@@ -87,37 +101,49 @@ class Attention(nnx.Module):
         self.k = weight(rngs, (D, K, H), ("embed", "kv_heads", None), D**-0.5)
         self.v = weight(rngs, (D, K, H), ("embed", "kv_heads", None), D**-0.5)
         self.o = weight(rngs, (N, H, D), ("heads", None, "embed"), (N * H) ** -0.5 * (2 * m.layers) ** -0.5)
-        self.q_norm, self.k_norm = (RMSNorm(H, m.norm_epsilon) if m.qk_norm else None for _ in "qk")
-        self.spec, self.kernel = spec, m.attention
+        for name, heads in (("q", N), ("k", K), ("v", K)) if m.qkv_bias else ():
+            axes = ("heads" if name == "q" else "kv_heads", None)
+            setattr(self, f"{name}_bias", Weight(jnp.zeros((heads, H), jnp.float32), axes=axes))
+        self.q_norm, self.k_norm = (RMSNorm(H, m) if m.qk_norm else None for _ in "qk")
+        self.spec, self.kernel, self.cap, self.biased = spec, m.attention, m.attention_cap, m.qkv_bias
+        self.query_scale = m.attention_scale * H**0.5 if m.attention_scale else 1.0  # attention divides by sqrt(H)
 
     def __call__(self, x_BTD: jax.Array, places: Places, mask: Mask, cache: dict | None):
         q_BTNH = constrain(project(x_BTD, self.q), "batch", "length", "heads", None)
         k_BTKH = constrain(project(x_BTD, self.k), "batch", "length", "kv_heads", None)
         v_BTKH = constrain(project(x_BTD, self.v), "batch", "length", "kv_heads", None)
+        if self.biased:
+            biases = (self.q_bias, self.k_bias, self.v_bias)
+            add = lambda x, bias: x + bias[...][None, None].astype(x.dtype)  # noqa: E731
+            q_BTNH, k_BTKH, v_BTKH = map(add, (q_BTNH, k_BTKH, v_BTKH), biases)
         if self.q_norm:
             q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
         if self.spec.rotary:
-            q_BTNH, k_BTKH = places.rotate(q_BTNH), places.rotate(k_BTKH)
+            angles = (self.spec.window and places.in_windows) or places
+            q_BTNH, k_BTKH = angles.rotate(q_BTNH), angles.rotate(k_BTKH)
+        q_BTNH = q_BTNH * self.query_scale if self.query_scale != 1.0 else q_BTNH
         if cache is None:
-            out_BTNH = attention(q_BTNH, k_BTKH, v_BTKH, mask, self.spec.window, self.kernel)
+            out_BTNH = attention(q_BTNH, k_BTKH, v_BTKH, mask, self.spec.window, self.kernel, self.cap)
         else:
             cache = kv_cache.write(cache, k_BTKH, v_BTKH, places.positions_BT)
-            out_BTNH = cached_attention(q_BTNH, *kv_cache.read(cache, q_BTNH.dtype), mask, self.spec.window)
+            kept = kv_cache.read(cache, q_BTNH.dtype)
+            out_BTNH = cached_attention(q_BTNH, *kept, mask, self.spec.window, self.cap)
         return project(out_BTNH, self.o, contracted=2), cache
 
 
 class FeedForward(nnx.Module):
-    """SwiGLU (Shazeer 2020)."""
+    """SwiGLU, or with GELU (Shazeer 2020)."""
 
     def __init__(self, m: ConfigDict, rngs: nnx.Rngs):
         D, F = m.dim, m.ff_dim
         self.gate = weight(rngs, (D, F), ("embed", "ff"), D**-0.5)
         self.up = weight(rngs, (D, F), ("embed", "ff"), D**-0.5)
         self.down = weight(rngs, (F, D), ("ff", "embed"), F**-0.5 * (2 * m.layers) ** -0.5)
+        self.activation = {"silu": jax.nn.silu, "gelu": jax.nn.gelu}[m.activation]
 
     def __call__(self, x_BTD: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
         """(output, its auxiliary losses: none)"""
-        hidden_BTF = jax.nn.silu(project(x_BTD, self.gate)) * project(x_BTD, self.up)
+        hidden_BTF = self.activation(project(x_BTD, self.gate)) * project(x_BTD, self.up)
         return project(constrain(hidden_BTF, "batch", "length", "ff"), self.down), []
 
 
@@ -144,15 +170,18 @@ class Experts(nnx.Module):
 
 class Block(nnx.Module):
     def __init__(self, m: ConfigDict, spec: LayerSpec, rngs: nnx.Rngs):
-        self.attention_norm = RMSNorm(m.dim, m.norm_epsilon)
+        self.attention_norm = RMSNorm(m.dim, m)
         self.attention = Attention(m, spec, rngs)
-        self.ff_norm = RMSNorm(m.dim, m.norm_epsilon)
+        self.ff_norm = RMSNorm(m.dim, m)
+        self.after_attention, self.after_ff = (RMSNorm(m.dim, m) if m.post_norms else None for _ in "af")
         self.ff = (Experts if spec.experts else FeedForward)(m, rngs)
 
     def __call__(self, x_BTD, places: Places, mask: Mask, cache: dict | None):
         out_BTD, cache = self.attention(self.attention_norm(x_BTD), places, mask, cache)
+        out_BTD = self.after_attention(out_BTD) if self.after_attention else out_BTD
         x_BTD = between_layers(x_BTD + out_BTD, cache)
         out_BTD, auxiliary = self.ff(self.ff_norm(x_BTD))
+        out_BTD = self.after_ff(out_BTD) if self.after_ff else out_BTD
         return between_layers(x_BTD + out_BTD, cache), cache, auxiliary
 
 
@@ -192,22 +221,29 @@ class Transformer(nnx.Module):
         keys_G = jax.random.split(rngs.params(), self.groups)
         self.stack = nnx.vmap(lambda key: Group(m, specs, nnx.Rngs(key)), in_axes=0, out_axes=0)(keys_G)
         self.tail = Group(m, specs[:remainder], rngs)
-        self.norm = RMSNorm(m.dim, m.norm_epsilon)
+        self.norm = RMSNorm(m.dim, m)
         self.head = None if m.tied_embedding else weight(rngs, (m.dim, V), ("embed", "vocab"), m.dim**-0.5)
         self.dtype, self.remat = jnp.dtype(m.compute_dtype), m.remat
-        self.head_dim, self.rope_base = m.head_dim, m.rope_base
+        self.head_dim, self.rope = m.head_dim, (m.rope_base, tuple(m.rope_scaling))
+        self.window_rope_base, self.scaled_embedding = m.window_rope_base, m.scaled_embedding
 
     def __call__(self, tokens_BT, positions_BT, segments_BT, cache: dict | None = None, groups: list | None = None):
-        # The embedding is scaled to unit variance: the residual stream starts at the size that the norms expect.
         table_VD = self.embedding[...]
         x_BTD = look_up(table_VD, tokens_BT, self.dtype) if cache is None else table_VD[tokens_BT].astype(self.dtype)
-        x_BTD = between_layers(x_BTD * table_VD.shape[1] ** 0.5, cache)
-        places = Places.of(positions_BT, self.head_dim, self.rope_base)
+        # Scaled to unit variance, the residual stream starts at the size that the norms expect.
+        x_BTD = between_layers(x_BTD * table_VD.shape[1] ** 0.5 if self.scaled_embedding else x_BTD, cache)
+        places = self._places(positions_BT)
         if cache is None:
             x_BTD, auxiliary = self._layers(x_BTD, places, training_mask(segments_BT))
             return self.norm(x_BTD), None, auxiliary
         x_BTD, cache = self._layers_with_cache(x_BTD, places, cached_mask(positions_BT, cache), cache, groups)
         return self.norm(x_BTD), cache, 0.0
+
+    def _places(self, positions_BT: jax.Array) -> Places:
+        places = Places.of(positions_BT, self.head_dim, *self.rope)
+        if not self.window_rope_base:
+            return places
+        return dataclasses.replace(places, in_windows=Places.of(positions_BT, self.head_dim, self.window_rope_base))
 
     def _layers(self, x_BTD, places: Places, mask: Mask):
         graph, stacked = nnx.split(self.stack)

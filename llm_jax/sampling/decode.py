@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from llm_jax.model import kv_cache, transformer
+from llm_jax.model.attention import capped
 from llm_jax.sampling import sampler
 
 FORCED_ROOM = 48  # tokens in a slot's forced queue
@@ -79,7 +80,7 @@ def logits(static: Static, params, hidden: jax.Array) -> jax.Array:
     out_V = jax.lax.dot_general(
         params["head_VD"], hidden, (((1,), (last,)), ((), ())), preferred_element_type=jnp.float32
     )
-    out = jnp.moveaxis(out_V, 0, -1)
+    out = capped(jnp.moveaxis(out_V, 0, -1), model_of(static[0]).logit_cap)
     if out.shape[-1] == static[1]:
         return out
     return jnp.where(jnp.arange(out.shape[-1]) < static[1], out, sampler.NEVER)

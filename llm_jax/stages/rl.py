@@ -55,7 +55,9 @@ def policy_loss(run: Run):
             model, vocab_size, params, batch["tokens"], batch["positions"], batch["segments"]
         )
         head_DV = transformer.head_DV(model, params)
-        logp_BT = losses.logprobs_BT(hidden_BTD, head_DV, batch["targets"], vocab_size, config.train.loss_chunk)
+        logp_BT = losses.logprobs_BT(
+            hidden_BTD, head_DV, batch["targets"], vocab_size, config.train.loss_chunk, run.model.logit_cap
+        )
         weights_BT = batch["weights"]
         per_token_BT = token_losses(logp_BT, batch["old_logp"], batch["advantages"])
         gap_BT = jnp.abs(logp_BT - batch["old_logp"]) * weights_BT

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from llm_jax.model.attention import capped
 from llm_jax.sharding import axes_of, constrain, on_tokens, scattered
 
 TOKENS = ("batch", "length")
@@ -12,11 +13,12 @@ HIDDEN = (*TOKENS, "residual")
 IN_AXES = (HIDDEN, (None, "vocab"), TOKENS, TOKENS)  # of hidden, head, targets, weights
 
 
-def logits_of(hidden_BTD: jax.Array, head_DV: jax.Array, vocab_size: int) -> jax.Array:
-    """Float32 logits; the columns that pad the vocabulary are -1e30."""
+def logits_of(hidden_BTD: jax.Array, head_DV: jax.Array, vocab_size: int, cap: float = 0.0) -> jax.Array:
+    """Float32 logits, held by the model's `logit_cap`; the columns that pad the vocabulary are -1e30."""
     logits = jnp.einsum(
         "...d,dv->...v", hidden_BTD, head_DV.astype(hidden_BTD.dtype), preferred_element_type=jnp.float32
     )
+    logits = capped(logits, cap)
     if logits.shape[-1] == vocab_size:
         return logits
     return jnp.where(columns(logits) < vocab_size, logits, -1e30)
@@ -66,8 +68,10 @@ def gathered(head_DV: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return constrain(head_DV.astype(dtype), None, "vocab")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def cross_entropy(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size: int, chunk_tokens: int) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def cross_entropy(
+    hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size: int, chunk_tokens: int, cap: float = 0.0
+) -> jax.Array:
     """Sum over tokens of weight x -log p(target), in nats, float32. Not differentiable in the weights.
 
     At most `chunk_tokens` tokens of a device have logits at a time. The gradient of the logits is formed in the forward
@@ -75,7 +79,7 @@ def cross_entropy(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size: int, 
     """
 
     def local(hidden, head, targets, weights):
-        loss, _, _ = nats(hidden, head, targets, weights, vocab_size, chunk_tokens, False)
+        loss, _, _ = nats(hidden, head, targets, weights, vocab_size, chunk_tokens, cap, False)
         return (loss[None, None],)
 
     head_DV = gathered(head_DV, hidden_BTD.dtype)
@@ -83,9 +87,9 @@ def cross_entropy(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size: int, 
     return loss.sum()
 
 
-def _cross_entropy_forward(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size, chunk_tokens):
+def _cross_entropy_forward(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size, chunk_tokens, cap):
     def local(hidden, head, targets, weights):
-        loss, d_hidden, d_head = nats(hidden, head, targets, weights, vocab_size, chunk_tokens, True)
+        loss, d_hidden, d_head = nats(hidden, head, targets, weights, vocab_size, chunk_tokens, cap, True)
         # Each device knows what its columns add.
         d_hidden = jax.lax.psum_scatter(d_hidden, axes_of("residual"), scatter_dimension=2, tiled=True)
         return loss[None, None], d_hidden, scattered(d_head)
@@ -95,19 +99,23 @@ def _cross_entropy_forward(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_si
     return loss.sum(), (d_hidden_BTD, d_head_DV.astype(head_DV.dtype))
 
 
-def nats(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size: int, chunk_tokens: int, gradient: bool):
+def nats(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size: int, chunk_tokens: int, cap: float, gradient: bool):
     """(loss, its gradients in hidden and head, or None without `gradient`) of the tokens of one device."""
 
     def chunk(carry, inputs):
         loss, d_head_DV = carry
         hidden, targets, weights = inputs
-        logits = logits_of(hidden, head_DV, vocab_size)
+        logits = logits_of(hidden, head_DV, vocab_size, cap)
         picked, log_z = target_logits(logits, targets)
         loss += jnp.sum(weights * (log_z - picked))
         if not gradient:
             return (loss, d_head_DV), None
         one_hot = columns(logits) == targets[..., None]
-        d_logits = ((jnp.exp(logits - log_z[..., None]) - one_hot) * weights[..., None]).astype(hidden.dtype)
+        d_logits = (jnp.exp(logits - log_z[..., None]) - one_hot) * weights[..., None]
+        if cap:  # the derivative of cap tanh(x / cap); what pads the vocabulary has none
+            slope = 1 - (logits / cap) ** 2
+            d_logits = d_logits * jnp.where(columns(logits) < vocab_size, slope, 0)
+        d_logits = d_logits.astype(hidden.dtype)
         # In the compute dtype, as every other weight's gradient: in bfloat16 half of the memory, and of what is sent.
         d_head_DV += jnp.einsum("btd,btv->dv", hidden, d_logits)
         return (loss, d_head_DV), jnp.einsum("btv,dv->btd", d_logits, head_DV)
@@ -118,7 +126,7 @@ def nats(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size: int, chunk_tok
     return (loss, joined(d_hidden), d_head_DV) if gradient else (loss, None, None)
 
 
-def _cross_entropy_backward(vocab_size, chunk_tokens, residuals, g):
+def _cross_entropy_backward(vocab_size, chunk_tokens, cap, residuals, g):
     d_hidden_BTD, d_head_DV = residuals
     return (g * d_hidden_BTD).astype(d_hidden_BTD.dtype), g * d_head_DV, None, None
 
@@ -126,14 +134,14 @@ def _cross_entropy_backward(vocab_size, chunk_tokens, residuals, g):
 cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
-def logprobs_BT(hidden_BTD, head_DV, targets_BT, vocab_size: int, chunk_tokens: int) -> jax.Array:
+def logprobs_BT(hidden_BTD, head_DV, targets_BT, vocab_size: int, chunk_tokens: int, cap: float = 0.0) -> jax.Array:
     """log p(target) of every token, differentiable; each chunk's logits are recomputed in the backward pass."""
 
     def local(hidden, head, targets):
         @jax.checkpoint
         def chunk(inputs):
             hidden, targets = inputs
-            picked, log_z = target_logits(logits_of(hidden, head, vocab_size), targets)
+            picked, log_z = target_logits(logits_of(hidden, head, vocab_size, cap), targets)
             return picked - log_z
 
         out = jax.lax.map(chunk, (chunks_of(all_of(hidden), chunk_tokens), chunks_of(targets, chunk_tokens)))

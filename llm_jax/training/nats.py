@@ -22,7 +22,8 @@ def nats_and_auxiliary(run: Run):
         )
         head_DV = transformer.head_DV(model, params)
         targets, weights = batch["targets"], batch["weights"]
-        return losses.cross_entropy(hidden_BTD, head_DV, targets, weights, vocab_size, chunk), auxiliary
+        of_chunks = vocab_size, chunk, model.logit_cap
+        return losses.cross_entropy(hidden_BTD, head_DV, targets, weights, *of_chunks), auxiliary
 
     return forward
 
