@@ -1,6 +1,6 @@
 """A run's model as a Hugging Face folder: python -m llm_jax.hub.export --workdir=DIR --stage=rl --output=DIR2
 
-What Transformers, vLLM and their kin load as Qwen3, Qwen3-MoE (layers with experts) or Llama (without QK-norm):
+What Transformers, vLLM and their kin load, as a model of the family that computes the same (`families.family_of`):
 `config.json` and safetensors in the run's compute dtype; the tokenizer as `tokenizer.json`, with the same ids; beside
 them the SentencePiece model, under a name that no loader looks for: what they would make of it loses spaces.
 """
@@ -24,8 +24,8 @@ from ml_collections import ConfigDict  # noqa: E402
 
 from llm_jax.config import UserError  # noqa: E402
 from llm_jax.files import user_path  # noqa: E402
+from llm_jax.hub import families, weights  # noqa: E402
 from llm_jax.hub.tokenizer_json import CONFIG, tokenizer_json  # noqa: E402
-from llm_jax.model.attention import LayerSpec  # noqa: E402
 from llm_jax.runs import STAGE_HELP, Run  # noqa: E402
 from llm_jax.tokenizer import Tokenizer  # noqa: E402
 
@@ -39,88 +39,10 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, "Folder to make.", required=True)
 
 
-def layer_specs(m: ConfigDict) -> list[LayerSpec]:
-    """One for each layer. Raises UserError where no engine has such a model."""
-    specs = [LayerSpec.parse(m.layer_pattern[i % len(m.layer_pattern)]) for i in range(m.layers)]
-    windows, experts = {spec.window for spec in specs} - {0}, any(spec.experts for spec in specs)
-    wrong = {
-        "layers without rotary": not all(spec.rotary for spec in specs),
-        "windows of several lengths": len(windows) > 1,
-        "windows beside experts": bool(windows) and experts,
-        "windows without qk_norm": bool(windows) and not m.qk_norm,
-        "experts without qk_norm": experts and not m.qk_norm,
-    }
-    for what, is_so in wrong.items():
-        if is_so:
-            raise UserError(f"{m.layer_pattern} cannot be exported: no Hugging Face model has {what}")
-    return specs
-
-
-def hugging_face_config(config: ConfigDict, tokenizer: Tokenizer) -> dict:
-    m, specs = config.model, layer_specs(config.model)
-    out = {
-        "architectures": ["Qwen3ForCausalLM" if m.qk_norm else "LlamaForCausalLM"],
-        "model_type": "qwen3" if m.qk_norm else "llama",
-        "vocab_size": tokenizer.vocab_size,
-        "hidden_size": m.dim,
-        "intermediate_size": m.ff_dim,
-        "num_hidden_layers": m.layers,
-        "num_attention_heads": m.heads,
-        "num_key_value_heads": m.kv_heads,
-        "head_dim": m.head_dim,
-        "hidden_act": "silu",
-        "rms_norm_eps": m.norm_epsilon,
-        "rope_theta": m.rope_base,
-        "max_position_embeddings": config.data.sequence_length,
-        "attention_bias": False,
-        "tie_word_embeddings": False,
-        "torch_dtype": m.compute_dtype,
-        "bos_token_id": tokenizer.bos,
-        "eos_token_id": tokenizer.end,
-        "pad_token_id": tokenizer.pad,
-    }
-    if windows := {spec.window for spec in specs} - {0}:
-        out |= {"use_sliding_window": True, "sliding_window": windows.pop(), "max_window_layers": 0}
-        out["layer_types"] = ["sliding_attention" if spec.window else "full_attention" for spec in specs]
-    if any(spec.experts for spec in specs):
-        out |= {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "num_experts": m.experts}
-        out |= {"num_experts_per_tok": m.experts_per_token, "moe_intermediate_size": m.expert_ff_dim}
-        out |= {"norm_topk_prob": True, "decoder_sparse_step": 1}
-        out["mlp_only_layers"] = [i for i, spec in enumerate(specs) if not spec.experts]
-    return out
-
-
-def tensors(m: ConfigDict, vocab_size: int, params: dict) -> Iterator[tuple[str, jax.Array]]:
-    """(name, array) of every weight, in Hugging Face's names and orders of axes."""
-    period, table_VD = len(m.layer_pattern), params["embedding"][:vocab_size]
-    # Our lookup scales the table; a model that ties it is written with two.
-    yield "model.embed_tokens.weight", table_VD * m.dim**0.5
-    for i in range(m.layers):
-        group, place = divmod(i, period)
-        stacked = group < m.layers // period
-        block = params["stack" if stacked else "tail"]["blocks"][f"layer_{place}"]
-        block = jax.tree.map(lambda w, group=group: w[group], block) if stacked else block
-        for name, array in layer_tensors(m, block):
-            yield f"model.layers.{i}.{name}.weight", array
-    yield "model.norm.weight", params["norm"]["scale"]
-    yield "lm_head.weight", table_VD if m.tied_embedding else params["head"].T[:vocab_size]
-
-
-def layer_tensors(m: ConfigDict, block: dict) -> Iterator[tuple[str, jax.Array]]:
-    attention, ff = block["attention"], block["ff"]
-    for name in "qkv":
-        yield f"self_attn.{name}_proj", attention[name].reshape(m.dim, -1).T
-    yield "self_attn.o_proj", attention["o"].reshape(-1, m.dim).T
-    for name in ("q_norm", "k_norm") if m.qk_norm else ():
-        yield f"self_attn.{name}", attention[name]["scale"]
-    yield "input_layernorm", block["attention_norm"]["scale"]
-    yield "post_attention_layernorm", block["ff_norm"]["scale"]
-    names = ("gate", "up", "down")
-    if "router" in ff:
-        yield "mlp.gate", ff["router"].T
-        yield from ((f"mlp.experts.{e}.{name}_proj", ff[name][e].T) for e in range(m.experts) for name in names)
-    else:
-        yield from ((f"mlp.{name}_proj", ff[name].T) for name in names)
+def described(config: ConfigDict, tokenizer: Tokenizer) -> dict:
+    """Its config.json. Raises UserError where no engine has such a model."""
+    out = families.config_json(config.model, tokenizer.vocab_size, config.data.sequence_length)
+    return out | {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.end, "pad_token_id": tokenizer.pad}
 
 
 def in_files(named: Iterator[tuple[str, jax.Array]], dtype: str) -> Iterator[dict[str, np.ndarray]]:
@@ -162,14 +84,15 @@ def export(config: ConfigDict, tokenizer: Tokenizer, params: dict, output: Path)
     """Writes the folder beside its place and moves it there whole. Raises UserError when the place is taken, or nothing
     can be written there."""
     check_place(output)
-    described = hugging_face_config(config, tokenizer)
+    model_json = described(config, tokenizer)
     part = output.with_name(output.name + ".part")
     try:
         if part.exists():
             shutil.rmtree(part)
         part.mkdir(parents=True)
-        (part / "config.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
-        write_weights(part, tensors(config.model, tokenizer.vocab_size, params), config.model.compute_dtype)
+        (part / "config.json").write_text(json.dumps(model_json, indent=1), encoding="utf-8")
+        named = weights.named(config.model, tokenizer.vocab_size, params)
+        write_weights(part, named, config.model.compute_dtype)
         tokenizer.save(part / TOKENIZER)
         (part / "tokenizer.json").write_text(json.dumps(tokenizer_json(tokenizer)), encoding="utf-8")
         (part / "tokenizer_config.json").write_text(json.dumps(CONFIG), encoding="utf-8")

@@ -143,7 +143,7 @@ def test_a_place_that_cannot_be_written_is_told_and_nothing_is_left(tokenizer, t
     ):
         with pytest.raises(UserError, match=why):
             exported("dense", tokenizer, tmp_path / place)
-    monkeypatch.setattr(export, "tensors", lambda *_: iter([("w", FullDisk())]))
+    monkeypatch.setattr(export.weights, "named", lambda *_: iter([("w", FullDisk())]))
     with pytest.raises(OSError, match="No space left"):  # which the command tells in its own words, as a failure
         exported("dense", tokenizer, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
