@@ -167,9 +167,9 @@ class SourcePacker:
         texts = [document["text"] for document in documents]
         self.counts["bytes"] += sum(len(text.encode()) for text in texts)
         self.counts["empty"] += texts.count("")
-        bos, end = np.int32([[self.tokenizer.bos], [self.tokenizer.end]])
+        bos, end = np.int32([self.tokenizer.begin]).reshape(-1), np.int32([self.tokenizer.end])
         for document, ids in zip(documents, self.tokenizer.encode_batch(texts, threads), strict=True):
-            yield document, [bos, ids, end], np.ones(len(ids) + 2, np.uint8)
+            yield document, [bos, ids, end], np.ones(len(bos) + len(ids) + 1, np.uint8)
 
     def _rendered(self, conversations: list[dict]) -> Iterator[tuple[dict, list, np.ndarray]]:
         """The same of the conversations that fit a row; the others are counted."""

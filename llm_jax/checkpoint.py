@@ -142,14 +142,10 @@ class Checkpoints:
                 raise FloatingPointError(f"{self.stage}: after step {step} {what}")
         sums = {"checksums": checksums(params), "optimizer_checksums": checksums(optimizer_state)}
         meta = {**meta, "format": FORMAT_VERSION, "step": step, **sums, "shapes": shapes(params)}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params),
-                optimizer=ocp.args.StandardSave(optimizer_state),
-                meta=ocp.args.JsonSave({**meta, "sha256": sha256(meta)}),
-            ),
-        )
+        items = {"params": ocp.args.StandardSave(params), "meta": ocp.args.JsonSave({**meta, "sha256": sha256(meta)})}
+        if sums["optimizer_checksums"]:  # parameters that nobody trains have none
+            items["optimizer"] = ocp.args.StandardSave(optimizer_state)
+        self._manager.save(step, args=ocp.args.Composite(**items))
 
     def wait(self) -> None:
         self._manager.wait_until_finished()

@@ -72,6 +72,9 @@ def default() -> ConfigDict:
     c.data.weights = ConfigDict()  # in place of epochs: share of the rows from each source; then all must be named
     c.data.lessons = 1.0  # amount of worked lessons
 
+    c.imported = ConfigDict()
+    c.imported.source = ""  # folder of Hugging Face or GGUF file to start from, not from pre-training
+
     c.mesh = ConfigDict()
     c.mesh.data = 1  # replicas
     c.mesh.fsdp = 1  # shards of parameters and optimizer state; batches are split over data x fsdp x expert

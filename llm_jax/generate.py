@@ -172,7 +172,7 @@ class Reader:
         if self.loaded.is_base:
             if "messages" in record:
                 raise UserError("`messages` are for stages that answer; the base model continues a `prompt`")
-            return [tokenizer.bos, *tokenizer.encode(text)]
+            return [*tokenizer.begin, *tokenizer.encode(text)]
         if text is not None and not text.strip():
             raise UserError("`prompt` is empty")
         messages = [{"role": "user", "content": text}] if "prompt" in record else checked(record["messages"])

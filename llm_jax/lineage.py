@@ -131,7 +131,7 @@ def check_before(run: Run, stages: Iterable[str]) -> None:
         check_branch(run, branch(run.config.init_from))
     for stage in begins:
         parent_of(run, stage)
-    if trains and not makes_data:
+    if trains and not makes_data and not any(STAGES[stage].reads for stage in trains):
         _ = run.tokenizer
         if (made := run.workdir / "data" / "prepared.json").exists():  # rows may have been made by another command
             rows.check_made(made)

@@ -26,14 +26,14 @@ import jax  # noqa: E402
 from ml_collections import ConfigDict, config_flags  # noqa: E402
 
 from llm_jax import lineage, sharding  # noqa: E402
-from llm_jax.checkpoint import FORMAT_VERSION, folder  # noqa: E402
+from llm_jax.checkpoint import folder  # noqa: E402
 from llm_jax.config import UserError, differences, flatten, validate  # noqa: E402
-from llm_jax.files import one_writer, replace, user_path, writable  # noqa: E402
+from llm_jax.files import one_writer, user_path, writable  # noqa: E402
 from llm_jax.frame import processes  # noqa: E402
 from llm_jax.frame.interrupt import Stopped  # noqa: E402
 from llm_jax.frame.times import Times  # noqa: E402
-from llm_jax.runs import Run, read_noted  # noqa: E402
-from llm_jax.stage_table import STAGES, Stage, identity  # noqa: E402
+from llm_jax.runs import Run, note, read_noted  # noqa: E402
+from llm_jax.stage_table import STAGES, Stage, by_default, identity  # noqa: E402
 from llm_jax.tables import extend, function  # noqa: E402
 
 
@@ -58,7 +58,7 @@ def main() -> None:
     f = flags.FLAGS
     config, workdir = f.config, user_path(f.workdir, "--workdir")
     extend(config.extensions)
-    wanted = {STAGES.find(name).name for name in f.stages or STAGES}
+    wanted = {STAGES.find(name).name for name in f.stages or by_default(config)}
     stages = [stage for name, stage in STAGES.items() if name in wanted]
     validate(config, tuple(stage.section for stage in STAGES.values()))
     find_devices()
@@ -86,7 +86,7 @@ def main() -> None:
 
 def run_stage(stage: Stage, run: Run) -> None:
     go = function(stage.run)
-    if stage.trains:
+    if stage.trains and not stage.reads:
         go(run, lineage.starting_params(run, stage.name))
     elif jax.process_index() == 0 or not stage.first_process:
         go(run)
@@ -131,7 +131,7 @@ def begin(run: Run, stages: list[Stage], held: contextlib.ExitStack) -> None:
         run.workdir.mkdir(parents=True, exist_ok=True)
         held.enter_context(one_writer(run.workdir))
         check_workdir(run.workdir, run.config)  # it may have been another command that made the folder
-    claim(run.workdir, run.config)
+    note(run.workdir, run.config)
 
 
 def check(run: Run, stages: list[Stage]) -> None:
@@ -175,13 +175,6 @@ def check_same(config: ConfigDict, workdir: Path, stages: list[Stage]) -> None:
             raise UserError(
                 f"process {number} has other flags than the first ({'; '.join(changed)}); give all the same"
             )
-
-
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Notes the config in the workdir."""
-    identities = {name: identity(config, name) for name, stage in STAGES.items() if stage.identity}
-    noted = {"format": FORMAT_VERSION, "config": flatten(config), **identities}
-    replace(workdir / "config.json", json.dumps(noted, indent=1))
 
 
 if __name__ == "__main__":

@@ -135,6 +135,7 @@ RANGES = {
     "data.epochs": FROM_0,
     "data.weights": FROM_0,
     "data.lessons": FROM_0,
+    "imported.source": ANY_TEXT,
     "mesh.data": whole(1),
     "mesh.fsdp": whole(1),
     "mesh.expert": whole(1),

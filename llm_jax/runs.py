@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import shlex
 from pathlib import Path
 
@@ -10,11 +11,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from llm_jax import checkpoint, sharding
-from llm_jax.config import OPEN, UserError, default
-from llm_jax.files import read_json
+from llm_jax.config import OPEN, UserError, default, flatten
+from llm_jax.files import read_json, replace
 from llm_jax.model import transformer
 from llm_jax.model.attention import kernel_for
-from llm_jax.stage_table import STAGES, trained
+from llm_jax.stage_table import STAGES, identity, trained
 from llm_jax.tables import extend, known
 from llm_jax.tokenizer import Tokenizer
 
@@ -44,7 +45,8 @@ class Run:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """Raises UserError before stage `data` has made it."""
-        return Tokenizer.load(self.workdir / "data" / "tokenizer.model")
+        imported = self.workdir / "data" / "tokenizer.json"
+        return Tokenizer.load(imported if imported.is_file() else imported.with_suffix(".model"))
 
     @property
     def vocab_size(self) -> int:
@@ -109,6 +111,13 @@ class Run:
             what = f"run it first with --stages={stage}, or choose from {', '.join(there)}"
             raise UserError(f"{self.workdir} has no checkpoint of stage {stage!r}; {what}")
         return stage or there[-1]
+
+
+def note(workdir: Path, config: ConfigDict) -> None:
+    """Notes the config of a run, and of each stage what its numbers depend on, in the workdir's config.json."""
+    identities = {name: identity(config, name) for name, stage in STAGES.items() if stage.identity}
+    noted = {"format": checkpoint.FORMAT_VERSION, "config": flatten(config), **identities}
+    replace(workdir / "config.json", json.dumps(noted, indent=1))
 
 
 def read_noted(workdir: Path) -> dict:

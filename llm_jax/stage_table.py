@@ -32,6 +32,7 @@ class Stage(Row):
     identity: tuple[str, ...] = ()
     one_process: bool = False  # runs in one process only
     first_process: bool = False  # of several, the first one runs it and the others wait
+    reads: bool = False  # its parameters come from elsewhere, so `run` is called with the Run alone
 
     @property
     def trains(self) -> bool:
@@ -66,6 +67,16 @@ STAGES: Table[Stage] = Table(
             first_process=True,
         ),
         Stage(
+            name="imported",
+            run="llm_jax.hub.import_:stage",
+            check="llm_jax.hub.import_:check",
+            label="import",
+            kind="chat",
+            section="imported",
+            identity=("model", "imported"),
+            reads=True,
+        ),
+        Stage(
             name="pretrain",
             run="llm_jax.stages.pretrain:train",
             check="llm_jax.stages.pretrain:check",
@@ -80,7 +91,7 @@ STAGES: Table[Stage] = Table(
             check="llm_jax.stages.sft:check",
             label="fine-tuning",
             kind="chat",
-            follows=("pretrain",),
+            follows=("pretrain", "imported"),
             section="sft",
             identity=(*PRETRAINED, "sft"),
         ),
@@ -112,6 +123,12 @@ STAGES: Table[Stage] = Table(
         ),
     ),
 )
+
+
+def by_default(config) -> list[str]:
+    """The stages of a run that are not chosen by name: a model is imported or pre-trained."""
+    other = "pretrain" if config.imported.source else "imported"
+    return [name for name in STAGES if name != other]
 
 
 def trained() -> list[str]:

@@ -1,39 +1,25 @@
-"""SentencePiece, the special tokens, and the only place that turns a conversation into ids and a loss mask.
+"""What a tokenizer is: text and conversations to ids and back. And what the ids of an answer say by their markers.
 
-Special tokens are control symbols: text can never produce them, so `encode` is safe on any input. Plain BPE encode,
-lossless on any Unicode: bytes fall back, nothing is normalised, U+2581 (SentencePiece's own space mark) becomes its
-three bytes.
+Two stand behind it: our own, `sentencepiece_tokenizer`, and that of an imported model, `hub.tokenizer`. A marker (the
+beginning or end of a span, the end of a turn) is one id in ours, and may be several in an imported one.
 """
 
 import dataclasses
 import functools
-import hashlib
-import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import sentencepiece as spm
 
 from llm_jax.config import UserError
+from llm_jax.tables import function
 
 TURNS = ("system", "user", "assistant")
 SPANS = ("think", "answer", "python", "search", "output", "document")
 FORCED = ("output", "document")  # what tools write, never the model
-SPARE = 16
-SPECIALS = (
-    "<|pad|>",
-    "<|bos|>",
-    *(f"<|{name}|>" for name in TURNS),
-    "<|end|>",
-    *(f"<|{slash}{name}|>" for name in SPANS for slash in ("", "/")),
-    *(f"<|spare_{i}|>" for i in range(SPARE)),
-)
-MARK = "\u2581"
-RESERVED = "\u2585"  # SentencePiece skips a training text that has it
-MARK_BYTES = ("<0xE2>", "<0x96>", "<0x81>")
-PART_CHARACTERS = 20_000  # of a long text, encoded at a time
-SAMPLE_CHARACTERS = 4000  # longer training samples are cut here: SentencePiece silently skips very long ones
+KINDS = {".model": "llm_jax.sentencepiece_tokenizer:SentencePiece", ".json": "llm_jax.hub.tokenizer:HubTokenizer"}
+
+Marker = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,92 +29,73 @@ class Rendered:
 
 
 class Tokenizer:
-    def __init__(self, model_bytes: bytes):
-        self.model_bytes = model_bytes
-        self.sha256 = hashlib.sha256(model_bytes).hexdigest()
-        self._sp = spm.SentencePieceProcessor(model_proto=model_bytes)
-        ids = {name: self._sp.piece_to_id(name) for name in SPECIALS}
-        self.pad, self.bos, self.end = ids["<|pad|>"], ids["<|bos|>"], ids["<|end|>"]
-        self.turn = {name: ids[f"<|{name}|>"] for name in TURNS}
-        self.open = {name: ids[f"<|{name}|>"] for name in SPANS}
-        self.close = {name: ids[f"<|/{name}|>"] for name in SPANS}
-        self.special_names = {i: name for name, i in ids.items()}
-        self._mark_ids = [self._sp.piece_to_id(piece) for piece in MARK_BYTES]
+    """The interface, and what all share."""
 
-    @classmethod
-    def load(cls, path: str | Path) -> "Tokenizer":
-        """Raises UserError when the file is missing or no tokenizer of ours."""
+    sha256: str  # of what it was made of
+    vocab_size: int
+    pad: int
+    begin: Marker  # what a document begins with; of some imported models nothing
+    ends: Marker  # ids of which each ends a turn; the first one is what `render` writes
+    open: dict[str, Marker]  # span -> what opens it
+    close: dict[str, Marker]
+    special_names: dict[int, str]  # ids that no text is made of
+    talks = True  # it can render a conversation
+    joins = True  # rendered turns are put together one by one; else a template has the whole conversation
+
+    @staticmethod
+    def load(path: str | Path) -> "Tokenizer":
+        """From `tokenizer.model`, ours, or `tokenizer.json`, an imported one. Raises UserError when it is missing or
+        none."""
         path = Path(path)
         if not path.is_file():
             raise UserError(f"no tokenizer at {path}; run stage `data` first")
-        try:
-            tokenizer = cls(path.read_bytes())
-        except RuntimeError as error:
-            raise UserError(f"{path} is no SentencePiece model; make one with data_pipelines.tokenizer") from error
-        if tokenizer._sp.unk_id() in tokenizer.special_names:
-            raise UserError(f"{path} has not our special tokens; make one with data_pipelines.tokenizer")
-        return tokenizer
+        return function(KINDS.get(path.suffix, KINDS[".model"])).read(path)
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_bytes(self.model_bytes)
-
-    @property
-    def vocab_size(self) -> int:
-        return self._sp.get_piece_size()
+        raise NotImplementedError
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; never a special token. Lone surrogates become U+FFFD."""
-        text = text.encode("utf-8", errors="surrogatepass").decode("utf-8", errors="replace")
-        if MARK not in text:
-            return self._sp.encode(text)
-        ids = []
-        for i, part in enumerate(text.split(MARK)):
-            ids += (self._mark_ids if i else []) + self._sp.encode(part)
-        return ids
+        raise NotImplementedError
 
     def encode_batch(self, texts: list[str], threads: int) -> list[np.ndarray]:
-        """`encode` of many texts as int32 arrays, on `threads` threads. A long text goes in parts: in one it is slow,
-        and takes 70 bytes of memory a byte."""
-        parts = [self._parts(text) for text in texts]
-        flat = [part for text in parts for part in text]
-        if any(MARK in part for part in flat):
-            ids = iter([np.array(self.encode(part), np.int32) for part in flat])
-        else:
-            ids = iter(self._sp.encode(flat, num_threads=threads, return_type="numpy"))
-        return [np.concatenate([next(ids) for _ in text]) if len(text) > 1 else next(ids) for text in parts]
-
-    def _parts(self, text: str) -> list[str]:
-        """Cuts a long text between characters that no piece has side by side, so that the ids stay the same."""
-        parts, start = [], 0
-        while len(text) - start > PART_CHARACTERS:
-            places = range(start + PART_CHARACTERS, len(text))
-            apart = (at for at in places if text[at - 1 : at + 1].replace(" ", MARK) not in self._neighbours)
-            at = next(apart, len(text))
-            parts.append(text[start:at])
-            start = at
-        return [*parts, text[start:]]
-
-    @functools.cached_property
-    def _neighbours(self) -> set[str]:
-        pieces = map(self._sp.id_to_piece, range(self.vocab_size))
-        return {piece[i : i + 2] for piece in pieces for i in range(len(piece) - 1)}
+        """`encode` of many texts as int32 arrays, on `threads` threads."""
+        raise NotImplementedError
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids; special tokens are left out. Broken byte sequences become U+FFFD."""
-        return self._sp.decode([int(i) for i in ids if int(i) not in self.special_names])
+        raise NotImplementedError
+
+    def bytes_of(self, id_: int) -> bytes:
+        """What one token adds to a text, which may be a part of a character."""
+        raise NotImplementedError
 
     def piece(self, id_: int) -> str:
-        """One token for people to read: its text, or <0xHH> where it is one byte of a character of several."""
-        text = self._sp.decode([id_])
-        return self._sp.id_to_piece(id_) if "\ufffd" in text else text
+        """One token for people to read: its text, or <0xHH>... where it is a part of a character."""
+        raise NotImplementedError
 
-    def byte(self, id_: int) -> bytes | None:
-        """The byte that a token stands for, if it is one of a character of several."""
-        return self._bytes.get(id_)
+    def render(self, conversation: list[dict], for_generation: bool = False) -> Rendered:
+        """Messages [{role, content}] -> ids and loss mask, which is 1 on what the assistant writes and the end of its
+        turn. Of a message with `weight` 0 nothing is learned. With `for_generation` the ids end with an open assistant
+        turn. Raises UserError for what is no conversation.
+        """
+        raise NotImplementedError
 
-    @functools.cached_property
-    def _bytes(self) -> dict[int, bytes]:
-        return {self._sp.piece_to_id(f"<0x{b:02X}>"): bytes([b]) for b in range(256)}
+    def parts_to_ids(self, content: str | list[dict]) -> Rendered:
+        """One message's content; the mask is 0 on what tools write (FORCED spans)."""
+        ids, mask = [], []
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        for part in parts:
+            kind, piece = part["type"], self.encode(part["text"])
+            if kind != "text":
+                piece = [*self.open[kind], *piece, *self.close[kind]]
+            ids += piece
+            mask += [0 if kind in FORCED else 1] * len(piece)
+        return Rendered(ids, mask)
+
+    @property
+    def end(self) -> int:
+        return self.ends[0]
 
     def show(self, ids: Iterable[int]) -> str:
         """Text of ids with special tokens spelled out, for people to read."""
@@ -148,52 +115,17 @@ class Tokenizer:
         if run:
             yield run
 
-    def parts_to_ids(self, content: str | list[dict]) -> Rendered:
-        """One message's content; the mask is 0 on what tools write (FORCED spans)."""
-        ids, mask = [], []
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        for part in parts:
-            kind, piece = part["type"], self.encode(part["text"])
-            if kind != "text":
-                piece = [self.open[kind], *piece, self.close[kind]]
-            ids += piece
-            mask += [0 if kind in FORCED else 1] * len(piece)
-        return Rendered(ids, mask)
-
-    def render(self, conversation: list[dict], for_generation: bool = False) -> Rendered:
-        """Messages [{role, content}] -> ids and loss mask: bos, then <|role|> content <|end|> for each.
-
-        The mask is 1 on what the assistant writes, its <|end|> included. A `tool` message is an output span inside
-        the assistant's turn. Of a message with `weight` 0 nothing is learned. With `for_generation` the ids end with an
-        open assistant turn.
-        """
-        ids, mask = [self.bos], [0]
-        roles = [message["role"] for message in conversation]
-        for i, (role, message) in enumerate(zip(roles, conversation, strict=True)):
-            if role not in (*self.turn, "tool"):
-                raise UserError(f"unknown role {role!r}; choose from {', '.join(self.turn)} or tool")
-            content, written = message["content"], role == "assistant"
-            learned = written and message.get("weight") != 0
-            if role == "tool" and isinstance(content, str):
-                content = [{"type": "output", "text": content}]
-            piece = self.parts_to_ids(content)
-            if role != "tool" and not (written and roles[i - 1 : i] == ["tool"]):  # a tool's output stays in the turn
-                ids.append(self.turn[role])
-                mask.append(0)
-            ids += piece.ids
-            mask += [m * learned for m in piece.loss_mask]
-            if role in ("system", "user") or (written and roles[i + 1 : i + 2] != ["tool"]):
-                ids.append(self.end)
-                mask.append(int(learned))
-        if for_generation and roles[-1:] != ["tool"]:
-            ids.append(self.turn["assistant"])
-            mask.append(0)
-        return Rendered(ids, mask)
+    @functools.cached_property
+    def markers(self) -> dict[Marker, tuple[str, str]]:
+        """Ids -> ("open" or "close", span), or ("end", "")."""
+        found = {(i,): ("end", "") for i in self.ends}
+        found |= {ids: ("close", name) for name, ids in self.close.items()}
+        return found | {ids: ("open", name) for name, ids in self.open.items()}
 
     def parse(self, ids: Iterable[int]) -> tuple[list[dict], bool]:
         """A completion's ids -> (parts [{type, text}], whether it ended its turn). Raises on no ids of the vocabulary.
 
-        A span left open runs to the end; a closing token without its opening one ends the current part.
+        A span left open runs to the end; a closing marker without its opening one ends the current part.
         """
         parts: list[dict] = []
         kind, run = "text", []
@@ -202,69 +134,62 @@ class Tokenizer:
             if run or kind != "text":
                 parts.append({"type": kind, "text": self.decode(run)})
 
-        opened = {i: name for name, i in self.open.items()}
-        closed = set(self.close.values())
-        for i in map(int, ids):
-            if i == self.end:
+        for what, value in Scanner(self).all(ids):
+            if what == "end":
                 flush()
                 return parts, kind == "text"
-            if i in opened or i in closed:
+            if what == "id":
+                run.append(value)
+            else:
                 flush()
-                kind, run = opened.get(i, "text"), []
-            elif i not in self.special_names:
-                run.append(i)
+                kind, run = (value if what == "open" else "text"), []
         flush()
         return parts, False
 
     def is_whole(self, ids: Iterable[int]) -> bool:
-        """Whether the special tokens of a completion are spans, each closed by its own token, and its end, as `render`
-        writes them. `parse` makes parts of any others too."""
+        """Whether the markers of a completion are spans, each closed by its own marker, and its end, as `render` writes
+        them, and no other special token is there. `parse` makes parts of any others too."""
         ids = list(map(int, ids))
-        special, closer = [i for i in ids if i in self.special_names], {self.open[n]: self.close[n] for n in SPANS}
-        opened, closed = special[:-1:2], special[1::2]
-        return ids[-1:] == [self.end] and [closer.get(i) for i in opened] == closed
+        events = [event for event in Scanner(self).all(ids) if event[0] != "id"]
+        spans, last = events[:-1], events[-1:]
+        pairs = zip(spans[::2], spans[1::2], strict=False)
+        paired = len(spans) % 2 == 0 and all(a == ("open", b[1]) and b[0] == "close" for a, b in pairs)
+        marked = {i for marker in self.markers for i in marker}
+        strange = any(i in self.special_names and i not in marked for i in ids)
+        return bool(ids) and ids[-1] in self.ends and last == [("end", "")] and paired and not strange
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Trains BPE on an iterable of texts. Raises UserError when there is no text or too little for the vocabulary."""
-    samples = [piece for text in texts for piece in cut(text.replace(MARK, " ").replace(RESERVED, " "))]
-    if not any(sample.strip() for sample in samples):
-        raise UserError("the corpus for the tokenizer is empty; give it some text")
-    out = io.BytesIO()
-    try:
-        spm.SentencePieceTrainer.train(
-            sentence_iterator=iter(samples),
-            model_writer=out,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            byte_fallback=True,
-            character_coverage=0.9999,
-            split_digits=True,
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            max_sentence_length=SAMPLE_CHARACTERS * 4,
-            max_sentencepiece_length=24,
-            control_symbols=list(SPECIALS[1:]),
-            pad_piece=SPECIALS[0],
-            pad_id=0,
-            unk_id=1,
-            bos_id=-1,
-            eos_id=-1,
-            num_threads=2,  # fixed: the model must not depend on the machine
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        mend = "choose a smaller one, or give more text" if "too high" in reason else "choose a larger one"
-        size = f"this text ({sum(map(len, samples)):,} characters)"
-        raise UserError(f"tokenizer.vocab_size {vocab_size} does not fit {size}: {mend} [{reason[-120:]}]") from error
-    return Tokenizer(out.getvalue())
+class Scanner:
+    """Takes ids as they come and tells the markers among them from the ids of text. Other special tokens it drops."""
 
+    def __init__(self, tokenizer: Tokenizer):
+        self._markers, self._special = tokenizer.markers, tokenizer.special_names
+        self._begun = {marker[:n] for marker in self._markers for n in range(1, len(marker))}
+        self._held: Marker = ()  # the beginning of a marker, or of a text
 
-def cut(text: str) -> list[str]:
-    return [text[i : i + SAMPLE_CHARACTERS] for i in range(0, len(text), SAMPLE_CHARACTERS)]
+    def take(self, id_: int) -> Iterator[tuple[str, str | int]]:
+        """("open" | "close" | "end", span) or ("id", id) of each that is known now."""
+        self._held = (*self._held, int(id_))
+        while self._held:
+            if (found := self._markers.get(self._held)) and self._held not in self._begun:
+                self._held = ()
+                yield found
+            elif self._held in self._begun:
+                return
+            else:
+                first, self._held = self._held[0], self._held[1:]
+                if first not in self._special:
+                    yield "id", first
+
+    def rest(self) -> Iterator[tuple[str, int]]:
+        """What was held for a marker that did not come."""
+        held, self._held = self._held, ()
+        yield from (("id", i) for i in held if i not in self._special)
+
+    def all(self, ids: Iterable[int]) -> Iterator[tuple[str, str | int]]:
+        for i in ids:
+            yield from self.take(i)
+        yield from self.rest()
 
 
 def misplaced(messages: list[dict]) -> tuple[int, str] | None:

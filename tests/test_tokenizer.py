@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_jax.config import UserError
-from llm_jax.tokenizer import MARK, SPANS, SPECIALS, Tokenizer, train_tokenizer
+from llm_jax.sentencepiece_tokenizer import MARK, SPECIALS, train_tokenizer
+from llm_jax.tokenizer import SPANS, Tokenizer
 
 FORCED = ("output", "document")  # what tools write
 
@@ -66,7 +67,7 @@ def test_a_batch_encodes_as_each_text_does(tokenizer, batch):
 
 @pytest.mark.parametrize("alphabet", ["the cat \u2581", "日本 é\n"])
 def test_a_long_text_in_parts_is_the_same_text(tokenizer, alphabet, monkeypatch):
-    monkeypatch.setattr("llm_jax.tokenizer.PART_CHARACTERS", 5)
+    monkeypatch.setattr("llm_jax.sentencepiece_tokenizer.PART_CHARACTERS", 5)
     rng = random.Random(0)
     words = ["the", " the", "  ", "cat", *alphabet]
     text = "".join(rng.choice(words) for _ in range(3000)) + "a" * 100
@@ -104,7 +105,7 @@ def expected_mask(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     """Read off the ids alone: 1 in an assistant's turn after its opening, up to and with <|end|>, but not in the
     spans that tools write."""
     turns = {i: name for name, i in tokenizer.turn.items()}
-    forced = {tokenizer.open[name] for name in FORCED}, {tokenizer.close[name] for name in FORCED}
+    forced = {tokenizer.open[name][0] for name in FORCED}, {tokenizer.close[name][0] for name in FORCED}
     role, tool, out = "", False, []
     for i in ids:
         if i in turns:
@@ -149,7 +150,7 @@ def test_parse_takes_any_ids(tokenizer, seed, length, specials):
 
 
 def test_an_open_span_did_not_end_its_turn(tokenizer):
-    ids = [tokenizer.open["answer"], *tokenizer.encode("7"), tokenizer.end]
+    ids = [tokenizer.open["answer"][0], *tokenizer.encode("7"), tokenizer.end]
     assert tokenizer.parse(ids) == ([{"type": "answer", "text": "7"}], False)
 
 
@@ -164,7 +165,7 @@ def test_nothing_is_learned_of_a_message_of_weight_0(tokenizer):
         plain = tokenizer.render([ask, said[0], ask, said[1], tool, said[2]])
         assert rendered.ids == plain.ids
         ends = [i for i, id_ in enumerate(plain.ids) if id_ == tokenizer.end]
-        five = plain.ids.index(tokenizer.close["output"], plain.ids.index(tokenizer.close["output"]) + 1)
+        five = plain.ids.index(tokenizer.close["output"][0], plain.ids.index(tokenizer.close["output"][0]) + 1)
         owner = [0 if i <= ends[1] else 1 if i <= five else 2 for i in range(len(plain.ids))]
         learned = [w != 0 for w in weights]
         assert rendered.loss_mask == [m * learned[n] for m, n in zip(plain.loss_mask, owner, strict=True)]
@@ -177,8 +178,8 @@ def test_unknown_role_is_a_users_mistake(tokenizer):
 
 def test_a_tool_message_is_an_output_span_without_loss(tokenizer):
     rendered = tokenizer.render([{"role": "user", "content": "?"}, {"role": "tool", "content": "19"}])
-    at = rendered.ids.index(tokenizer.open["output"])
-    assert tokenizer.decode(rendered.ids[at : rendered.ids.index(tokenizer.close["output"])]) == "19"
+    at = rendered.ids.index(tokenizer.open["output"][0])
+    assert tokenizer.decode(rendered.ids[at : rendered.ids.index(tokenizer.close["output"][0])]) == "19"
     assert not any(rendered.loss_mask)
 
 

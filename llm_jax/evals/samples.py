@@ -29,7 +29,7 @@ def collect(examiner: Examiner, params: dict[str, dict]) -> dict:
 
 def document_request(tokenizer: Tokenizer, text: str, tokens: int, seed: int, temperature: float = 0.8) -> Request:
     """The base model's prompt: the beginning of a document."""
-    return Request([tokenizer.bos, *tokenizer.encode(text)], seed, temperature, tokens)
+    return Request([*tokenizer.begin, *tokenizer.encode(text)], seed, temperature, tokens)
 
 
 def conversations(examiner: Examiner, params: dict[str, dict]) -> list[dict]:

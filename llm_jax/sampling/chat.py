@@ -64,18 +64,18 @@ class Chat:
     def _prompt(self, text: str) -> tuple[list[int], int]:
         if not self.model.is_base:
             return self.conversation.ask(text)
-        return [self.model.tokenizer.bos, *self.model.tokenizer.encode(text)], 0
+        return [*self.model.tokenizer.begin, *self.model.tokenizer.encode(text)], 0
 
     def _request(self, prompt: list[int]) -> Request:
         opening = self.model.tokenizer.open
-        forbidden = [opening["think"]] if self.thinks == "off" else []
-        forbidden += [] if self.tools else [opening[name] for name in self.model.engine.tools]
+        forbidden = [opening["think"][0]] if self.thinks == "off" else []
+        forbidden += [] if self.tools else [opening[name][0] for name in self.model.engine.tools]
         return Request(
             prompt,
             self.seed,
             self.temperature,
             max_new_tokens=self.model.engine.length,
-            forced=(opening["think"],) if self.thinks == "on" and not self.model.is_base else (),
+            forced=opening["think"] if self.thinks == "on" and not self.model.is_base else (),
             suppress=tuple(forbidden),
         )
 

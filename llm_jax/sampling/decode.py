@@ -1,9 +1,10 @@
 """The device's half of the engine: the state of the slots, and the jitted functions that move it.
 
-State, one entry a slot, beside the cache: `token` (the last one, not read yet), `position` (its), `count` (tokens
-written), `done`, `waiting` (for a tool), `forced_at`, what its request asks for (`ROW_FIELDS`, `bias`, `seen`); and
-what it wrote since the host last looked: `fresh` tokens in `out_*`. Every setting is data. Programs are compiled for
-the cache's length, and to read for the number of prompts and the length of their pieces; for nothing else.
+State, one entry a slot, beside the cache: `token` (the last one, not read yet), `recent` (the last few that were
+written), `position` (of the last one), `count` (tokens written), `done`, `waiting` (for a tool), `forced_at`, what its
+request asks for (`ROW_FIELDS`, `bias`, `seen`); and what it wrote since the host last looked: `fresh` tokens in
+`out_*`. Every setting is data. Programs are compiled for the cache's length, and to read for the number of prompts and
+the length of their pieces; for nothing else.
 """
 
 import functools
@@ -12,11 +13,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
+from llm_jax.config import UserError
 from llm_jax.model import kv_cache, transformer
 from llm_jax.model.attention import capped
 from llm_jax.sampling import sampler
+from llm_jax.tokenizer import Marker
 
 FORCED_ROOM = 48  # tokens in a slot's forced queue
 STOP_ROOM = 8  # ids that end an answer
@@ -39,6 +43,8 @@ ROW_FIELDS = {  # of a request: name -> (shape beyond the slots, dtype)
     "forced_length": ((), jnp.int32),
     "position": ((), jnp.int32),  # of the prompt's last token
 }
+MARKER_ROOM = 8  # ids of a marker that closes a tool's span
+ANY, NONE = -1, -2  # in place of an id: any is right, or none
 NO_ADJUSTMENT = {"bias": 0.0, "seen": False}
 OUTPUTS = ("ids", "mask", "sampling", "logprob")
 
@@ -52,6 +58,7 @@ def empty_state(vocab_size: int, slots: int, longest: int, drafts: int) -> State
     state = {name: jnp.zeros((slots, *shape), dtype) for name, (shape, dtype) in ROW_FIELDS.items()}
     state |= {name: jnp.zeros(slots, jnp.int32) for name in ("token", "count", "forced_at", "fresh")}
     state |= {
+        "recent": jnp.full((slots, MARKER_ROOM), NONE, jnp.int32),
         "bias": jnp.zeros((slots, V), jnp.float32),
         "seen": jnp.zeros((slots, V), bool),
         "done": jnp.ones(slots, bool),
@@ -62,6 +69,16 @@ def empty_state(vocab_size: int, slots: int, longest: int, drafts: int) -> State
         "out_top": jnp.zeros((slots, room, TOP), jnp.float32),
     }
     return state | ({"history": jnp.zeros((slots, longest), jnp.int32)} if drafts else {})
+
+
+def padded(closings: list[Marker]) -> np.ndarray:
+    """The markers that close a tool's span as rows (C, M) of equal length, the last ids at the end; and one that never
+    comes. Raises UserError for one that is too long."""
+    longest = max(map(len, closings), default=1)
+    if longest > MARKER_ROOM:
+        raise UserError(f"a marker of the tokenizer has {longest} ids; the engine looks at the last {MARKER_ROOM}")
+    rows = [(*(ANY,) * (longest - len(marker)), *marker) for marker in closings]
+    return np.array([*rows, (NONE,) * longest], np.int32)
 
 
 @functools.cache
@@ -120,6 +137,7 @@ def begin(static: Static, params, state: State, rows: State, hidden_RD, source_B
 
     state = {**state, **{name: chosen(rows[name], state[name]) for name in ROW_FIELDS}}
     state |= {name: chosen(jnp.zeros_like(state[name]), state[name]) for name in ("count", "forced_at", "fresh")}
+    state["recent"] = chosen(jnp.full_like(state["recent"], NONE), state["recent"])
     plain_B1 = (admitted_B & ~rows["adjusts"])[:, None]
     state |= {name: jnp.where(plain_B1, zero, state[name]) for name, zero in NO_ADJUSTMENT.items()}
     state |= {
@@ -185,7 +203,7 @@ def drafted(state: State, drafts: int) -> jax.Array:
 def advance(state: State, logits_BV, rows_B, closings) -> State:
     """Every live slot of `rows_B` gets its next token: forced if its queue holds one, else sampled from its logits.
 
-    `closings` are the ids that close a tool's span.
+    `closings` are the markers that close a tool's span, as `padded` gives them.
     """
     s = dict(state)
     B, room = s["out_ids"].shape
@@ -220,6 +238,10 @@ def advance(state: State, logits_BV, rows_B, closings) -> State:
     for name in ("position", "count", "fresh"):
         s[name] += live
     s["forced_at"] += live & forced
+    recent_BM = jnp.concatenate([s["recent"][:, 1:], token_B[:, None]], axis=1)
+    s["recent"] = jnp.where(live[:, None], recent_BM, s["recent"])
+    last_B1M = recent_BM[:, None, MARKER_ROOM - closings.shape[1] :]
+    closed = jnp.any(jnp.all((last_B1M == closings) | (closings == ANY), axis=2), axis=1)
     s["seen"] = s["seen"].at[rows, token_B].max(live)
     if "history" in s:
         s["history"] = (
@@ -227,7 +249,7 @@ def advance(state: State, logits_BV, rows_B, closings) -> State:
         )
     ended = jnp.any(token_B[:, None] == s["stops"], axis=1) & ~forced
     s["done"] |= live & (ended | (s["count"] >= s["limit"]))
-    s["waiting"] |= live & ~s["done"] & ~forced & jnp.any(token_B[:, None] == closings, axis=1)
+    s["waiting"] |= live & ~s["done"] & ~forced & closed
     return s
 
 

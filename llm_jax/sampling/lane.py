@@ -36,7 +36,6 @@ class Lane:
 
     def __init__(self, slots: Slots, tokenizer: Tokenizer, length: int, tools: dict[str, Tool], pool: Executor):
         self.tokenizer, self.length, self.tools, self._pool = tokenizer, length, tools, pool
-        self._closing = {tokenizer.close[name]: name for name in tools}
         self._slots, self.count = slots, slots.count
         self._refill = max(1, slots.count // REFILLED)
         self._queue: collections.deque[Row] = collections.deque()
@@ -124,7 +123,7 @@ class Lane:
         self._make_room(max(min(self._position(slot) + ahead, self._end(slot)) for slot in live))
         stuck = self.count - len(live)
         # Where rows wait for slots, or may wait for tools, the chunk ends when a few slots are stuck.
-        patience = stuck + self._refill if self._queue or self._closing else self.count
+        patience = stuck + self._refill if self._queue or self.tools else self.count
         return self._take(self._slots.chunk(steps, min(patience, self.count)), live)
 
     def _take(self, out: decode.State, live: list[int]) -> list[Completion]:
@@ -142,7 +141,7 @@ class Lane:
                 self._slots.stop([slot])
                 self._finish(slot, "stop")
             elif out["done"][slot]:
-                ends = (self.tokenizer.end, *request.stop_ids)
+                ends = (*self.tokenizer.ends, *request.stop_ids)
                 self._finish(slot, "stop" if completion.ids and completion.ids[-1] in ends else "length")
             elif out["waiting"][slot]:
                 completion.tool_calls += 1
@@ -261,12 +260,16 @@ class Lane:
 
     def _call(self, ids: list[int]) -> str:
         """Runs the call that the last id closes; a closing without its opening calls nothing."""
-        name = self._closing[ids[-1]]
-        spans = {*self.tokenizer.open.values(), *self.tokenizer.close.values()}
-        opening = max((i for i, t in enumerate(ids[:-1]) if t in spans), default=-1)
-        if opening < 0 or ids[opening] != self.tokenizer.open[name]:
+        parts, _ = self.tokenizer.parse(ids)
+        name = self._closed(ids)
+        if not parts or parts[-1]["type"] != name:
             return "error: no call was opened"
-        return self.tools[name](self.tokenizer.decode(ids[opening + 1 : -1]))
+        return self.tools[name](parts[-1]["text"])
+
+    def _closed(self, ids: list[int]) -> str:
+        """The tool whose span the last ids close."""
+        ends_with = lambda marker: tuple(ids[-len(marker) :]) == marker  # noqa: E731
+        return next(name for name in self.tools if ends_with(self.tokenizer.close[name]))
 
     def _take_answers(self, wait_for_all: bool) -> None:
         """Queues the output spans of the tools that are done."""
@@ -275,9 +278,11 @@ class Lane:
         queues = {}
         for slot in [slot for slot, call in self._calls.items() if call.done()]:
             _, completion = self._rows[slot]
-            span = TOOLS[self._closing[completion.ids[-1]]].returns
-            body = self.tokenizer.encode(self._calls.pop(slot).result())[: FORCED_ROOM - 2]
-            queues[slot] = [self.tokenizer.open[span], *body, self.tokenizer.close[span]]
+            span = TOOLS[self._closed(completion.ids)].returns
+            opening, closing = self.tokenizer.open[span], self.tokenizer.close[span]
+            room = FORCED_ROOM - len(opening) - len(closing)
+            body = self.tokenizer.encode(self._calls.pop(slot).result())[:room]
+            queues[slot] = [*opening, *body, *closing]
         if queues:
             self._slots.force(queues)
 

@@ -22,7 +22,7 @@ class Loaded:
     @property
     def is_base(self) -> bool:
         """It continues documents; any other stage answers turns."""
-        return STAGES[self.stage].kind == "base"
+        return STAGES[self.stage].kind == "base" or not self.tokenizer.talks
 
     def close(self) -> None:
         self.engine.close()

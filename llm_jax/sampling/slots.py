@@ -12,7 +12,7 @@ from llm_jax.model import kv_cache, transformer
 from llm_jax.sampling import decode
 from llm_jax.sampling.decode import FORCED_ROOM
 from llm_jax.sampling.requests import Request
-from llm_jax.tokenizer import Tokenizer
+from llm_jax.tokenizer import Marker, Tokenizer
 
 CACHE_BUCKET = 64  # the cache's length is this, doubled as often as the longest row needs
 PIECES = (32, 64, 128, 256)  # a prompt is read in pieces, the last one padded to one of these lengths
@@ -34,7 +34,7 @@ def cache_lengths(longest: int) -> tuple[int, ...]:
 
 
 class Slots:
-    """`count` slots for rows of at most `length` tokens; `closings` are the ids that make a row wait for a tool."""
+    """`count` slots for rows of at most `length` tokens; `closings` are the markers that make a row wait for a tool."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Slots:
         mesh: Mesh,
         count: int,
         length: int,
-        closings: list[int],
+        closings: list[Marker],
         int8_weights: bool = False,
         int8_cache: bool = False,
         drafts: int = 0,
@@ -55,7 +55,7 @@ class Slots:
         shards = sharding.shards(mesh, "batch")
         self.together = tuple(sorted({shards, *(max(1, count // (part * shards)) * shards for part in TOGETHER)}))
         self._by_rank = {n: sharding.named(mesh, "batch", *(None,) * (n - 1)) for n in (1, 2)}
-        self._closings = jax.device_put(np.array([*closings, -1], np.int32), sharding.named(mesh, None))
+        self._closings = jax.device_put(decode.padded(closings), sharding.named(mesh, None, None))
         self._weights = None
         cache, state = makers(self.static, count, self.lengths[-1], int8_cache)
         cache = functools.partial(cache, self.lengths[0])
@@ -112,7 +112,8 @@ class Slots:
         for slot, request in requests.items():
             for name, value in fields(request, limits[slot]).items():
                 rows[name][slot] = value
-            rows["stops"][slot, : 1 + len(request.stop_ids)] = (self.tokenizer.end, *request.stop_ids)
+            ends = (*self.tokenizer.ends, *request.stop_ids)
+            rows["stops"][slot, : len(ends)] = ends
             rows["forced"][slot, : len(request.forced)] = request.forced
         source = np.zeros(self.count, np.int32)
         source[list(sources)] = list(sources.values())

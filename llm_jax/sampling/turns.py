@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 from llm_jax.config import UserError
-from llm_jax.tokenizer import Tokenizer
+from llm_jax.tokenizer import Scanner, Tokenizer
 from llm_jax.tools.table import TOOLS
 
 ANSWER_ROOM = 64  # tokens that an answer must have room for, else old turns go
@@ -57,7 +57,8 @@ class Conversation:
             self._turns.pop()
             self.messages.pop()
             return
-        self._turns[-1] += ids if ids[-1:] == [self.tokenizer.end] else [*ids, self.tokenizer.end]
+        ended = ids[-1] in self.tokenizer.ends
+        self._turns[-1] += ids if ended else [*ids, self.tokenizer.end]
         parts, _ = self.tokenizer.parse(ids)
         self.messages.append({"role": "assistant", "content": parts})
 
@@ -189,41 +190,44 @@ class Pieces:
     def __init__(self, tokenizer: Tokenizer, inside: str = "text"):
         self.tokenizer = tokenizer
         self.parts: list[dict] = []
-        self._opened = {i: name for name, i in tokenizer.open.items()}
-        self._closed = set(tokenizer.close.values())
+        self._scanner = Scanner(tokenizer)
         self._inside, self._waiting, self._over = inside, [], False
         self._between = False  # the last span was closed, and no text has come since
 
     def take(self, ids: Iterable[int]) -> Iterator[tuple[int, str, str]]:
-        for i in ids:
+        for what, value in (event for i in ids for event in self._scanner.take(i)):
             if self._over:
                 return
-            if i in self._opened or i in self._closed or i == self.tokenizer.end:
-                yield from self.rest()
-                self._inside, self._over = self._opened.get(i, "text"), i == self.tokenizer.end
-                if i in self._opened:
-                    self.parts.append({"type": self._inside, "text": ""})
-                    yield len(self.parts) - 1, self._inside, ""
-                else:
-                    self._between = True
-            elif i not in self.tokenizer.special_names:
-                self._waiting.append(i)
+            if what == "id":
+                self._waiting.append(value)
+                continue
+            yield from self._said()
+            self._inside, self._over = (value if what == "open" else "text"), what == "end"
+            if what == "open":
+                self.parts.append({"type": self._inside, "text": ""})
+                yield len(self.parts) - 1, self._inside, ""
+            else:
+                self._between = True
         yield from self._whole()
 
     def _whole(self) -> Iterator[tuple[int, str, str]]:
         """The text of the ids that wait, but for the last bytes where they begin a character."""
-        tail = b""
-        for i in reversed(self._waiting[1 - CHARACTER :]):
-            if (byte := self.tokenizer.byte(i)) is None:
-                break
-            tail = byte + tail
-        at = len(self._waiting) - begun(tail)
+        last = [self.tokenizer.bytes_of(i) for i in self._waiting[1 - CHARACTER :]]
+        left, at = begun(b"".join(last)), len(self._waiting)
+        while left > 0:
+            at -= 1
+            left -= len(last.pop())
         held, self._waiting = self._waiting[at:], self._waiting[:at]
-        yield from self.rest()
+        yield from self._said()
         self._waiting = held
 
     def rest(self) -> Iterator[tuple[int, str, str]]:
         """What still waits, whole or not."""
+        if not self._over:
+            self._waiting += [i for _, i in self._scanner.rest()]
+        yield from self._said()
+
+    def _said(self) -> Iterator[tuple[int, str, str]]:
         text = self.tokenizer.decode(self._waiting)
         self._waiting = []
         if not text:

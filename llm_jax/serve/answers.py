@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from llm_jax.sampling.turns import SAID, Pieces, Saying
+from llm_jax.sampling.turns import SAID, Pieces, Saying, begun
 from llm_jax.serve.protocol import ChatBody, CompletionBody
 from llm_jax.serve.worker import News
 from llm_jax.tokenizer import Tokenizer
@@ -68,7 +68,7 @@ class Writer:
             self.ids.append(id_)
             start = self._written
             said = self._add(self._pieces.take([id_]))
-            begins = self._written == start and self.tokenizer.byte(id_) is not None  # a character, not whole yet
+            begins = self._written == start and begun(self.tokenizer.bytes_of(id_)) > 0  # a character, not whole yet
             self._tokens.append(Token(id_, sampled, logprob, top, start, self._written + begins))
             self._look_for_stop(said)
         return self.end(news.finish) if news.finish else self._shown()
@@ -135,7 +135,7 @@ class Names:
         if id_ not in self._known:
             t = self.tokenizer
             name, piece = t.special_names.get(id_), t.piece(id_)
-            data = b"" if name else t.byte(id_) or piece.encode()
+            data = b"" if name else t.bytes_of(id_)
             self._known[id_] = {"token": name or piece, "id": id_, "bytes": list(data)}
         return self._known[id_]
 
@@ -167,7 +167,7 @@ class ChatStyle:
 
     def __init__(self, body: ChatBody, names: Names):
         self.body, self.names, self.arguments = body, names, body.arguments
-        self.closings = {names.tokenizer.close[name]: name for name in body.offered}
+        self.closings = {names.tokenizer.close[name][-1]: name for name in body.offered}
         self._told: dict[int, Told] = {}  # what each choice has said so far
 
     def begin(self, index: int) -> dict[str, Any]:

@@ -321,7 +321,7 @@ class CompletionBody(Sampling):
             raise ApiError(400, "echo: is not there together with logprobs", "echo")
         most, requests = self.most(length, COMPLETION_TOKENS), []
         for prompt in self.prompt:
-            ids = [tokenizer.bos, *tokenizer.encode(prompt)] if isinstance(prompt, str) else prompt
+            ids = [*tokenizer.begin, *tokenizer.encode(prompt)] if isinstance(prompt, str) else prompt
             if wrong := [i for i in ids if not 0 <= i < tokenizer.vocab_size]:
                 what = f"{str(wrong[0])[:40]} is no id of this vocabulary of {tokenizer.vocab_size}"
                 raise ApiError(400, f"prompt: {what}", "prompt")
@@ -468,17 +468,17 @@ class ChatBody(Sampling):
             raise too_long("messages", error.tokens, length) from error
         calls, opening = self.callable(present), self.wanted or ("think" if self.thinking == "on" else "")
         names = [*(["think"] if self.thinking == "off" else []), *(name for name in TOOLS if name not in calls)]
-        forbidden = [tokenizer.open[name] for name in names]
+        forbidden = [tokenizer.open[name][0] for name in names]
         if self.wanted:  # nothing but the end of the call ends it
-            forbidden = [i for i in tokenizer.special_names if i != tokenizer.close[self.wanted]]
+            forbidden = [i for i in tokenizer.special_names if i not in tokenizer.close[self.wanted]]
         requests = self.requests(
             prompt,
             tokenizer,
             length,
             max_new_tokens=self.most(length, length),
-            forced=(tokenizer.open[opening],) if opening else (),
+            forced=tokenizer.open[opening] if opening else (),
             suppress=tuple(forbidden),
-            stop_ids=tuple(tokenizer.close[name] for name in self.offered),
+            stop_ids=tuple(tokenizer.close[name][-1] for name in self.offered),
         )
         turns = "turn no longer fits and was" if dropped == 1 else f"{dropped} turns no longer fit and were"
         return requests, f"the first {turns} dropped" if dropped else ""

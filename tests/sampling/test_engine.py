@@ -95,7 +95,7 @@ def test_recorded_logprobs_are_those_of_a_fresh_forward(engine, reference, token
 
 
 def test_forced_tokens_come_first_and_are_not_sampled(engine, reference, tokenizer, params):
-    forced = (tokenizer.open["think"], *tokenizer.encode("1 + 2"))
+    forced = (tokenizer.open["think"][0], *tokenizer.encode("1 + 2"))
     prompt = encoded(tokenizer)[0]
     done = engine.generate(
         params, [Request(prompt, max_new_tokens=NEW, forced=forced), Request(prompt, max_new_tokens=NEW)]
@@ -187,20 +187,22 @@ def calling(tokenizer, mesh, tiny_model, tool) -> Engine:
 
 def call_request(tokenizer, prompt: list[int], program: str, limit: int) -> Request:
     """A program is put into its mouth; the only id it may sample is the one that closes the call."""
-    forced = (tokenizer.open["python"], *tokenizer.encode(program))
-    return Request(prompt, max_new_tokens=limit, forced=forced, suppress=others(tokenizer, tokenizer.close["python"]))
+    forced = (tokenizer.open["python"][0], *tokenizer.encode(program))
+    return Request(
+        prompt, max_new_tokens=limit, forced=forced, suppress=others(tokenizer, tokenizer.close["python"][0])
+    )
 
 
 def test_a_tool_is_called_and_its_output_enters_unsampled(tiny_model, tokenizer, mesh, params):
     programs: list[str] = []
     tools = calling(tokenizer, mesh, tiny_model, lambda program: programs.append(program) or "19")
     prompt = encoded(tokenizer)[0]
-    written = [tokenizer.open["python"], *tokenizer.encode("12+7")]
-    output = [tokenizer.open["output"], *tokenizer.encode("19"), tokenizer.close["output"]]
+    written = [tokenizer.open["python"][0], *tokenizer.encode("12+7")]
+    output = [tokenizer.open["output"][0], *tokenizer.encode("19"), tokenizer.close["output"][0]]
     limit = len(written) + 1 + len(output) + 1
-    bystander = Request(encoded(tokenizer)[1], 3, 1.0, NEW, suppress=(tokenizer.close["python"],))
+    bystander = Request(encoded(tokenizer)[1], 3, 1.0, NEW, suppress=(tokenizer.close["python"][0],))
     done, other = tools.generate(params, [call_request(tokenizer, prompt, "12+7", limit), bystander])
-    close = tokenizer.close["python"]
+    close = tokenizer.close["python"][0]
     assert programs == ["12+7"] and done.tool_calls == 1
     assert done.ids == [*written, close, *output, close]  # the row went on after the output
     assert done.sampled_mask == [0] * len(written) + [1] + [0] * len(output) + [1]
@@ -219,8 +221,8 @@ def test_what_follows_a_tools_output_has_read_it(tiny_model, reference, tokenize
 def test_a_long_output_is_cut_and_still_closed(tiny_model, tokenizer, mesh, params):
     tools = calling(tokenizer, mesh, tiny_model, lambda program: "3 1 4 1 5 " * 100)
     done = tools.generate(params, [call_request(tokenizer, encoded(tokenizer)[0], "1", 64)])[0]
-    start = done.ids.index(tokenizer.open["output"])
-    end = done.ids.index(tokenizer.close["output"])
+    start = done.ids.index(tokenizer.open["output"][0])
+    end = done.ids.index(tokenizer.close["output"][0])
     assert end - start + 1 == decode.FORCED_ROOM
     assert not any(done.sampled_mask[start : end + 1]) and done.sampled_mask[end + 1] == 1
 
@@ -229,7 +231,7 @@ def test_a_call_at_the_limit_is_not_run(tiny_model, tokenizer, mesh, params):
     programs: list[str] = []
     tools = calling(tokenizer, mesh, tiny_model, lambda program: programs.append(program) or "2")
     request = call_request(tokenizer, encoded(tokenizer)[0], "1", 3)
-    assert tools.generate(params, [request])[0].ids[-1] == tokenizer.close["python"] and not programs
+    assert tools.generate(params, [request])[0].ids[-1] == tokenizer.close["python"][0] and not programs
 
 
 def test_a_bare_closing_id_calls_nothing(tiny_model, tokenizer, mesh, params):
@@ -243,7 +245,7 @@ def test_a_bare_closing_id_calls_nothing(tiny_model, tokenizer, mesh, params):
                 [tokenizer.bos],
                 max_new_tokens=NEW,
                 forced=forced,
-                suppress=others(tokenizer, tokenizer.close["python"]),
+                suppress=others(tokenizer, tokenizer.close["python"][0]),
             )
         ],
     )

@@ -31,7 +31,7 @@ def make(tiny_model, tokenizer, mesh, monkeypatch):
 def requests(tokenizer) -> list[Request]:
     """Of many lengths, some in groups, some that call a tool."""
     rng, out = random.Random(0), []
-    opening, closing = (tokenizer.open["python"], *tokenizer.encode("1")), tokenizer.close["python"]
+    opening, closing = (tokenizer.open["python"][0], *tokenizer.encode("1")), tokenizer.close["python"][0]
     for number, text in enumerate(("The cat", LONG, "7 + 12 =", "Grüße", "a b c", "How many dogs?")):
         ids = [tokenizer.bos, *tokenizer.encode(text)]
         for seed in range(1 + 3 * (number % 2)):

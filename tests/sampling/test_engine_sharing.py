@@ -180,7 +180,7 @@ def test_a_text_ends_a_completion(tiny_model, tokenizer, mesh, params):
     assert done.finish == "stop" and stop in tokenizer.decode(done.ids)
     assert whole.ids[: len(done.ids)] == done.ids and len(done.ids) < 40
     # In what it thinks, the text ends it only where thoughts count.
-    thinking = {"suppress": tuple(tokenizer.special_names), "forced": (tokenizer.open["think"],)}
+    thinking = {"suppress": tuple(tokenizer.special_names), "forced": (tokenizer.open["think"][0],)}
     (thought,) = engine.generate(params, [Request(ids, max_new_tokens=20, **thinking)])
     stop = (tokenizer.decode(thought.ids[:4]),)
     kinds = ((), ("think",), ("text", "answer"))
@@ -225,9 +225,9 @@ def test_a_cancelled_row_makes_room_and_disturbs_nobody(tiny_model, tokenizer, m
 def test_others_go_on_while_a_tool_works(tiny_model, tokenizer, mesh, params):
     free, others = threading.Event(), lambda *ids: tuple(i for i in range(tokenizer.vocab_size) if i not in ids)
     engine = make(tiny_model, tokenizer, mesh, 2, tools={"python": lambda program: free.wait(60) and "7"})
-    close = tokenizer.close["python"]
+    close = tokenizer.close["python"][0]
     calling = Request(
-        prompt(tokenizer, "7"), max_new_tokens=20, forced=(tokenizer.open["python"], 40), suppress=others(close)
+        prompt(tokenizer, "7"), max_new_tokens=20, forced=(tokenizer.open["python"][0], 40), suppress=others(close)
     )
     engine.use(params)
     waiting = engine.submit(calling)
@@ -238,7 +238,7 @@ def test_others_go_on_while_a_tool_works(tiny_model, tokenizer, mesh, params):
     free.set()
     while engine.busy:
         engine.step(4, wait_for_tools=False)
-    assert tokenizer.open["output"] in waiting.ids
+    assert tokenizer.open["output"][0] in waiting.ids
 
 
 def random_request(rng: random.Random, vocab: int, forced: int) -> Request:

@@ -180,7 +180,7 @@ def test_the_next_turn_reads_only_what_is_new(server):
 
 
 def test_a_tool_of_the_clients_own_goes_round(client, server, tokenizer):
-    biased = {str(tokenizer.close["python"]): 6}
+    biased = {str(tokenizer.close["python"][0]): 6}
     fields = {"tools": TOOLS, "tool_choice": "required", "logit_bias": biased, "temperature": 1, "max_tokens": 60}
     answers = (ask(client, **fields, seed=seed).choices[0] for seed in range(100))
     answer = next(a for a in answers if a.finish_reason == "tool_calls" and a.message.parts[-1]["text"].strip())
@@ -195,7 +195,7 @@ def test_a_tool_of_the_clients_own_goes_round(client, server, tokenizer):
     output = {"role": "tool", "tool_call_id": call.id, "content": "42"}
     told = ask(client, messages=[*HELLO, answer.message, output], tools=TOOLS, max_tokens=4)
     turn = tokenizer.render([*HELLO, {"role": "assistant", "content": answer.message.parts}, output]).ids
-    assert told.usage.prompt_tokens == len(turn) and turn[-1] == tokenizer.close["output"]
+    assert told.usage.prompt_tokens == len(turn) and turn[-1] == tokenizer.close["output"][0]
 
 
 def answer_seed(client, fields, code) -> int:
@@ -205,16 +205,16 @@ def answer_seed(client, fields, code) -> int:
 
 
 def test_the_server_runs_the_models_own_calls_unless_it_is_told_not_to(client, tokenizer):
-    opening, closing = tokenizer.open["python"], tokenizer.close["python"]
+    opening, closing = tokenizer.open["python"][0], tokenizer.close["python"][0]
     fields = {"logit_bias": {str(opening): 7, str(closing): 7}, "temperature": 1, "logprobs": True, "max_tokens": 60}
     for seed in range(100):
         choice = ask(client, **fields, seed=seed).choices[0]
         kinds = [part["type"] for part in choice.message.parts]
         tokens = choice.logprobs.content
         put = [token.id for token in tokens if not token.sampled]
-        if put and "output" in kinds and put[-1] == tokenizer.close["output"]:
+        if put and "output" in kinds and put[-1] == tokenizer.close["output"][0]:
             break
-    assert put[0] == tokenizer.open["output"] and choice.finish_reason != "tool_calls"
+    assert put[0] == tokenizer.open["output"][0] and choice.finish_reason != "tool_calls"
     assert not choice.message.tool_calls
     for more in ({"extra_body": {"builtin_tools": False}}, {"tool_choice": "none"}):
         tokens = ask(client, **fields, seed=seed, **more).choices[0].logprobs.content
@@ -222,7 +222,7 @@ def test_the_server_runs_the_models_own_calls_unless_it_is_told_not_to(client, t
 
 
 def test_thinking_on_and_off(client, tokenizer):
-    think = tokenizer.open["think"]
+    think = tokenizer.open["think"][0]
     on = ask(client, extra_body={"thinking": "on"}, logprobs=True).choices[0]
     assert on.message.parts[0]["type"] == "think" and on.message.reasoning_content
     assert (on.logprobs.content[0].id, on.logprobs.content[0].sampled) == (think, False)
