@@ -144,9 +144,8 @@ def main() -> None:
             workdir.rmdir()
         part.rename(workdir)
     except OSError as error:
-        raise UserError(
-            f"{workdir} cannot be written ({error.strerror or error}); give --workdir another place"
-        ) from None
+        reason = error.strerror or error
+        raise UserError(f"{workdir} cannot be written ({reason}); give --workdir another place") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     print(f"{workdir}: {said}; talk to it with python -m llm_jax.chat --workdir={f.workdir}")

@@ -1,7 +1,7 @@
 """The tokenizer of an imported model: `tokenizer.json` and the model's own chat template, behind our interface.
 
-In a run's `data/`: tokenizer.json as the `tokenizers` library reads it, and beside it template.json: the chat template,
-the special tokens and the markers. Spans that the model has tokens for, as <think>, have those; others are plain text:
+In a run's `data/`: tokenizer.json as the `tokenizers` library reads it, and beside it template.json: the chat template
+and the special tokens. Spans that the model has tokens for, as <think>, have those; others are plain text:
 <python>...</python>, <output>...</output> and so on, several ids each.
 """
 
@@ -26,7 +26,7 @@ from llm_jax.hub.template import MARK, Template, marked
 from llm_jax.tokenizer import FORCED, SPANS, TURNS, Rendered, Tokenizer
 
 BESIDE = "template.json"
-THOUGHT = ("<think>", "</think>")
+SPELLINGS = ("<{}>", "<|{}|>")  # of the markers of spans; the plain one first
 
 
 class HubTokenizer(Tokenizer):
@@ -38,17 +38,23 @@ class HubTokenizer(Tokenizer):
         self._all = tokenizers.Tokenizer.from_str(model_json)
         self.vocab_size = beside["vocab_size"]
         added = self._all.get_added_tokens_decoder()
-        markers = {f"<{slash}{name}>" for name in SPANS for slash in ("", "/")}
-        self.special_names = {i: t.content for i, t in added.items() if t.special or t.content in markers}
+        of_spans = {text for name in SPANS for spelling in SPELLINGS for text in spelled(spelling, name)}
+        self.special_names = {i: t.content for i, t in added.items() if t.special or t.content in of_spans}
         self._plain = without_specials(model_json, self.special_names)
         self._ids = {name: i for i, name in self.special_names.items()}
         self.begin, self.ends = tuple(beside["begin"]), tuple(beside["ends"])
         self.pad = beside["pad"]
-        self.open = {name: self._marker(f"<{name}>") for name in SPANS}
-        self.close = {name: self._marker(f"</{name}>") for name in SPANS}
+        self._spelled = {name: self._spelling(name) for name in SPANS}
+        self.open = {name: self._marker(text) for name, (text, _) in self._spelled.items()}
+        self.close = {name: self._marker(text) for name, (_, text) in self._spelled.items()}
         self.template = Template(beside["template"], beside["special"]) if beside["template"] else None
         self.talks = self.template is not None
         self._byte_of = byte_level() if "ByteLevel" in json.dumps(json.loads(model_json).get("decoder")) else None
+
+    def _spelling(self, name: str) -> tuple[str, str]:
+        """How the markers of a span are written: as the model has them, or the plain way."""
+        ways = [spelled(spelling, name) for spelling in SPELLINGS]
+        return next((way for way in ways if set(way) <= self._ids.keys()), ways[0])
 
     def _marker(self, text: str) -> tuple[int, ...]:
         return (self._ids[text],) if text in self._ids else tuple(self.encode(text))
@@ -124,7 +130,7 @@ class HubTokenizer(Tokenizer):
         for number, message in enumerate(turns(conversation)):
             text = ""
             for word in self._said(message):
-                if word.text in THOUGHT and word.is_marker:  # templates look at these
+                if word.text in self._spelled["think"] and word.is_marker:  # templates look at these
                     text += word.text
                 else:
                     text += marked(word.text, len(said))
@@ -171,25 +177,28 @@ class HubTokenizer(Tokenizer):
             if kind == "text":
                 yield Word(part["text"], learned, is_said=True)
                 continue
-            yield Word(f"<{kind}>", learned, is_marker=True)
+            opening, closing = self._spelled[kind]
+            yield Word(opening, learned, is_marker=True)
             yield Word(part["text"], learned, is_said=True)
-            yield Word(f"</{kind}>", learned, is_marker=True)
+            yield Word(closing, learned, is_marker=True)
 
     @functools.cached_property
     def _markers_of_text(self) -> dict[str, tuple[int, ...]]:
         """Texts that are ids of their own wherever the template or a span has them."""
         found = {name: (i,) for i, name in self.special_names.items()}
-        return (
-            found
-            | {f"<{name}>": ids for name, ids in self.open.items()}
-            | {f"</{name}>": ids for name, ids in self.close.items()}
-        )
+        for name, (opening, closing) in self._spelled.items():
+            found |= {opening: self.open[name], closing: self.close[name]}
+        return found
 
     @functools.cached_property
     def _cut(self) -> re.Pattern:
         """Cuts the template's words at special tokens and at the markers of thoughts."""
-        names = sorted({*self.special_names.values(), *THOUGHT}, key=len, reverse=True)
+        names = sorted({*self.special_names.values(), *self._spelled["think"]}, key=len, reverse=True)
         return re.compile("(" + "|".join(map(re.escape, names)) + ")")
+
+
+def spelled(spelling: str, name: str) -> tuple[str, str]:
+    return spelling.format(name), spelling.format(f"/{name}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Conversation:
     def __init__(self, tokenizer: Tokenizer, length: int, system: str = ""):
         self.tokenizer, self.length = tokenizer, length
         self.messages: list[dict] = [{"role": "system", "content": system}] if system else []
-        self._start = tokenizer.render(self.messages).ids
+        self._start = tokenizer.render(self.messages).ids if tokenizer.joins else tokenizer.encode(system)
         if (fits := length - 2 * min(ANSWER_ROOM, length // 4)) < len(self._start):
             raise UserError(f"the system prompt is {len(self._start)} tokens long; there is room for {fits}")
         self._turns: list[list[int]] = []  # a question and its answer each
@@ -39,6 +39,8 @@ class Conversation:
 
         Raises UserError when the message is too long even alone.
         """
+        if not self.tokenizer.joins:
+            return self._ask_anew(text)
         question = self.tokenizer.render([{"role": "user", "content": text}], for_generation=True).ids[1:]
         room = self.length - min(ANSWER_ROOM, self.length // 2) - len(self._start) - len(question)
         if room < 0:
@@ -50,6 +52,17 @@ class Conversation:
         self._turns = [*self._turns[dropped:], question]
         self.messages.append({"role": "user", "content": text})
         return [*self._start, *(i for turn in self._turns for i in turn)], dropped
+
+    def _ask_anew(self, text: str) -> tuple[list[int], int]:
+        """By a template, which has the whole conversation each time."""
+        asked = [*self.messages, {"role": "user", "content": text}]
+        try:
+            prompt, dropped = fitted(self.tokenizer, asked, self.length)
+        except TooLong as error:
+            raise UserError(f"the message is too long: {error}") from error
+        self.messages = asked
+        self._turns.append([])
+        return prompt, dropped
 
     def answered(self, ids: list[int]) -> None:
         """Ends the turn that `ask` began; an answer that was cut short is ended, a turn without any taken back."""
@@ -72,6 +85,8 @@ def fitted(tokenizer: Tokenizer, messages: list[dict], length: int) -> tuple[lis
     first = 1 if messages[0]["role"] == "system" else 0
     users = [i for i, message in enumerate(messages) if i >= first and message["role"] == "user"]
     starts = [first, *users[1:]]
+    if not tokenizer.joins:
+        return fitted_whole(tokenizer, messages, first, starts, length)
     ends = [*starts[1:], len(messages)]
     head, turns = tokenizer.render(messages[:first]).ids, []
     room = length - min(ANSWER_ROOM, length // 2) - len(head)
@@ -87,6 +102,23 @@ def fitted(tokenizer: Tokenizer, messages: list[dict], length: int) -> tuple[lis
         what += f" and the system prompt {len(head)}" if first else ""
         raise TooLong(f"{what}; this model reads {length}, its answer included", len(head) + len(ids))
     return [*head, *(i for turn in turns for i in turn)], len(starts) - len(turns)
+
+
+def fitted_whole(
+    tokenizer: Tokenizer, messages: list[dict], first: int, starts: list[int], length: int
+) -> tuple[list[int], int]:
+    """`fitted` by a template, which has what is left of the conversation as a whole."""
+    for dropped, start in enumerate(starts):
+        left, last = [*messages[:first], *messages[start:]], messages[-1]
+        if last["role"] == "assistant":
+            ids = tokenizer.render(left[:-1], for_generation=True).ids + tokenizer.parts_to_ids(last["content"]).ids
+            if continued(last) == "answer":
+                ids = ids[: -len(tokenizer.close["answer"])]
+        else:
+            ids = tokenizer.render(left, for_generation=True).ids
+        if len(ids) <= length - min(ANSWER_ROOM, length // 2):
+            return ids, dropped
+    raise TooLong(f"the last turn is {len(ids)} tokens long; this model reads {length}, answer included", len(ids))
 
 
 def closed(tokenizer: Tokenizer, messages: list[dict]) -> list[int]:

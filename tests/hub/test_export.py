@@ -13,7 +13,8 @@ from tiny import get_config
 
 from llm_jax.config import UserError
 from llm_jax.hub import export
-from llm_jax.hub.tokenizer_json import tokenizer_json
+from llm_jax.hub.template import Template
+from llm_jax.hub.tokenizer_json import TEMPLATE, tokenizer_json
 from llm_jax.tokenizer import Tokenizer
 
 
@@ -153,3 +154,47 @@ def test_a_place_that_cannot_be_written_is_told_and_nothing_is_left(tokenizer, t
 class FullDisk:
     def astype(self, dtype):
         raise OSError(28, "No space left on device")
+
+
+def test_the_chat_template_gives_our_ids(tokenizer):
+    """Also of thoughts, calls and their outputs; by Transformers' own way with a template."""
+    theirs = tokenizers_of(tokenizer)
+    compiled = Template(TEMPLATE, {})
+    call = {"function": {"name": "python", "arguments": {"code": "6*7"}}}
+    cases = [
+        ([("user", "Hi")], [{"role": "user", "content": "Hi"}]),
+        (
+            [("system", " Be brief."), ("user", "6*7?\n"), ("assistant", "42"), ("user", "{{ x }}")],
+            [
+                {"role": "system", "content": " Be brief."},
+                {"role": "user", "content": "6*7?\n"},
+                {"role": "assistant", "content": "42"},
+                {"role": "user", "content": "{{ x }}"},
+            ],
+        ),
+        (
+            [
+                ("user", "6*7?"),
+                ("assistant", [{"type": "think", "text": "a\n"}, {"type": "python", "text": "6*7"}]),
+                ("tool", "42"),
+                ("assistant", " It is 42."),
+            ],
+            [
+                {"role": "user", "content": "6*7?"},
+                {"role": "assistant", "content": None, "reasoning_content": "a\n", "tool_calls": [call]},
+                {"role": "tool", "content": "42"},
+                {"role": "assistant", "content": " It is 42."},
+            ],
+        ),
+    ]
+    for ours, messages in cases:
+        conversation = [{"role": role, "content": content} for role, content in ours]
+        for asked in (False, ours[-1][0] == "user"):
+            text = compiled.text(messages, asked)
+            assert theirs.encode(text, add_special_tokens=False).ids == tokenizer.render(conversation, asked).ids
+
+
+def tokenizers_of(tokenizer):
+    import tokenizers
+
+    return tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json(tokenizer)))
