@@ -59,7 +59,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "gpu": ["jax[cuda13]>=0.10.2,<0.13"],
-        "hf": ["safetensors>=0.6"],
+        "hf": ["safetensors>=0.6", "gguf>=0.17"],  # models of others, in and out
         "clients": [  # what tests/serve/test_clients.py talks with
             "openai>=2,<3",  # llama-index has none newer
             "langchain-openai>=1",
@@ -72,6 +72,7 @@ setup(
             "psutil>=6",
             "pytest>=8",
             "safetensors>=0.6",
+            "gguf>=0.17",
             "pytest-xdist>=3.6",
             "hypothesis>=6.130",
             "ruff>=0.14",
