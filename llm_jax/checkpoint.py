@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from llm_jax.config import UserError, differences
+from llm_jax.files import permitted
 
 FORMAT_VERSION = 3  # of the record, and of a run's config.json
 T = TypeVar("T")
@@ -233,7 +234,7 @@ def sha256(meta: dict[str, Any]) -> str:
 def unreadable(folder: Path) -> Path | None:
     """The first of a folder and what is in it that this user may not read."""
     for path in (folder, *sorted(folder.rglob("*"))):
-        if not os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK):
+        if not permitted(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK):
             return path
     return None
 

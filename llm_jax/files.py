@@ -39,12 +39,17 @@ def matching(pattern: str) -> list[Path]:
     return sorted(path for path in map(Path, found) if path.is_file())
 
 
+def permitted(path: Path, mode: int) -> bool:
+    """What this process may do, not the user who started it."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
 def writable(folder: Path) -> None:
     """Raises UserError when what is at the path, or will be made there, is no folder that may be written to."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         raise UserError(f"{there} is no folder; move it away, or give another path")
-    if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
+    if not permitted(there, os.R_OK | os.W_OK | os.X_OK):
         raise UserError(f"{there} may not be written to by this user, or is read-only; give another path")
 
 
