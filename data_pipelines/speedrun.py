@@ -48,7 +48,7 @@ from llm_jax.rows import facts, row_sets
 from llm_jax.sentencepiece_tokenizer import cut, train_tokenizer
 from llm_jax.tables import known
 from llm_jax.tasks.table import FAMILIES
-from llm_jax.tokenizer import Tokenizer
+from llm_jax.tokenizer import Tokenizer, path_in
 
 SAMPLE_CHARACTERS = 1_500_000  # that the tokenizer is trained on
 LEAST_CHARACTERS = 15_000  # of them, of each source and language
@@ -211,12 +211,14 @@ def section_of(url: str) -> str:
 
 
 def make_tokenizer(config: ConfigDict, folder: Path, documents: list[dict], spoken: list[dict]) -> Tokenizer:
-    """Trained on a sample of the training documents and of what the conversations say; with `init_from` that of the
-    other run, whose parameters know no other."""
+    """Trained on a sample of the training documents and of what the conversations say; that of a model that was
+    imported, or with `init_from` that of the other run: their parameters know no other."""
+    if (imported := path_in(folder)).suffix == ".json":
+        return Tokenizer.load(imported)
     if config.init_from:
-        source = user_path(config.init_from.rpartition(":")[0], "init_from")
-        tokenizer = Tokenizer.load(source / "data/tokenizer.model")
-        tokenizer.save(folder / "tokenizer.model")
+        theirs = path_in(user_path(config.init_from.rpartition(":")[0], "init_from") / "data")
+        tokenizer = Tokenizer.load(theirs)
+        tokenizer.save(folder / theirs.name)
         return tokenizer
     # What is embedded is one kind, False: each of its sources has the share that it has in the rows.
     own, talked = bool(config.data.documents), bool(config.data.conversations)

@@ -14,6 +14,7 @@ from llm_jax.files import user_path
 from llm_jax.runs import Run, read_noted
 from llm_jax.stage_table import STAGES, Stage, trained
 from llm_jax.tables import known
+from llm_jax.tokenizer import path_in
 
 OWN = "."  # the run of a parent that lies in the same workdir
 # What the same parameters may be used with: it changes how they are computed with, or the loss, not what they compute.
@@ -166,8 +167,9 @@ def check_branch(run: Run, source: Source) -> None:
     if changed := differences(model(theirs), model(flatten(run.config))):
         what = f"init_from names {source.workdir}, a run of another model ({'; '.join(changed)})"
         raise UserError(f"{what}; set these values as there")
-    if (run.workdir / "data" / "tokenizer.model").exists() and run.tokenizer.sha256 != meta["tokenizer"]:
-        what = f"{run.workdir}/data/tokenizer.model is not the tokenizer of {source.workdir}, which init_from names"
+    own = path_in(run.workdir / "data")
+    if own.exists() and run.tokenizer.sha256 != meta["tokenizer"]:
+        what = f"{own} is not the tokenizer of {source.workdir}, which init_from names"
         raise UserError(f"{what}; use another --workdir, whose stage `data` takes that one")
 
 

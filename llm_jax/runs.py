@@ -17,7 +17,7 @@ from llm_jax.model import transformer
 from llm_jax.model.attention import kernel_for
 from llm_jax.stage_table import STAGES, identity, trained
 from llm_jax.tables import extend, known
-from llm_jax.tokenizer import Tokenizer
+from llm_jax.tokenizer import Tokenizer, path_in
 
 STAGE_HELP = "Whose newest checkpoint; that of the newest stage if not given."  # of the flag --stage
 
@@ -45,8 +45,7 @@ class Run:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """Raises UserError before stage `data` has made it."""
-        imported = self.workdir / "data" / "tokenizer.json"
-        return Tokenizer.load(imported if imported.is_file() else imported.with_suffix(".model"))
+        return Tokenizer.load(path_in(self.workdir / "data"))
 
     @property
     def vocab_size(self) -> int:
@@ -88,7 +87,7 @@ class Run:
 
             def read(step: int):
                 if store.meta(step)["tokenizer"] != self.tokenizer_sha256:
-                    mend = f"another tokenizer than {self.workdir}/data/tokenizer.model"
+                    mend = f"another tokenizer than {path_in(self.workdir / 'data')}"
                     raise UserError(f"{store.path} was trained with {mend}")
                 return store.restore_params(step, self.abstract_params())
 

@@ -58,15 +58,6 @@ STAGES: Table[Stage] = Table(
     "stage",
     (
         Stage(
-            name="data",
-            run="llm_jax.stages.data:prepare",
-            check="llm_jax.stages.data:check",
-            label="data",
-            section="data",
-            identity=WORLD,
-            first_process=True,
-        ),
-        Stage(
             name="imported",
             run="llm_jax.hub.import_:stage",
             check="llm_jax.hub.import_:check",
@@ -75,6 +66,15 @@ STAGES: Table[Stage] = Table(
             section="imported",
             identity=("model", "imported"),
             reads=True,
+        ),
+        Stage(
+            name="data",
+            run="llm_jax.stages.data:prepare",
+            check="llm_jax.stages.data:check",
+            label="data",
+            section="data",
+            identity=WORLD,
+            first_process=True,
         ),
         Stage(
             name="pretrain",

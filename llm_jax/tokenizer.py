@@ -22,6 +22,12 @@ KINDS = {".model": "llm_jax.sentencepiece_tokenizer:SentencePiece", ".json": "ll
 Marker = tuple[int, ...]
 
 
+def path_in(folder: Path) -> Path:
+    """The tokenizer of a run, in its folder data/: an imported one where it has one, else ours."""
+    imported = folder / "tokenizer.json"
+    return imported if imported.is_file() else folder / "tokenizer.model"
+
+
 @dataclasses.dataclass(frozen=True)
 class Rendered:
     ids: list[int]

@@ -105,3 +105,16 @@ def test_rotary_pairs_go_side_by_side_and_back():
     rows = np.arange(24.0).reshape(12, 2)
     np.testing.assert_array_equal(gguf_file.halves_apart(gguf_file.side_by_side(rows, 3), 3), rows)
     np.testing.assert_array_equal(gguf_file.side_by_side(rows, 3)[:4], rows[[0, 2, 1, 3]])
+
+
+@pytest.mark.slow
+def test_what_was_imported_is_trained_on(tokenizer, tiny, draw_params, tmp_path):
+    exported(tokenizer, tiny, draw_params, tmp_path / "out")
+    small = ["--config.data.scale=0.02", "--config.data.sequence_length=128", "--config.sft.steps=2"]
+    flags = [f"--config=experiments/imported.py:{tmp_path}/out", f"--workdir={tmp_path}/run", *small]
+    done = command("llm_jax.main", *flags, "--stages=imported,data,sft")
+    assert done.returncode == 0, done.stderr
+    run = Run.open(tmp_path / "run")
+    assert run.trained() == ["imported", "sft"] and run.choose() == "sft"
+    said = command("llm_jax.chat", f"--workdir={tmp_path}/run", "--prompt=Hi", "--json")
+    assert said.returncode == 0, said.stderr
