@@ -82,7 +82,7 @@ STAGES: Table[Stage] = Table(
             kind="chat",
             follows=("pretrain",),
             section="sft",
-            identity=(*PRETRAINED, "sft"),
+            identity=(*PRETRAINED, "lora", "sft"),
         ),
         Stage(
             name="rl",
@@ -92,7 +92,7 @@ STAGES: Table[Stage] = Table(
             kind="chat",
             follows=("sft",),
             section="rl",
-            identity=(*PRETRAINED, "sft", "rl"),
+            identity=(*PRETRAINED, "lora", "sft", "rl"),
             one_process=True,
         ),
         Stage(
