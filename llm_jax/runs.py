@@ -105,7 +105,7 @@ class Run:
         """
         workdir = workdir or self.workdir
         meta, params = self._read(stage, workdir, step)
-        if meta["lora"] is None:
+        if not meta.get("lora"):
             return params
         values = ConfigDict(meta["lora"])
         base = lora.frozen(self._base_of(stage, workdir, meta["parent"]), self.axes(), values.frozen)
@@ -114,7 +114,7 @@ class Run:
     def load_adapter(self, stage: str):
         """(the record, the adapter) of a stage that trained one. Raises UserError when it did not, or has none."""
         meta, adapter = self._read(stage, self.workdir, None)
-        if meta["lora"] is None:
+        if not meta.get("lora"):
             raise UserError(f"stage {stage!r} of {self.workdir} trained all parameters: it has no adapter")
         return meta, adapter
 
@@ -127,7 +127,7 @@ class Run:
                 if meta["tokenizer"] != self.tokenizer_sha256:
                     mend = f"another tokenizer than {self.workdir}/data/tokenizer.model"
                     raise UserError(f"{store.path} was trained with {mend}")
-                values = meta["lora"]
+                values = meta.get("lora")
                 abstract = self.abstract_adapter(ConfigDict(values)) if values else self.abstract_params()
                 return meta, store.restore_params(step, abstract)
 
