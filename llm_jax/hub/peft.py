@@ -12,9 +12,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from llm_jax.config import UserError, default, validate
+from llm_jax.config import UserError, default
 from llm_jax.files import read_json
 from llm_jax.hub import weights
+from llm_jax.ranges import outside
 from llm_jax.runs import Run
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -124,18 +125,17 @@ def values_of(config: Any, folder: Path) -> ConfigDict:
     for key, fine in UNTOUCHED.items():
         if config.get(key) not in fine:
             raise UserError(f"{folder}/{CONFIG} has {key} {config[key]!r}, which is not supported")
-    c, modules = default(), config.get("target_modules")
+    values, modules = default().lora, config.get("target_modules")
     names = [name.rpartition(".")[2].removesuffix("_proj") for name in modules] if isinstance(modules, list) else []
-    known = tuple(name for name in c.lora.projections if name in names)
+    known = tuple(name for name in values.projections if name in names)
     if not known or len(known) < len(set(names)):
         what = f"{folder}/{CONFIG} has target_modules {modules!r}"
-        raise UserError(f"{what}; supported are lists of {', '.join(f'{name}_proj' for name in c.lora.projections)}")
-    try:
-        c.lora.rank, c.lora.alpha, c.lora.projections = int(config["r"]), float(config["lora_alpha"]), known
-        validate(c)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}/{CONFIG} is damaged: its r or lora_alpha is no number ({error})") from None
-    return c.lora
+        raise UserError(f"{what}; supported are lists of {', '.join(f'{name}_proj' for name in values.projections)}")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if wrong := outside("lora.rank", rank or None) or outside("lora.alpha", alpha):
+        raise UserError(f"{folder}/{CONFIG} has r {rank!r} and lora_alpha {alpha!r}, and {wrong}")
+    values.rank, values.alpha, values.projections = rank, float(alpha), known
+    return values
 
 
 def check(folder: Path, where: dict[str, Part], tensors: dict[str, np.ndarray]) -> None:
