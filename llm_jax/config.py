@@ -114,6 +114,13 @@ def default() -> ConfigDict:
     c.rl.max_new_tokens = 80  # of a rollout
     c.rl.no_tools = ("arithmetic",)  # families in which calling the python tool earns nothing
 
+    c.lora = ConfigDict()  # stages sft and rl: an adapter in place of all parameters (Hu et al. 2021)
+    c.lora.rank = 0  # of its matrices; 0: none, all parameters are trained
+    c.lora.alpha = 16.0  # its output is multiplied by alpha / rank
+    c.lora.projections = ("q", "k", "v", "o", "gate", "up", "down")  # those that it adapts
+    c.lora.frozen = "float32"  # dtype of the parameters under it; int8: of layers' matrices, tables are bfloat16
+    c.lora.learning_rate = 1e-3  # peak, AdamW, of both stages; about ten times that of training all parameters
+
     c.eval = ConfigDict()
     c.eval.problems = 512  # held-out problems behind every rate
     c.eval.grid_items = 64  # problems in a cell of the capability grid
@@ -192,6 +199,7 @@ def validate(config: ConfigDict, sections: tuple[str, ...] = ()) -> None:
     if config.data.weights and not sum(config.data.weights.values()):
         raise UserError("data.weights are all 0; give one source a share")
     check_layers(config.model)
+    check_adapter(config)
     for key, of in MULTIPLES:
         if flat[key] % (unit := math.prod(flat[name] for name in of)):
             equals = f" = {unit}" if len(of) > 1 else f" {unit}"
@@ -223,3 +231,11 @@ def check_layers(m: ConfigDict) -> None:
         raise UserError(f"model.layers is {m.layers}, less than the period {len(pattern)} of model.layer_pattern")
     if m.head_dim % 2:
         raise UserError(f"model.head_dim is {m.head_dim}; rotary embedding needs an even size")
+
+
+def check_adapter(config: ConfigDict) -> None:
+    """Raises UserError where `lora` is to adapt experts' weights."""
+    of_experts = [name for name in config.lora.projections if name in ("gate", "up", "down")]
+    if config.lora.rank and config.model.experts and of_experts:
+        what = f"lora.projections has {of_experts[0]!r}, which is of the experts here, and experts are not adapted"
+        raise UserError(f"{what}; give some of ('q', 'k', 'v', 'o')")

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 from llm_jax import checkpoint, rows
 from llm_jax.config import UserError, differences, flatten
 from llm_jax.files import user_path
-from llm_jax.runs import Run, read_noted
+from llm_jax.runs import OWN, Run, read_noted
 from llm_jax.stage_table import STAGES, Stage, trained
 from llm_jax.tables import known
 from llm_jax.tokenizer import path_in
 
-OWN = "."  # the run of a parent that lies in the same workdir
 # What the same parameters may be used with: it changes how they are computed with, or the loss, not what they compute.
 FREE = ("model.attention", "model.remat", "model.compute_dtype", "model.load_balance", "model.router_z")
 

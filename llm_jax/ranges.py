@@ -170,6 +170,13 @@ RANGES = {
     "rl.advantage": Choice(("mean", "std")),
     "rl.max_new_tokens": whole(1),
     "rl.no_tools": Text(r"\S(.*\S)?", "names of task families", many=True),
+    "lora.rank": whole(0),
+    "lora.alpha": FROM_0,
+    "lora.projections": Text(
+        "q|k|v|o|gate|up|down", "of 'q', 'k', 'v', 'o', 'gate', 'up' and 'down', one or more", many=True, least=1
+    ),
+    "lora.frozen": Choice(("float32", "bfloat16", "int8")),
+    "lora.learning_rate": FROM_0,
     "eval.problems": whole(1),
     "eval.grid_items": whole(1),
     "eval.passk_problems": whole(1),

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import shlex
+import zlib
 from pathlib import Path
 
 import jax
@@ -12,13 +13,14 @@ from ml_collections import ConfigDict
 
 from llm_jax import checkpoint, sharding
 from llm_jax.config import OPEN, UserError, default, flatten
-from llm_jax.files import read_json, replace
-from llm_jax.model import transformer
+from llm_jax.files import read_json, replace, user_path
+from llm_jax.model import lora, transformer
 from llm_jax.model.attention import kernel_for
 from llm_jax.stage_table import STAGES, identity, trained
 from llm_jax.tables import extend, known
 from llm_jax.tokenizer import Tokenizer, path_in
 
+OWN = "."  # the run of a parent that lies in the same workdir
 STAGE_HELP = "Whose newest checkpoint; that of the newest stage if not given."  # of the flag --stage
 
 
@@ -63,10 +65,13 @@ class Run:
         model.attention = kernel_for(self.mesh.devices.flat[0].platform, model, length)
         return model
 
+    def axes(self):
+        """The logical axes of every parameter."""
+        return transformer.param_axes(self.model, self.vocab_size)
+
     def shardings(self):
         """A NamedSharding for every parameter, from the rules table."""
-        axes = transformer.param_axes(self.model, self.vocab_size)
-        return jax.tree.map(lambda a: sharding.named(self.mesh, *a), axes, is_leaf=lambda x: isinstance(x, tuple))
+        return sharding.named_tree(self.mesh, self.axes())
 
     def abstract_params(self):
         init = lambda: transformer.init_params(self.model, self.vocab_size, jax.random.key(0))  # noqa: E731
@@ -78,20 +83,72 @@ class Run:
         options = sharding.compiler_options(self.mesh)
         return jax.jit(init, out_shardings=self.shardings(), compiler_options=options)(jax.random.key(self.config.seed))
 
+    def abstract_adapter(self, values: ConfigDict):
+        """Shapes and shardings of an adapter, by the values of a section `lora`."""
+        axes = lora.adapter_axes(self.axes(), tuple(values.projections))
+        made = jax.eval_shape(
+            functools.partial(lora.init, self.axes(), self.abstract_params(), values), jax.random.key(0)
+        )
+        return checkpoint.abstract_like(made, sharding.named_tree(self.mesh, axes))
+
+    def init_adapter(self, stage: str):
+        """A fresh adapter of the config's `lora`, created on its shards."""
+        values, key = self.config.lora, jax.random.fold_in(jax.random.key(self.config.seed), zlib.crc32(stage.encode()))
+        places = jax.tree.map(lambda x: x.sharding, self.abstract_adapter(values))
+        init = functools.partial(lora.init, self.axes(), self.abstract_params(), values)
+        return jax.jit(init, out_shardings=places, compiler_options=sharding.compiler_options(self.mesh))(key)
+
     def load_params(self, stage: str, workdir: Path | None = None, step: int | None = None):
         """The parameters of `stage` after a step, or the newest that are whole, here or in another workdir.
 
-        Raises UserError when there are none, or they know another tokenizer.
+        Of a stage that trained an adapter: those that it was trained on, with the adapter added to them. Raises
+        UserError when there are none, they know another tokenizer, or the adapter belongs to others.
         """
-        with checkpoint.existing(workdir or self.workdir, stage) as store:
+        workdir = workdir or self.workdir
+        meta, params = self._read(stage, workdir, step)
+        if not meta.get("lora"):
+            return params
+        values = ConfigDict(meta["lora"])
+        base = lora.frozen(self._base_of(stage, workdir, meta["parent"]), self.axes(), values.frozen)
+        return lora.merged(lora.attached(params, base, values.alpha / values.rank), self.axes())
+
+    def load_adapter(self, stage: str):
+        """(the record, the adapter) of a stage that trained one. Raises UserError when it did not, or has none."""
+        meta, adapter = self._read(stage, self.workdir, None)
+        if not meta.get("lora"):
+            raise UserError(f"stage {stage!r} of {self.workdir} trained all parameters: it has no adapter")
+        return meta, adapter
+
+    def _read(self, stage: str, workdir: Path, step: int | None) -> tuple[dict, dict]:
+        """(the record, parameters or adapter) of a checkpoint."""
+        with checkpoint.existing(workdir, stage) as store:
 
             def read(step: int):
-                if store.meta(step)["tokenizer"] != self.tokenizer_sha256:
+                meta = store.meta(step)
+                if meta["tokenizer"] != self.tokenizer_sha256:
                     mend = f"another tokenizer than {path_in(self.workdir / 'data')}"
                     raise UserError(f"{store.path} was trained with {mend}")
-                return store.restore_params(step, self.abstract_params())
+                values = meta.get("lora")
+                abstract = self.abstract_adapter(ConfigDict(values)) if values else self.abstract_params()
+                return meta, store.restore_params(step, abstract)
 
             return store.newest(read) if step is None else read(step)
+
+    def _base_of(self, stage: str, workdir: Path, parent: dict):
+        """The parameters under the adapter of a stage. Raises UserError when they are not there, or are others."""
+        where, step = workdir, parent["step"]
+        if parent["run"] != OWN:  # it may lie elsewhere by now: its checksum tells it
+            config = flatten(self.config) if workdir == self.workdir else read_noted(workdir)["config"]
+            where = user_path(config["init_from"].rpartition(":")[0] or parent["run"], "init_from")
+        what = f"stage {stage!r} of {workdir} is an adapter of step {step} of {parent['stage']!r} in {where}"
+        if not (checkpoint.folder(where, parent["stage"]) / str(step)).is_dir():
+            raise UserError(f"{what}, which is not there; bring it back")
+        with checkpoint.existing(where, parent["stage"]) as store:
+            now = checkpoint.digest(store.meta(step)["checksums"])
+        if now != parent["checksum"]:
+            what = f"{what} with the checksum {parent['checksum']}, and that is another one now ({now})"
+            raise UserError(f"{what}; bring that back, or move {Path(workdir) / stage} away to have it done again")
+        return self.load_params(parent["stage"], where, step)
 
     def trained(self) -> list[str]:
         """Stages that have a whole checkpoint, in the order of training."""

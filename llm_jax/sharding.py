@@ -74,6 +74,11 @@ def named(mesh: Mesh, *axes: str | None) -> NamedSharding:
     return NamedSharding(mesh, spec(axes))
 
 
+def named_tree(mesh: Mesh, axes_tree):
+    """A NamedSharding for each tuple of logical axes of a tree."""
+    return jax.tree.map(lambda axes: named(mesh, *axes), axes_tree, is_leaf=lambda x: isinstance(x, tuple))
+
+
 def shards(mesh: Mesh, axis: str) -> int:
     """Into how many parts the mesh cuts a logical axis."""
     names = RULES[axis]

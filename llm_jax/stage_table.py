@@ -93,7 +93,7 @@ STAGES: Table[Stage] = Table(
             kind="chat",
             follows=("pretrain", "imported"),
             section="sft",
-            identity=(*PRETRAINED, "sft"),
+            identity=(*PRETRAINED, "lora", "sft"),
         ),
         Stage(
             name="rl",
@@ -103,7 +103,7 @@ STAGES: Table[Stage] = Table(
             kind="chat",
             follows=("sft",),
             section="rl",
-            identity=(*PRETRAINED, "sft", "rl"),
+            identity=(*PRETRAINED, "lora", "sft", "rl"),
             one_process=True,
         ),
         Stage(

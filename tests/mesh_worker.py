@@ -2,9 +2,11 @@
 
 python tests/mesh_worker.py DATA FSDP TENSOR CONTEXT STEPS
 python tests/mesh_worker.py losses DATA FSDP TENSOR CONTEXT    # of both losses and gradients: relative differences
+python tests/mesh_worker.py adapter DATA FSDP TENSOR CONTEXT    # losses of an adapter's steps, by the dtype under it
 python tests/mesh_worker.py attention LENGTH    # a long row over all devices against one: the largest differences
 """
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -12,9 +14,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from llm_jax import config, sharding
-from llm_jax.model import transformer
+from llm_jax.model import lora, transformer
 from llm_jax.model.attention import attention
 from llm_jax.model.transformer import training_mask
 from llm_jax.runs import Run
@@ -72,6 +75,28 @@ def train_on(sizes: list[int], name: str, steps: int) -> dict:
     return {"losses": losses, "shares": shares, "before": before, "after": after, "compiled": step_fn._cache_size()}
 
 
+def adapter_steps(sizes: list[int], dtype: str, steps: int = 3) -> dict:
+    """Losses, and the shares of the adapter and of what it lies on that a device has."""
+    c = tiny(sizes, "adamw")
+    c.lora.rank, c.lora.frozen, c.lora.learning_rate = 4, dtype, 0.05
+    context = Run(c, Path("."), sharding.make_mesh(c.mesh), VOCAB)
+    join = functools.partial(lora.attached, scale=c.lora.alpha / c.lora.rank)
+    adamw = optax.adamw(c.lora.learning_rate)
+    job = loop.Job("sft", steps, adamw, cross_entropy_loss(context), loop.Batches(), join=join)
+    frozen = lora.frozen(context.init_params(), context.axes(), dtype)
+    adapter, losses = context.init_adapter("sft"), []
+    state, step_fn = loop.prepare(job, adapter, context.mesh)
+    for step in range(steps):
+        placed = sharding.put_batch(context.mesh, batch(step))
+        adapter, state, metrics = step_fn(adapter, frozen, state, placed)
+        losses.append(float(metrics["loss"]))
+    merged = lora.merged(join(adapter, frozen), context.axes())
+    block = lambda tree: tree["stack"]["blocks"]["layer_0"]  # noqa: E731
+    q, of_q = block(frozen)["attention"]["q"], block(adapter)["attention"]["q"]
+    parts = {"a": of_q["a"], "b": of_q["b"], "q": jax.tree.leaves(q)[0], "merged": block(merged)["attention"]["q"]}
+    return {"losses": losses, "shares": {name: share_of(x) for name, x in parts.items()}}
+
+
 def train_with_mesh(sizes: list[int], name: str, steps: int) -> dict:
     with jax.set_mesh(sharding.make_mesh(tiny(sizes, name).mesh)):
         return train_on(sizes, name, steps)
@@ -118,6 +143,11 @@ def both_losses(sizes: list[int]) -> dict:
 def main() -> None:
     if sys.argv[1] == "losses":
         print(json.dumps(both_losses([int(size) for size in sys.argv[2:]])))
+        return
+    if sys.argv[1] == "adapter":
+        sizes = [int(size) for size in sys.argv[2:]]
+        with jax.set_mesh(sharding.make_mesh(tiny(sizes, "adamw").mesh)):
+            print(json.dumps({dtype: adapter_steps(sizes, dtype) for dtype in ("float32", "int8")}))
         return
     if sys.argv[1] == "attention":
         print(json.dumps(long_attention(int(sys.argv[2]))))

@@ -106,6 +106,20 @@ def test_losses_and_their_gradients_are_those_of_one_device(sizes):
     assert max(json.loads(out.splitlines()[-1])["differences"]) < 1e-5
 
 
+@pytest.mark.slow
+def test_an_adapters_losses_do_not_depend_on_the_mesh():
+    """The adapter is cut where its matrices are, and so is what it lies on, in float32 and in int8."""
+    processes = [worker(1, ("adapter", 1, 1, 1, 1)), worker(8, ("adapter", 2, 2, 2, 1))]
+    outputs = [process.communicate(timeout=DEADLINE) for process in processes]
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, errors[-2000:]
+    one, eight = (json.loads(out.splitlines()[-1]) for out, _ in outputs)
+    for dtype in ("float32", "int8"):
+        np.testing.assert_allclose(eight[dtype]["losses"], one[dtype]["losses"], rtol=0, atol=1e-5)
+        assert one[dtype]["losses"][-1] < one[dtype]["losses"][0] - 0.01
+        assert eight[dtype]["shares"] == {"a": 1 / 2, "b": 1 / 2, "q": 1 / 4, "merged": 1 / 4}
+
+
 def test_a_worker_on_too_few_devices_fails_with_the_reason():
     _, errors = (process := worker(4, (*MESH, STEPS))).communicate(timeout=DEADLINE)
     assert process.returncode != 0 and "needs 8 devices, but 4 are here" in errors

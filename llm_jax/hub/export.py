@@ -2,9 +2,11 @@
 
 What Transformers, vLLM and their kin load, as a model of the family that computes the same (`families.family_of`):
 `config.json` and safetensors in the run's compute dtype; the tokenizer as `tokenizer.json`, with the same ids; beside
-them the SentencePiece model, under a name that no loader looks for: what they would make of it loses spaces.
+them the SentencePiece model, under a name that no loader looks for: what they would make of it loses spaces. Of a stage
+that trained an adapter the weights are merged; with --format=peft the adapter goes out alone, as PEFT loads it.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -24,7 +26,7 @@ from ml_collections import ConfigDict  # noqa: E402
 
 from llm_jax.config import UserError  # noqa: E402
 from llm_jax.files import user_path  # noqa: E402
-from llm_jax.hub import families, weights  # noqa: E402
+from llm_jax.hub import families, peft, weights  # noqa: E402
 from llm_jax.hub.tokenizer_json import CONFIG, tokenizer_json  # noqa: E402
 from llm_jax.runs import STAGE_HELP, Run  # noqa: E402
 from llm_jax.tokenizer import Tokenizer  # noqa: E402
@@ -37,6 +39,7 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
     flags.DEFINE_string("stage", "", STAGE_HELP)
     flags.DEFINE_string("output", None, "Folder to make.", required=True)
+    flags.DEFINE_enum("format", "hf", ["hf", "peft"], "The whole model, or the adapter that the stage trained.")
 
 
 def described(config: ConfigDict, tokenizer: Tokenizer) -> dict:
@@ -85,17 +88,24 @@ def export(config: ConfigDict, tokenizer: Tokenizer, params: dict, output: Path)
     can be written there."""
     check_place(output)
     model_json = described(config, tokenizer)
-    part = output.with_name(output.name + ".part")
-    try:
-        if part.exists():
-            shutil.rmtree(part)
-        part.mkdir(parents=True)
+    with made_whole(output) as part:
         (part / "config.json").write_text(json.dumps(model_json, indent=1), encoding="utf-8")
         named = weights.named(config.model, tokenizer.vocab_size, params)
         write_weights(part, named, config.model.compute_dtype)
         tokenizer.save(part / TOKENIZER)
         (part / "tokenizer.json").write_text(json.dumps(tokenizer_json(tokenizer)), encoding="utf-8")
         (part / "tokenizer_config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def made_whole(output: Path) -> Iterator[Path]:
+    """A folder to write into, beside `output`, which it becomes at the end. Raises UserError as `export` does."""
+    part = output.with_name(output.name + ".part")
+    try:
+        if part.exists():
+            shutil.rmtree(part)
+        part.mkdir(parents=True)
+        yield part
         part.rename(output)
     except Exception as error:
         shutil.rmtree(part, ignore_errors=True)
@@ -113,7 +123,11 @@ def main() -> None:
     run = Run.open(user_path(f.workdir, "--workdir"))
     stage = run.choose(f.stage)
     with jax.set_mesh(run.mesh):
-        export(run.config, run.tokenizer, run.load_params(stage), output)
+        if f.format == "peft":
+            with made_whole(output) as part:
+                peft.write(run, stage, part)
+        else:
+            export(run.config, run.tokenizer, run.load_params(stage), output)
     print(f"{output}: {stage} of {f.workdir}")
 
 

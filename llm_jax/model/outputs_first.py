@@ -39,6 +39,25 @@ class OutputsFirst:
         y = jnp.transpose(y, rotated(range(y.ndim), values.ndim - inputs))
         return y if self.scale is None else y * self.scale.astype(x.dtype)
 
+    def turned(self, inputs: int, dtype, int8: bool) -> "OutputsFirst":
+        """Itself: it is so already."""
+        return self
+
+    def dense(self, inputs: int) -> jax.Array:
+        """The weight again, inputs first; float32."""
+        values = self.values.astype(jnp.float32)
+        if self.scale is not None:
+            values *= self.scale.reshape(*self.scale.shape, *(1,) * inputs)
+        return jnp.transpose(values, rotated(range(values.ndim), values.ndim - inputs))
+
+
+def product(x: jax.Array, weight: jax.Array | OutputsFirst, inputs: int) -> jax.Array:
+    """Contracts x's last `inputs` axes with the weight's inputs, in x's dtype."""
+    if isinstance(weight, OutputsFirst):
+        return weight.product(x, inputs)
+    dims = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
+    return jax.lax.dot_general(x, weight.astype(x.dtype), (dims, ((), ())))
+
 
 def rotated(axes, first: int) -> tuple:
     """The axes with the first ones at the end."""
@@ -49,9 +68,12 @@ def outputs_first(group: dict, dtype, int8: bool) -> dict:
     """One group of layers with its matrices turned; other weights in the dtype, but norms' scales and routers."""
 
     def turn(path, leaf):
-        name, is_expert = path[-1].key, leaf.ndim == 3 and path[-2].key == "ff"
+        name = path[-1].key
+        if not isinstance(leaf, jax.Array):
+            return leaf.turned(INPUTS[name], dtype, int8)
+        is_expert = leaf.ndim == 3 and path[-2].key == "ff"
         if name in INPUTS and not is_expert:
             return OutputsFirst.of(leaf, INPUTS[name], dtype, int8)
         return leaf if name in ("scale", "router") else leaf.astype(dtype)
 
-    return jax.tree_util.tree_map_with_path(turn, group)
+    return jax.tree_util.tree_map_with_path(turn, group, is_leaf=lambda x: not isinstance(x, dict))

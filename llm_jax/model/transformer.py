@@ -19,7 +19,8 @@ from llm_jax.config import VOCAB_MULTIPLE
 from llm_jax.model import experts, kv_cache
 from llm_jax.model.attention import LayerSpec, Mask, attention, cached_attention
 from llm_jax.model.embedding import look_up
-from llm_jax.model.outputs_first import INPUTS, OutputsFirst, outputs_first, rotated
+from llm_jax.model.lora import Adapted
+from llm_jax.model.outputs_first import INPUTS, OutputsFirst, outputs_first, product, rotated
 from llm_jax.sharding import constrain
 
 Params = dict[str, Any]
@@ -36,11 +37,8 @@ def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...],
 
 def project(x: jax.Array, w: Weight, contracted: int = 1) -> jax.Array:
     """Every projection of the model: contracts x's last `contracted` axes with w's first, in x's dtype."""
-    dims = tuple(range(x.ndim - contracted, x.ndim)), tuple(range(contracted))
     value = w.get_value()
-    if isinstance(value, OutputsFirst):
-        return value.product(x, contracted)
-    return jax.lax.dot_general(x, value.astype(x.dtype), (dims, ((), ())))
+    return value.product(x, contracted) if isinstance(value, Adapted) else product(x, value, contracted)
 
 
 class RMSNorm(nnx.Module):

@@ -25,6 +25,7 @@ from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.loaded import engine_for
 from llm_jax.sampling.requests import Completion, Request
+from llm_jax.stages import adapter
 from llm_jax.tables import known
 from llm_jax.tasks.table import FAMILIES
 from llm_jax.tools.table import TOOLS, Toolbox
@@ -251,10 +252,10 @@ def pack_rollouts(
 
 def train(run: Run, params):
     config = run.config
-    axes = transformer.param_axes(run.model, run.vocab_size)
     warmup = max(1, config.rl.steps // 20)
-    rate = lambda step: config.rl.learning_rate * jnp.minimum(1.0, (step + 1) / warmup)  # noqa: E731
-    optimizer = optax.chain(optax.clip_by_global_norm(config.optimizer.clip or 1e9), adamw(rate, 0.0, axes))
+    rate = lambda peak: lambda step: peak * jnp.minimum(1.0, (step + 1) / warmup)  # noqa: E731
+    of_all = adamw(rate(config.rl.learning_rate), 0.0, run.axes())
+    optimizer = optax.chain(optax.clip_by_global_norm(config.optimizer.clip or 1e9), of_all)
     with contextlib.closing(Toolbox(run.workdir)) as tools:
         engine = engine_for(run, config.rl.slots, tools)
         job = loop.Job(
@@ -264,4 +265,4 @@ def train(run: Run, params):
             loss=policy_loss(run),
             batches=Rollouts(run, engine),
         )
-        return loop.train(run, job, params)
+        return adapter.train(run, job, params, rate(config.lora.learning_rate))

@@ -1,8 +1,9 @@
 """Supervised fine-tuning: the same loss on conversations, on the assistant's tokens only."""
 
 from llm_jax.runs import Run
-from llm_jax.stages import supervised
-from llm_jax.training import loader, loop
+from llm_jax.stages import adapter, supervised
+from llm_jax.training import loader
+from llm_jax.training.optimizer import schedule
 
 
 def check(run: Run, stages: list[str]) -> None:
@@ -14,4 +15,4 @@ def check(run: Run, stages: list[str]) -> None:
 def train(run: Run, params):
     data, passes = run.workdir / "data", run.config.sft.epochs
     job = supervised.supervised_job(run, "sft", loader.mixture(data / "sft"), data / "sft_validation", passes)
-    return loop.train(run, job, params)
+    return adapter.train(run, job, params, schedule(run.config.lora.learning_rate, job.steps, run.config.optimizer))

@@ -41,6 +41,14 @@ class Batches:
         """Continues from a state that `state` gave."""
 
 
+def join(trainable: dict, frozen: dict) -> dict:
+    """One parameter tree from two that share no leaf."""
+    out = dict(frozen)
+    for key, value in trainable.items():
+        out[key] = join(value, out[key]) if isinstance(value, dict) and key in out else value
+    return out
+
+
 @dataclasses.dataclass
 class Job:
     stage: str
@@ -52,14 +60,7 @@ class Job:
     validate: Callable | None = None  # (params) -> metrics
     tokens_per_step: int = 0
     flops_per_step: float = 0.0  # of the model, for MFU; 0 when it varies
-
-
-def join(trainable: dict, frozen: dict) -> dict:
-    """One parameter tree from two that share no leaf."""
-    out = dict(frozen)
-    for key, value in trainable.items():
-        out[key] = join(value, out[key]) if isinstance(value, dict) and key in out else value
-    return out
+    join: Callable = join  # (trainable, frozen) -> the parameters that loss, batches and validation get
 
 
 def state_shardings(optimizer_state, shardings, mesh: Mesh):
@@ -73,7 +74,7 @@ def state_shardings(optimizer_state, shardings, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(pick, optimizer_state)
 
 
-def gradients(loss: Callable, trainable, frozen, batch):
+def gradients(loss: Callable, trainable, frozen, batch, join: Callable = join):
     """(gradient of the mean loss, mean loss, metrics) over a batch whose arrays are (microbatches, rows, ...).
 
     Sums are added up over the microbatches and divided once, by the number of targets of the whole batch: the same
@@ -131,7 +132,7 @@ def step_function(job: Job, params, mesh: Mesh):
     """
 
     def step(trainable, frozen, optimizer_state, batch):
-        grads, loss, metrics = gradients(job.loss, trainable, frozen, batch)
+        grads, loss, metrics = gradients(job.loss, trainable, frozen, batch, job.join)
         updates, optimizer_state = job.optimizer.update(grads, optimizer_state, trainable)
         squares = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
         metrics = {"loss": loss, "grad_norm": jnp.sqrt(squares.sum()), "grad_squares": squares, **metrics}
@@ -149,17 +150,18 @@ def prepare(job: Job, params, mesh: Mesh):
     return init(params), step_function(job, params, mesh)
 
 
-def train(run: Run, job: Job, params) -> Any:
+def train(run: Run, job: Job, params, frozen: dict | None = None) -> Any:
     """Trains `params` by `job` from its newest checkpoint, or from the start, to the end -> final parameters.
 
+    With `frozen` beside them, `job.join` makes the model's parameters of the two; checkpoints hold `params` alone.
     Raises Stopped after SIGTERM or Ctrl-C to any process, in all after the same step, once the state is saved, and
     FloatingPointError on a loss that is not finite; the newest checkpoint then stays as it is.
     """
     with Interrupt() as interrupt:
-        return _train(run, job, params, interrupt)
+        return _train(run, job, params, frozen or {}, interrupt)
 
 
-def _train(run: Run, job: Job, params, interrupt: Interrupt) -> Any:
+def _train(run: Run, job: Job, params, frozen: dict, interrupt: Interrupt) -> Any:
     config, own = run.config, identity(run.config, job.stage)
     parent = lineage.parent_of(run, job.stage)
     parts = [".".join(key.key for key in path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
@@ -195,6 +197,7 @@ def _train(run: Run, job: Job, params, interrupt: Interrupt) -> Any:
             "config": json.loads(config.to_json()),
             "identity": own,
             "parent": parent,
+            "lora": config.lora.to_dict() if frozen else None,
             "tokenizer": run.tokenizer_sha256,
             "batches": job.batches.state(),
             "log": log.state(),
@@ -208,13 +211,13 @@ def _train(run: Run, job: Job, params, interrupt: Interrupt) -> Any:
     with contextlib.closing(store), log, contextlib.closing(profile):
         for step in range(start, job.steps):
             asked = time.monotonic()
-            host_batch, figures = job.batches.next(step, params)
+            host_batch, figures = job.batches.next(step, job.join(params, frozen))
             waited += time.monotonic() - asked
             batch = sharding.put_batch(run.mesh, host_batch, config.train.microbatch)
             wanted = sharding.any_process(run.mesh, interrupt.wanted)  # a signal after this waits for the next step
             profile.before(step - start)
             with jax.transfer_guard("disallow"):
-                params, optimizer_state, metrics = step_fn(params, {}, optimizer_state, batch)
+                params, optimizer_state, metrics = step_fn(params, frozen, optimizer_state, batch)
             if pending:
                 log.step(*pending, waited)
                 waited = 0.0
@@ -227,7 +230,7 @@ def _train(run: Run, job: Job, params, interrupt: Interrupt) -> Any:
                 log.step(*pending, waited)
                 pending, waited = None, 0.0
                 if validates:
-                    log.validation(step + 1, job.validate(params))
+                    log.validation(step + 1, job.validate(job.join(params, frozen)))
                 if saves:
                     save(step + 1)
                 log.restart_clock()
@@ -236,7 +239,7 @@ def _train(run: Run, job: Job, params, interrupt: Interrupt) -> Any:
     if sharding.any_process(run.mesh, interrupt.wanted):  # the last save took its time
         raise Stopped(f"{job.stage}: saved at step {done_steps}; the same command continues")
     log.finish()
-    return params
+    return job.join(params, frozen)
 
 
 class Profile:
