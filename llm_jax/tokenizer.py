@@ -126,6 +126,12 @@ class Tokenizer:
         """The byte that a token stands for, if it is one of a character of several."""
         return self._bytes.get(id_)
 
+    def bytes_of(self, id_: int) -> bytes:
+        """What a token adds to a text; nothing where it is special."""
+        if id_ in self.special_names or id_ == self._sp.unk_id():
+            return b""
+        return self.byte(id_) or self._sp.id_to_piece(id_).replace(MARK, " ").encode()
+
     @functools.cached_property
     def _bytes(self) -> dict[int, bytes]:
         return {self._sp.piece_to_id(f"<0x{b:02X}>"): bytes([b]) for b in range(256)}

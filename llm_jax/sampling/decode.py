@@ -1,9 +1,10 @@
 """The device's half of the engine: the state of the slots, and the jitted functions that move it.
 
 State, one entry a slot, beside the cache: `token` (the last one, not read yet), `position` (its), `count` (tokens
-written), `done`, `waiting` (for a tool), `forced_at`, what its request asks for (`ROW_FIELDS`, `bias`, `seen`); and
-what it wrote since the host last looked: `fresh` tokens in `out_*`. Every setting is data. Programs are compiled for
-the cache's length, and to read for the number of prompts and the length of their pieces; for nothing else.
+written), `done`, `waiting` (for a tool, or for the mask of a grammar), `forced_at`, what its request asks for
+(`ROW_FIELDS`, `bias`), which ids its prompt has (`read`) and how often it wrote each (`written`); and what it wrote
+since the host last looked: `fresh` tokens in `out_*`. Every setting is data. Programs are compiled for the cache's
+length, and to read for the number of prompts and the length of their pieces; for nothing else.
 """
 
 import functools
@@ -12,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from llm_jax.model import kv_cache, transformer
@@ -22,6 +24,7 @@ FORCED_ROOM = 48  # tokens in a slot's forced queue
 STOP_ROOM = 8  # ids that end an answer
 TOP = 20  # likeliest ids of a token, where a request wants them
 MOST_STEPS = 64  # of a chunk
+MASK_BITS = 32  # ids of a word of a grammar's mask
 NGRAM = 2  # tokens that must agree with an earlier place for what followed there to be drafted
 
 ROW_FIELDS = {  # of a request: name -> (shape beyond the slots, dtype)
@@ -31,15 +34,18 @@ ROW_FIELDS = {  # of a request: name -> (shape beyond the slots, dtype)
     "top_k": ((), jnp.int32),
     "top_p": ((), jnp.float32),
     "min_p": ((), jnp.float32),
-    "penalty": ((), jnp.float32),
+    "repetition": ((), jnp.float32),
+    "presence": ((), jnp.float32),
+    "frequency": ((), jnp.float32),
     "adjusts": ((), jnp.bool_),  # has a bias or a penalty: `put_row` comes first
+    "guided": ((), jnp.bool_),  # by a grammar: it waits for a mask after each token that it samples
     "wants_top": ((), jnp.bool_),
     "stops": ((STOP_ROOM,), jnp.int32),  # padded with -1
     "forced": ((FORCED_ROOM,), jnp.int32),
     "forced_length": ((), jnp.int32),
     "position": ((), jnp.int32),  # of the prompt's last token
 }
-NO_ADJUSTMENT = {"bias": 0.0, "seen": False}
+NO_ADJUSTMENT = {"bias": 0.0, "read": False}
 OUTPUTS = ("ids", "mask", "sampling", "logprob")
 
 State = dict[str, Any]
@@ -53,7 +59,8 @@ def empty_state(vocab_size: int, slots: int, longest: int, drafts: int) -> State
     state |= {name: jnp.zeros(slots, jnp.int32) for name in ("token", "count", "forced_at", "fresh")}
     state |= {
         "bias": jnp.zeros((slots, V), jnp.float32),
-        "seen": jnp.zeros((slots, V), bool),
+        "read": jnp.zeros((slots, V), bool),
+        "written": jnp.zeros((slots, V), jnp.int32),
         "done": jnp.ones(slots, bool),
         "waiting": jnp.zeros(slots, bool),
         **{f"out_{name}": jnp.zeros((slots, room), jnp.int32) for name in OUTPUTS[:2]},
@@ -62,6 +69,17 @@ def empty_state(vocab_size: int, slots: int, longest: int, drafts: int) -> State
         "out_top": jnp.zeros((slots, room, TOP), jnp.float32),
     }
     return state | ({"history": jnp.zeros((slots, longest), jnp.int32)} if drafts else {})
+
+
+def empty_resumed(vocab_size: int, slots: int) -> dict[str, np.ndarray]:
+    """What `decode_chunk` takes where no row has waited and none is guided."""
+    words = transformer.padded_vocab(vocab_size) // MASK_BITS
+    return {
+        "rows": np.zeros(slots, bool),
+        "forced": np.zeros((slots, FORCED_ROOM), np.int32),
+        "length": np.zeros(slots, np.int32),
+        "allowed": np.zeros((slots, words), np.uint32),
+    }
 
 
 @functools.cache
@@ -109,10 +127,13 @@ def shared(cache: kv_cache.Cache, from_B: jax.Array) -> kv_cache.Cache:
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def begin(static: Static, params, state: State, rows: State, hidden_RD, source_B, admitted_B, closings) -> State:
+def begin(
+    static: Static, params, state: State, rows: State, hidden_RD, source_B, admitted_B, closings, allowed_BW
+) -> State:
     """Puts requests into the slots of `admitted_B`, and samples each one's first token.
 
-    `rows` has ROW_FIELDS for all slots, `source_B` the number of each one's prompt among the R that were read.
+    `rows` has ROW_FIELDS for all slots, `source_B` the number of each one's prompt among the R that were read,
+    `allowed_BW` the ids that grammars allow (`sampler.masked`).
     """
 
     def chosen(new: jax.Array, old: jax.Array) -> jax.Array:
@@ -123,20 +144,31 @@ def begin(static: Static, params, state: State, rows: State, hidden_RD, source_B
     plain_B1 = (admitted_B & ~rows["adjusts"])[:, None]
     state |= {name: jnp.where(plain_B1, zero, state[name]) for name, zero in NO_ADJUSTMENT.items()}
     state |= {
+        "written": jnp.where(admitted_B[:, None], 0, state["written"]),
         "waiting": state["waiting"] & ~admitted_B,
         "done": jnp.where(admitted_B, state["limit"] == 0, state["done"]),
     }
-    return advance(state, logits(static, params, hidden_RD)[source_B], admitted_B, closings)
+    return advance(state, logits(static, params, hidden_RD)[source_B], admitted_B, closings, allowed_BW)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))
-def decode_chunk(static: Static, params, cache: kv_cache.Cache, state: State, steps, patience, closings):
+def decode_chunk(static: Static, params, cache: kv_cache.Cache, state: State, steps, patience, closings, resumed):
     """(cache, state, what was written since the last chunk): up to `steps` steps, until `patience` slots are stuck.
+
+    `resumed`: `rows` (B), those that have waited and go on, with what is put into their mouths, `forced` (B, F) and
+    `length` (B); and `allowed` (B, W), the ids that grammars allow each guided row to sample next.
 
     The outputs have admitted rows' first tokens, too. `steps` and `worked` in them count the steps that were done, and
     those of each slot in which it wrote.
     """
     drafts, room = static[2], state["out_ids"].shape[1]
+    rows_B = resumed["rows"]
+    state |= {
+        "forced": jnp.where(rows_B[:, None], resumed["forced"], state["forced"]),
+        "forced_length": jnp.where(rows_B, resumed["length"], state["forced_length"]),
+        "forced_at": jnp.where(rows_B, 0, state["forced_at"]),
+        "waiting": state["waiting"] & ~rows_B,
+    }
 
     def going(carry):
         step, _, _, state = carry
@@ -153,7 +185,7 @@ def decode_chunk(static: Static, params, cache: kv_cache.Cache, state: State, st
         logits_BTV = logits(static, params, hidden_BTD)
         worked += jnp.sum(live)
         for k in range(1 + drafts):  # a draft counts while the tokens before it came out as drafted
-            state = advance(state, logits_BTV[:, k], live, closings)
+            state = advance(state, logits_BTV[:, k], live, closings, resumed["allowed"])
             live &= state["token"] == tokens_BT[:, min(k + 1, drafts)]
         return step + 1, worked, cache, state
 
@@ -182,22 +214,20 @@ def drafted(state: State, drafts: int) -> jax.Array:
     return jnp.where(queued_BK < state["forced_length"][:, None], queue, take(found_B[:, None] + 1 + ahead_K))
 
 
-def advance(state: State, logits_BV, rows_B, closings) -> State:
+def advance(state: State, logits_BV, rows_B, closings, allowed_BW) -> State:
     """Every live slot of `rows_B` gets its next token: forced if its queue holds one, else sampled from its logits.
 
-    `closings` are the ids that close a tool's span.
+    `closings` are the ids that close a tool's span, `allowed_BW` those that guided rows may sample.
     """
     s = dict(state)
     B, room = s["out_ids"].shape
     rows = jnp.arange(B)
     live = rows_B & ~(s["done"] | s["waiting"])
-    adjusted_BV = jax.lax.cond(
-        jnp.any(s["adjusts"] & live),
-        lambda x: sampler.adjusted(x, s["bias"], s["seen"], s["penalty"]),
-        lambda x: x,
-        logits_BV,
-    )
-    token_B, sampling_B = sampler.sample(adjusted_BV, s, s["count"])
+    same = lambda x: x  # noqa: E731
+    drawn_BV = jax.lax.cond(jnp.any(s["adjusts"] & live), lambda x: sampler.adjusted(x, s), same, logits_BV)
+    mask = lambda x: sampler.masked(x, s["guided"], allowed_BW)  # noqa: E731
+    drawn_BV = jax.lax.cond(jnp.any(s["guided"] & live), mask, same, drawn_BV)
+    token_B, sampling_B = sampler.sample(drawn_BV, s, s["count"])
     forced = s["forced_at"] < s["forced_length"]
     token_B = jnp.where(forced, s["forced"][rows, jnp.minimum(s["forced_at"], FORCED_ROOM - 1)], token_B)
     log_z_B = jax.nn.logsumexp(logits_BV, axis=-1)
@@ -220,33 +250,21 @@ def advance(state: State, logits_BV, rows_B, closings) -> State:
     for name in ("position", "count", "fresh"):
         s[name] += live
     s["forced_at"] += live & forced
-    s["seen"] = s["seen"].at[rows, token_B].max(live)
+    s["written"] = s["written"].at[rows, token_B].add(live)
     if "history" in s:
         s["history"] = (
             s["history"].at[rows, jnp.where(live, s["position"], s["history"].shape[1])].set(token_B, mode="drop")
         )
     ended = jnp.any(token_B[:, None] == s["stops"], axis=1) & ~forced
     s["done"] |= live & (ended | (s["count"] >= s["limit"]))
-    s["waiting"] |= live & ~s["done"] & ~forced & jnp.any(token_B[:, None] == closings, axis=1)
+    s["waiting"] |= live & ~s["done"] & ~forced & (s["guided"] | jnp.any(token_B[:, None] == closings, axis=1))
     return s
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def put_row(state: State, slot, row: dict[str, jax.Array]) -> State:
-    """One slot's `bias` and `seen` (V), or its `history`, before it is admitted."""
+    """One slot's `bias` and `read` (V), or its `history`, before it is admitted."""
     return state | {name: state[name].at[slot].set(value) for name, value in row.items()}
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def queue_forced(state: State, rows_B, forced_BF, length_B) -> State:
-    """Puts new queues into the chosen slots and lets them go on."""
-    return {
-        **state,
-        "forced": jnp.where(rows_B[:, None], forced_BF, state["forced"]),
-        "forced_length": jnp.where(rows_B, length_B, state["forced_length"]),
-        "forced_at": jnp.where(rows_B, 0, state["forced_at"]),
-        "waiting": state["waiting"] & ~rows_B,
-    }
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -8,6 +8,8 @@ new.
 """
 
 import collections
+import dataclasses
+from collections.abc import Iterable
 from concurrent.futures import Executor, Future, wait
 
 import jax
@@ -15,6 +17,7 @@ import numpy as np
 
 from llm_jax.sampling import decode
 from llm_jax.sampling.decode import FORCED_ROOM, MOST_STEPS
+from llm_jax.sampling.grammar import Guide, fill
 from llm_jax.sampling.requests import Completion, Request, Tool
 from llm_jax.sampling.slots import PIECES, Piece, Slots
 from llm_jax.sampling.turns import said
@@ -44,6 +47,9 @@ class Lane:
         self._kept: list[list[int]] = [[] for _ in self._rows]  # what a free slot's cache holds
         self._free = list(range(slots.count))  # the one that was used last at the end
         self._calls: dict[int, Future] = {}  # slot -> its tool at work
+        self._guides: dict[int, Guide] = {}  # slot -> where it is in its grammar
+        self._allowed = slots.nothing["allowed"].copy()  # what each guided row may sample next
+        self._resumed: dict[int, list[int]] = {}  # slots that go on with the next chunk -> what they are to say first
         self.steps = self.worked = 0  # decoding steps done; those of each slot in which it wrote, over all slots
         self._asked = self._answered = 0  # tokens that requests may take; those of the requests that are done
 
@@ -125,7 +131,11 @@ class Lane:
         stuck = self.count - len(live)
         # Where rows wait for slots, or may wait for tools, the chunk ends when a few slots are stuck.
         patience = stuck + self._refill if self._queue or self._closing else self.count
-        return self._take(self._slots.chunk(steps, min(patience, self.count)), live)
+        if self._guides:  # a row that waits for its mask ends the chunk
+            patience = stuck + 1
+        resumed, self._resumed = self._resumed, {}
+        allowed_BW = self._allowed if self._guides else None
+        return self._take(self._slots.chunk(steps, min(patience, self.count), resumed, allowed_BW), live)
 
     def _take(self, out: decode.State, live: list[int]) -> list[Completion]:
         """Hands what was written to its completions, frees slots that are done, starts the tools of those that wait."""
@@ -144,10 +154,25 @@ class Lane:
             elif out["done"][slot]:
                 ends = (self.tokenizer.end, *request.stop_ids)
                 self._finish(slot, "stop" if completion.ids and completion.ids[-1] in ends else "length")
+            elif slot in self._guides:
+                if out["waiting"][slot]:
+                    self._resumed[slot] = self._guides[slot].take(completion.ids[-1:], FORCED_ROOM)
             elif out["waiting"][slot]:
                 completion.tool_calls += 1
                 self._calls[slot] = self._pool.submit(self._call, list(completion.ids))
+        self._mask(self._resumed)
+        self._cut_failed()
         return moved
+
+    def _mask(self, slots: Iterable[int]) -> None:
+        """Works out what those of the slots that have a grammar may sample next."""
+        fill(self._allowed, {slot: self._guides[slot] for slot in slots if slot in self._guides})
+
+    def _cut_failed(self) -> None:
+        """Ends rows whose grammars have become too much to go on with."""
+        for slot in [slot for slot, guide in self._guides.items() if guide.failed]:
+            self._slots.stop([slot])
+            self._finish(slot, "length")
 
     def _ends(self, completion: Completion, request: Request, before: int) -> bool:
         """Whether it contains a text that ends it; what was written after that is taken back.
@@ -171,7 +196,8 @@ class Lane:
         self._answered += self._most(request)
         self._kept[slot] = [*request.prompt, *completion.ids][:-1]  # the last token has not been read
         self._rows[slot] = None
-        self._calls.pop(slot, None)
+        for of_row in (self._calls, self._guides, self._resumed):
+            of_row.pop(slot, None)
         self._free.append(slot)
 
     def _position(self, slot: int) -> int:
@@ -227,10 +253,21 @@ class Lane:
         hidden_RD = self._read(pieces)
         if len(rows) > len(pieces):
             self._slots.share({slot: pieces[number][1] for slot, number in sources.items()})
-        limits = {slot: self._most(request) for slot, (request, _) in rows.items()}
-        self._slots.begin({slot: request for slot, (request, _) in rows.items()}, hidden_RD, sources, limits)
         for slot, row in rows.items():
             self._rows[slot], self._kept[slot] = row, []
+        limits = {slot: self._most(request) for slot, (request, _) in rows.items()}
+        requests = {slot: self._guided(slot, request) for slot, (request, _) in rows.items()}
+        self._mask(rows)
+        self._slots.begin(requests, hidden_RD, sources, limits, self._allowed)
+        self._cut_failed()
+
+    def _guided(self, slot: int, request: Request) -> Request:
+        """The request, and what its grammar has come first."""
+        if request.grammar is None:
+            return request
+        guide = self._guides[slot] = request.grammar.begin()
+        must = guide.take(request.forced, FORCED_ROOM - len(request.forced))
+        return dataclasses.replace(request, forced=(*request.forced, *must))
 
     def _read(self, pieces: list[Piece]) -> jax.Array:
         """Reads prompts; one that is longer than a piece, in several."""
@@ -272,14 +309,11 @@ class Lane:
         """Queues the output spans of the tools that are done."""
         if wait_for_all:
             wait(self._calls.values())
-        queues = {}
         for slot in [slot for slot, call in self._calls.items() if call.done()]:
             _, completion = self._rows[slot]
             span = TOOLS[self._closing[completion.ids[-1]]].returns
             body = self.tokenizer.encode(self._calls.pop(slot).result())[: FORCED_ROOM - 2]
-            queues[slot] = [self.tokenizer.open[span], *body, self.tokenizer.close[span]]
-        if queues:
-            self._slots.force(queues)
+            self._resumed[slot] = [self.tokenizer.open[span], *body, self.tokenizer.close[span]]
 
 
 def append(completion: Completion, top: int, out: dict[str, np.ndarray], slot: int) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from llm_jax.config import UserError
 from llm_jax.sampling.decode import FORCED_ROOM, STOP_ROOM, TOP
+from llm_jax.sampling.grammar import Grammar
 
 LARGE = 1_000_000  # numbers up to this leave logits finite, and those that pad the vocabulary far below the others
 Tool = Callable[[str], str]  # the text inside a span -> the text of the output span
@@ -22,10 +23,13 @@ class Request:
     top_p: float = 1.0  # ... among the fewest whose probabilities reach p
     min_p: float = 0.0  # ... among those at least p times as likely as the likeliest
     repetition_penalty: float = 1.0  # divides positive logits of ids that prompt or completion have, multiplies others
+    presence_penalty: float = 0.0  # taken from the logits of ids that the completion has
+    frequency_penalty: float = 0.0  # ... as often as it has them
     bias: dict[int, float] = dataclasses.field(default_factory=dict)  # added to the logits of ids
     stop_ids: tuple[int, ...] = ()  # ids that end the completion, beside the end of a turn
     stop: tuple[str, ...] = ()  # texts that end it, once it contains one
     stop_in: tuple[str, ...] = ()  # ... in what `turns.said` makes of these kinds of parts; none: in all of it
+    grammar: Grammar | None = None  # what the completion must be, its opening included; tools are not run then
     top: int = 0  # how many of the likeliest ids to tell of each token
 
     def check(self, vocab_size: int, length: int) -> None:
@@ -41,6 +45,8 @@ class Request:
                 1 / LARGE <= self.repetition_penalty <= LARGE,
                 f"above 0 (1: none), at most {LARGE:,}",
             ),
+            ("presence_penalty", abs(self.presence_penalty) <= LARGE, f"between -{LARGE:,} and {LARGE:,}"),
+            ("frequency_penalty", abs(self.frequency_penalty) <= LARGE, f"between -{LARGE:,} and {LARGE:,}"),
             ("max_new_tokens", self.max_new_tokens >= 0, "0 or more"),
             ("top", 0 <= self.top <= TOP, f"0 to {TOP}"),
         )
