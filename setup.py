@@ -42,7 +42,7 @@ setup(
         "grain>=0.2.18,<0.3",
         "array-record>=0.8.3",
         "sentencepiece>=0.2.1,<0.3",
-        "llguidance>=1.3,<2",
+        "llguidance>=1.9,<2",
         "ml_collections>=1.1,<2",
         "absl-py>=2.3,<3",
         "numpy>=2.0",

@@ -56,7 +56,8 @@ class Guide:
 def fill(allowed_BW: np.ndarray, guides: dict[int, Guide]) -> None:
     """Puts the mask of each guide into its row: a bit for each id, as `sampler.masked` reads it."""
     if guides:
-        fill_next_token_bitmask_par(executor(), [(g.matcher, at) for at, g in guides.items()], allowed_BW.view(np.int32))
+        places = [(guide.matcher, at) for at, guide in guides.items()]
+        fill_next_token_bitmask_par(executor(), places, allowed_BW.view(np.int32))
 
 
 @functools.cache

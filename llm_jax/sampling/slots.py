@@ -109,8 +109,7 @@ class Slots:
         limits: dict[int, int],
         allowed_BW: np.ndarray | None = None,
     ):
-        """Begins requests, slot -> request; `sources` says whose hidden state is which, `allowed_BW` what grammars do.
-        """
+        """Begins requests, slot -> request; `sources` says whose hidden state is which, `allowed_BW` what grammars do."""
         for slot, request in requests.items():
             self._put_row(slot, request)
         rows = {name: np.zeros((self.count, *shape), dtype) for name, (shape, dtype) in decode.ROW_FIELDS.items()}
@@ -231,7 +230,8 @@ def makers(static: decode.Static, slots: int, longest: int, int8_cache: bool = F
 
 def placed(mesh: Mesh, make: Callable):
     """The shardings of what a maker makes: slots over the batch axes; the cache's heads, a bias's ids over `tensor`."""
-    others = dict.fromkeys(("bias", "read", "written"), ("vocab",)) | dict.fromkeys(kv_cache.LENGTH_AXIS, ("kv_heads", None, None))
+    others = dict.fromkeys(("bias", "read", "written"), ("vocab",))
+    others |= dict.fromkeys(kv_cache.LENGTH_AXIS, ("kv_heads", None, None))
 
     def place(path, leaf):
         return sharding.named(mesh, "batch", *others.get(path[0].key, (None,) * (leaf.ndim - 1)))
