@@ -3,7 +3,7 @@
     python -m benchmarks.guided [--cases='*'] [--rounds=5] [--slots=32]
 
 One engine at temperature 1, twice as many requests as slots. `json`: records with names, numbers, choices and lists,
-whose keys come by themselves. `text`: a string of free text, where every token waits for a mask. Weights are random, and
+whose keys come by themselves. `text`: a string of free text, where every token waits for a mask. Weights are random;
 the tokenizer is trained on Python's own files.
 """
 
@@ -24,7 +24,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks.ours import context_of  # noqa: E402
 from llm_jax.sampling.engine import Engine  # noqa: E402
-from llm_jax.sampling.grammar import of_schema  # noqa: E402
+from llm_jax.sampling.grammar import compiled, of_schema  # noqa: E402
 from llm_jax.sampling.requests import Request  # noqa: E402
 from llm_jax.tokenizer import train_tokenizer  # noqa: E402
 
@@ -64,7 +64,7 @@ def measure(case: str, rounds: int, slots: int) -> dict[str, float]:
     tokenizer = train_tokenizer(texts(), config.tokenizer.vocab_size)
     context = context_of(config)
     params, engine = context.init_params(), Engine(context.model, tokenizer, context.mesh, slots, 256)
-    grammar = of_schema(tokenizer, SCHEMAS[kind])
+    grammar = compiled(tokenizer, f"start: {of_schema(SCHEMAS[kind])}")
     print(f"\n{case}: {2 * slots} requests, {slots} slots\nround   plain tok/s  guided tok/s   ratio   of CPU seconds")
     ratios = []
     for i in range(rounds + 1):

@@ -25,6 +25,7 @@ STOP_ROOM = 8  # ids that end an answer
 TOP = 20  # likeliest ids of a token, where a request wants them
 MOST_STEPS = 64  # of a chunk
 MASK_BITS = 32  # ids of a word of a grammar's mask
+SCORED = 32  # positions of a prompt whose logits are there at a time
 NGRAM = 2  # tokens that must agree with an earlier place for what followed there to be drafted
 
 ROW_FIELDS = {  # of a request: name -> (shape beyond the slots, dtype)
@@ -106,10 +107,12 @@ def logits(static: Static, params, hidden: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def read(static: Static, params, cache: kv_cache.Cache, prompts: dict[str, jax.Array]):
-    """Reads a piece of each of R prompts into the cache: (the hidden state of each one's last token (R, D), cache).
+    """Reads a piece of each of R prompts into the cache: (the hidden state of each one's last token (R, D), cache, and
+    what `scores` gives where they are wanted, else zeros).
 
     `prompts`: `tokens` (R, P), `length` (how many of them are the piece's), `start` (the position of the first),
-    `origin` (the slot whose cache holds what stands before it), `slot` (where it goes; beyond the slots: nowhere).
+    `origin` (the slot whose cache holds what stands before it), `slot` (where it goes; beyond the slots: nowhere);
+    `next` (R, P), the token after each, and `scored` (R), whether its log-probability is wanted.
     """
     rows = kv_cache.take_rows(cache, prompts["origin"])
     positions_RP = prompts["start"][:, None] + jnp.arange(prompts["tokens"].shape[1])
@@ -117,7 +120,29 @@ def read(static: Static, params, cache: kv_cache.Cache, prompts: dict[str, jax.A
     hidden_RPD, rows = forward(static, params, prompts["tokens"], positions_RP, rows)
     last_R = prompts["length"] - 1
     hidden_RD = jnp.take_along_axis(hidden_RPD, last_R[:, None, None], axis=1)[:, 0]
-    return hidden_RD, kv_cache.put_rows(cache, rows, prompts["slot"])
+    score = lambda: scores(static, params, hidden_RPD, prompts["next"])  # noqa: E731
+    nothing = lambda: jax.tree.map(jnp.zeros_like, jax.eval_shape(score))  # noqa: E731
+    told = jax.lax.cond(jnp.any(prompts["scored"]), score, nothing)
+    return hidden_RD, kv_cache.put_rows(cache, rows, prompts["slot"]), told
+
+
+def scores(static: Static, params, hidden_RPD, next_RP) -> dict[str, jax.Array]:
+    """Of the token that follows each: its log-probability, and the likeliest ids with theirs (R, P, TOP).
+
+    A few positions at a time: the logits of all would be larger than the cache.
+    """
+
+    def block(hidden_and_next):
+        hidden_RND, next_RN = hidden_and_next
+        logits_RNV = logits(static, params, hidden_RND)
+        log_z_RN = jax.nn.logsumexp(logits_RNV, axis=-1)
+        top, top_ids = jax.lax.top_k(logits_RNV, TOP)
+        own_RN = jnp.take_along_axis(logits_RNV, next_RN[..., None], axis=-1)[..., 0]
+        return {"logprob": own_RN - log_z_RN, "top": top - log_z_RN[..., None], "top_ids": top_ids}
+
+    cut = lambda x: jnp.moveaxis(x.reshape(x.shape[0], -1, SCORED, *x.shape[2:]), 1, 0)  # noqa: E731
+    told = jax.lax.map(block, (cut(hidden_RPD), cut(next_RP)))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(*next_RP.shape, *x.shape[3:]), told)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -6,11 +6,11 @@ which has read what the row wrote. It gives the ids that may come next, as a mas
 
 import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper, regex_to_lark
 from llguidance.numpy import fill_next_token_bitmask_par
 
 from llm_jax.config import UserError
@@ -25,7 +25,7 @@ SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator"
 
 
 class Grammar:
-    """Made by `of_schema` and the like; shared by the rows that have it."""
+    """Made by `compiled`; shared by the rows that have it."""
 
     def __init__(self, matcher: LLMatcher):
         self._matcher = matcher
@@ -85,17 +85,96 @@ def words_of(tokenizer: Tokenizer) -> LLTokenizer:
 
 
 @functools.lru_cache(maxsize=KEPT)
-def compiled(tokenizer: Tokenizer, grammar: str) -> Grammar:
-    """Raises UserError for a grammar that llguidance cannot take."""
+def compiled(tokenizer: Tokenizer, source: str) -> Grammar:
+    """A grammar in llguidance's Lark. Raises UserError for one that it cannot take."""
+    grammar = LLMatcher.grammar_from_lark(source)
     matcher = LLMatcher(words_of(tokenizer), grammar, log_level=0, limits=LLParserLimits(**LIMITS))
     if not matcher.is_error():
         matcher.compute_bitmask()
     if matcher.is_error():
-        raise UserError(" ".join(matcher.get_error().split())[:300])
-    matcher.reset()
+        raise UserError(" ".join(matcher.get_error().partition("\n<state>")[0].split())[:300])
     return Grammar(matcher)
 
 
-def of_schema(tokenizer: Tokenizer, schema: dict[str, Any]) -> Grammar:
-    """JSON that is valid against a schema. Raises UserError for one that is none, or has what llguidance has not."""
-    return compiled(tokenizer, LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=SPACING))
+# What requests ask for, as the right side of a rule
+
+
+def asked(fields: Mapping[str, Any]) -> str:
+    """What the settings of a request (those of SETTINGS) want an answer to be; empty: anything. Raises UserError."""
+    given = {name: fields[name] for name in SETTINGS if fields.get(name) is not None}
+    rules = {name: rule for name, value in given.items() if (rule := named(name, SETTINGS[name], value))}
+    if len(rules) > 1:
+        raise UserError(f"{' and '.join(rules)}: an answer can obey but one of them")
+    return next(iter(rules.values()), "")
+
+
+def named(name: str, rule_of: Callable[[Any], str], value: Any) -> str:
+    """The rule that a setting makes of its value; what is wrong is told with its name."""
+    try:
+        return rule_of(value)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def of_format(response_format: Any) -> str:
+    """OpenAI's `response_format`."""
+    kind = response_format.get("type") if isinstance(response_format, dict) else None
+    if kind not in ("text", "json_object", "json_schema"):
+        raise UserError("its type must be 'text', 'json_object' or 'json_schema'")
+    if kind != "json_schema":
+        return of_schema({"type": "object"}) if kind == "json_object" else ""
+    described = response_format.get("json_schema")
+    if not isinstance(described, dict) or "schema" not in described:
+        raise UserError("json_schema must be an object that has a `schema`")
+    return of_schema(described["schema"])
+
+
+def of_schema(schema: Any) -> str:
+    """JSON that is valid against a schema."""
+    if not isinstance(schema, dict):
+        raise UserError(f"{str(schema)[:40]!r} is no JSON schema; it must be an object")
+    schema = closed(schema) if '"allOf"' not in json.dumps(schema) else schema
+    return f"%json {json.dumps({**schema, 'x-guidance': SPACING})}"
+
+
+def closed(schema: Any) -> Any:
+    """A schema whose objects have no more than the properties that they name, unless it says what others may be.
+
+    Its values are among those of the schema itself, which a small model would fill with names of its own.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    out = {**schema}
+    for name in ("properties", "$defs", "definitions", "patternProperties"):
+        if isinstance(parts := schema.get(name), dict):
+            out[name] = {key: closed(part) for key, part in parts.items()}
+    for name in ("items", "additionalProperties"):
+        out |= {name: closed(schema[name])} if name in schema else {}
+    for name in ("anyOf", "oneOf", "prefixItems"):
+        if isinstance(parts := schema.get(name), list):
+            out[name] = [closed(part) for part in parts]
+    if "properties" in schema and not {"additionalProperties", "patternProperties"} & schema.keys():
+        out["additionalProperties"] = False
+    return out
+
+
+def of_regex(regex: Any) -> str:
+    """A text that a regular expression matches from its beginning to its end."""
+    if not isinstance(regex, str) or not regex:
+        raise UserError("it must be a text")
+    return f"/{regex_to_lark(regex, '')}/"
+
+
+def of_choice(choices: Any) -> str:
+    """One of some texts."""
+    if not isinstance(choices, list) or not choices or not all(isinstance(one, str) and one for one in choices):
+        raise UserError("it must be a list of texts")
+    return " | ".join(map(json.dumps, choices))
+
+
+SETTINGS: dict[str, Callable[[Any], str]] = {
+    "response_format": of_format,
+    "guided_json": of_schema,
+    "guided_regex": of_regex,
+    "guided_choice": of_choice,
+}

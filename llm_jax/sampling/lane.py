@@ -243,6 +243,7 @@ class Lane:
         sources: dict[int, int] = {}  # slot -> the number of its prompt
         for number, (prompt, group) in enumerate(prompts.items()):
             origin, known = self._longest_prefix(prompt)
+            known = min(known, *(first_scored(request) - 1 for request, _ in group))
             own = origin if known and origin in self._free else self._free[0]
             pieces.append((prompt[known:], own, origin, known))
             for row in group:
@@ -250,13 +251,17 @@ class Lane:
                 self._free.remove(slot)
                 row[1].reused = known if row is group[0] else len(prompt)
                 rows[slot], sources[slot] = row, number
-        hidden_RD = self._read(pieces)
+        scored = [row for group in prompts.values() for row in group if row[0].prompt_logprobs is not None]
+        hidden_RD, told = self._read(pieces, bool(scored))
         if len(rows) > len(pieces):
             self._slots.share({slot: pieces[number][1] for slot, number in sources.items()})
         for slot, row in rows.items():
             self._rows[slot], self._kept[slot] = row, []
         limits = {slot: self._most(request) for slot, (request, _) in rows.items()}
         requests = {slot: self._guided(slot, request) for slot, (request, _) in rows.items()}
+        for slot, (request, completion) in rows.items():
+            if request.prompt_logprobs is not None:
+                tell(request, completion, told, sources[slot], pieces[sources[slot]][3])
         self._mask(rows)
         self._slots.begin(requests, hidden_RD, sources, limits, self._allowed)
         self._cut_failed()
@@ -269,14 +274,16 @@ class Lane:
         must = guide.take(request.forced, FORCED_ROOM - len(request.forced))
         return dataclasses.replace(request, forced=(*request.forced, *must))
 
-    def _read(self, pieces: list[Piece]) -> jax.Array:
-        """Reads prompts; one that is longer than a piece, in several."""
-        (ids, slot, origin, known), most = pieces[0], PIECES[-1]
+    def _read(self, pieces: list[Piece], scored: bool) -> tuple[jax.Array, list[dict[str, np.ndarray]]]:
+        """Reads prompts; one that is longer than a piece, in several. With the scores of each read, where wanted."""
+        (ids, slot, origin, known), most, told = pieces[0], PIECES[-1], []
         while len(ids) > most:
-            self._slots.read([(ids[:most], slot, origin, known)])
+            _, scores = self._slots.read([(ids[:most], slot, origin, known)], [ids[most]] if scored else None)
+            told.append(scores)
             ids, origin, known = ids[most:], slot, known + most
             pieces = [(ids, slot, origin, known)]
-        return self._slots.read(pieces)
+        hidden_RD, scores = self._slots.read(pieces, [0] * len(pieces) if scored else None)
+        return hidden_RD, jax.device_get([*told, scores]) if scored else []
 
     def _longest_prefix(self, prompt: tuple[int, ...]) -> tuple[int, int]:
         """(slot, tokens): where the most of a prompt's beginning has been read; its last token is always read anew."""
@@ -314,6 +321,26 @@ class Lane:
             span = TOOLS[self._closing[completion.ids[-1]]].returns
             body = self.tokenizer.encode(self._calls.pop(slot).result())[: FORCED_ROOM - 2]
             self._resumed[slot] = [self.tokenizer.open[span], *body, self.tokenizer.close[span]]
+
+
+def first_scored(request: Request) -> int:
+    """The first token of its prompt whose log-probability must be worked out; the prompt's length where none is."""
+    return len(request.prompt) if request.prompt_logprobs is None else max(1, request.prompt_logprobs)
+
+
+def tell(request: Request, completion: Completion, told: list[dict[str, np.ndarray]], number: int, known: int) -> None:
+    """Gives a completion the log-probabilities of its prompt, from the scores of its reads, which began after `known`
+    tokens; `number` is that of the prompt among those that were read together.
+    """
+    first = first_scored(request)
+    wanted = slice(first - 1 - known, len(request.prompt) - 1 - known)
+    of = lambda name: np.concatenate([scores[name][number] for scores in told])[wanted].tolist()  # noqa: E731
+    nobody = 0 if request.prompt_logprobs else 1  # the very first token, before which nothing stands
+    completion.prompt_logprob = [*[None] * nobody, *of("logprob")]
+    if request.top:
+        pairs = zip(of("top_ids"), of("top"), strict=True)
+        tops = ([*zip(ids[: request.top], values[: request.top], strict=True)] for ids, values in pairs)
+        completion.prompt_top = [*[[]] * nobody, *tops]
 
 
 def append(completion: Completion, top: int, out: dict[str, np.ndarray], slot: int) -> None:

@@ -31,6 +31,7 @@ class Request:
     stop_in: tuple[str, ...] = ()  # ... in what `turns.said` makes of these kinds of parts; none: in all of it
     grammar: Grammar | None = None  # what the completion must be, its opening included; tools are not run then
     top: int = 0  # how many of the likeliest ids to tell of each token
+    prompt_logprobs: int | None = None  # the first token of the prompt whose log-probability is wanted; None: of none
 
     def check(self, vocab_size: int, length: int) -> None:
         """Raises UserError for what the engine cannot do."""
@@ -48,6 +49,7 @@ class Request:
             ("presence_penalty", abs(self.presence_penalty) <= LARGE, f"between -{LARGE:,} and {LARGE:,}"),
             ("frequency_penalty", abs(self.frequency_penalty) <= LARGE, f"between -{LARGE:,} and {LARGE:,}"),
             ("max_new_tokens", self.max_new_tokens >= 0, "0 or more"),
+            ("prompt_logprobs", 0 <= (self.prompt_logprobs or 0) < max(1, len(self.prompt)), "a place in the prompt"),
             ("top", 0 <= self.top <= TOP, f"0 to {TOP}"),
         )
         for name, fine, allowed in ranges:
@@ -78,6 +80,9 @@ class Completion:
     sampling_logprob: list[float] = dataclasses.field(default_factory=list)
     logprob: list[float] = dataclasses.field(default_factory=list)
     top: list[list[tuple[int, float]]] | None = None  # most likely (id, log-probability) at each token, when asked
+    # Of the prompt's tokens from `prompt_logprobs` on, when asked; the very first one has None.
+    prompt_logprob: list[float | None] | None = None
+    prompt_top: list[list[tuple[int, float]]] | None = None
     tool_calls: int = 0
     reused: int = 0  # tokens of the prompt that were in the cache already
     finish: str | None = None

@@ -80,20 +80,25 @@ class Slots:
         if length > self.length or (shrink and length < self.length):
             self._cache = decode.resized(self._cache, length)
 
-    def read(self, pieces: list[Piece]) -> jax.Array:
-        """Reads a piece of each of a few prompts into the cache: the hidden state of each one's last token."""
+    def read(self, pieces: list[Piece], after: list[int] | None = None) -> tuple[jax.Array, decode.State]:
+        """Reads a piece of each of a few prompts into the cache: the hidden state of each one's last token, and
+        `decode.scores`, which are zeros without the ids that come `after` the pieces.
+        """
         R = bucket(len(pieces), self.together)
         P = bucket(max((len(ids) for ids, *_ in pieces), default=1), PIECES)
         tokens = np.full((R, P), self.tokenizer.pad, np.int32)
         prompts = {"length": np.ones(R, np.int32), "slot": np.full(R, self.count, np.int32)}  # past the last: nowhere
         prompts |= {name: np.zeros(R, np.int32) for name in ("origin", "start")}
+        prompts |= {"next": np.zeros((R, P), np.int32), "scored": np.full(R, after is not None)}
         for r, (ids, slot, origin, start) in enumerate(pieces):
             tokens[r, : len(ids)] = ids
+            if after:
+                prompts["next"][r, : len(ids)] = [*ids[1:], after[r]]
             for name, value in (("length", len(ids)), ("slot", slot), ("origin", origin), ("start", start)):
                 prompts[name][r] = value
         prompts = self._put({"tokens": tokens, **prompts})
-        hidden_RD, self._cache = decode.read(self.static, self._weights, self._cache, prompts)
-        return hidden_RD
+        hidden_RD, self._cache, told = decode.read(self.static, self._weights, self._cache, prompts)
+        return hidden_RD, told
 
     def share(self, origins: dict[int, int]) -> None:
         """Gives slots the cache of another."""
@@ -109,7 +114,9 @@ class Slots:
         limits: dict[int, int],
         allowed_BW: np.ndarray | None = None,
     ):
-        """Begins requests, slot -> request; `sources` says whose hidden state is which, `allowed_BW` what grammars do."""
+        """Begins requests, slot -> request; `sources` says whose hidden state is which, `allowed_BW` what each may
+        sample first if it has a grammar.
+        """
         for slot, request in requests.items():
             self._put_row(slot, request)
         rows = {name: np.zeros((self.count, *shape), dtype) for name, (shape, dtype) in decode.ROW_FIELDS.items()}
@@ -186,7 +193,7 @@ class Slots:
                 self.make_room(length, shrink=True)
             for R in self.together:
                 for P in PIECES[: 1 + PIECES.index(bucket(length, PIECES))]:  # a longer piece needs a longer cache
-                    hidden_RD = self.read([((0,) * P, self.count, 0, 0)] * R)
+                    hidden_RD, _ = self.read([((0,) * P, self.count, 0, 0)] * R)
                 self.begin({}, hidden_RD, {}, {})
             self.share({})
             self.chunk(1, self.count, {})

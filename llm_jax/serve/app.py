@@ -20,11 +20,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from llm_jax.serve.answers import ChatStyle, Names, Shown, TextStyle, Writer, usage
+from llm_jax.serve.bodies import AnyBody, ApiError, parsed
 from llm_jax.serve.feedback import Feedback, FeedbackBody
 from llm_jax.serve.metrics import Clock, Counted, Metrics
-from llm_jax.serve.protocol import AnyBody, ApiError, ChatBody, CompletionBody, Sampling, TokenizeBody, parsed
+from llm_jax.serve.protocol import ChatBody, CompletionBody, CutBody, JoinBody, Sampling, TokenizeBody
 from llm_jax.serve.worker import Job, Workers
 from llm_jax.stage_table import STAGES
+from llm_jax.tokenizer import Tokenizer
 from llm_jax.tools.table import TOOLS
 
 STATIC = Path(__file__).parent / "static"
@@ -110,7 +112,7 @@ async def not_routed(request: Request, error: HTTPException) -> JSONResponse:
 
 
 def interface(site: Site) -> APIRouter:
-    """All of /v1."""
+    """All of /v1, and the tokenizer's own as other servers have them."""
     workers, limits, feedback = site.workers, site.limits, Feedback(site.workers.workdir / "feedback")
 
     async def admit(request: Request) -> None:
@@ -169,8 +171,49 @@ def interface(site: Site) -> APIRouter:
         workers.known(body.model)
         return await asyncio.to_thread(feedback.save, body)
 
-    add_heads(routes)
-    return routes
+    def wanted(body: CutBody | JoinBody) -> Tokenizer:
+        """Raises ApiError for a model that is not there."""
+        workers.known(body.model)
+        return workers.tokenizer
+
+    plain = APIRouter(dependencies=[Depends(admit)])
+
+    @plain.post("/tokenize")
+    async def cut(request: Request) -> JSONResponse:
+        body = await body_of(request, CutBody)
+        ids = await asyncio.to_thread(body.ids, wanted(body))
+        return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": workers.length})
+
+    @plain.post("/detokenize")
+    async def join(request: Request) -> JSONResponse:
+        body = await body_of(request, JoinBody)
+        text = body.text(wanted(body))
+        return JSONResponse({"prompt": text, "content": text})
+
+    @plain.get("/tokenizer_info")
+    async def tokenizer_info() -> dict[str, Any]:
+        return described_tokenizer(workers.tokenizer)
+
+    plain.include_router(routes)
+    for router in (plain, routes):
+        add_heads(router)
+    return plain
+
+
+def described_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    """As a tokenizer's own file of settings names it; the template writes the turns that `Tokenizer.render` makes."""
+    name = tokenizer.special_names
+    end, begin = name[tokenizer.end], name[tokenizer.bos]
+    said = "{{ '<|' + message['role'] + '|>' + message['content'] + '" + end + "' }}"
+    opened = "{% if add_generation_prompt %}" + name[tokenizer.turn["assistant"]] + "{% endif %}"
+    return {
+        "tokenizer_class": "SentencePieceBPE",
+        "vocab_size": tokenizer.vocab_size,
+        "bos_token": begin,
+        "eos_token": end,
+        "pad_token": name[tokenizer.pad],
+        "chat_template": f"{begin}{{% for message in messages %}}{said}{{% endfor %}}{opened}",
+    }
 
 
 async def read(request: Request, most: int) -> bytes:

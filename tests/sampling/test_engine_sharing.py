@@ -32,10 +32,10 @@ def read(monkeypatch) -> collections.Counter:
     counts: collections.Counter = collections.Counter()
     original = Slots.read
 
-    def counted(self, pieces):
+    def counted(self, pieces, *more):
         counts["tokens"] += sum(len(piece) for piece, *_ in pieces)
         counts["prompts"] += len(pieces)
-        return original(self, pieces)
+        return original(self, pieces, *more)
 
     monkeypatch.setattr(Slots, "read", counted)
     return counts
