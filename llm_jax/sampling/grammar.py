@@ -6,6 +6,7 @@ which has read what the row wrote. It gives the ids that may come next, as a mas
 
 import functools
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -92,7 +93,8 @@ def compiled(tokenizer: Tokenizer, source: str) -> Grammar:
     if not matcher.is_error():
         matcher.compute_bitmask()
     if matcher.is_error():
-        raise UserError(" ".join(matcher.get_error().partition("\n<state>")[0].split())[:300])
+        # It says where in the source, which nobody but us has written, and shows it in further lines.
+        raise UserError(re.sub(r"^at \d+\(\d+\): ", "", matcher.get_error()).partition("\n")[0][:300])
     return Grammar(matcher)
 
 
@@ -153,7 +155,14 @@ def closed(schema: Any) -> Any:
     for name in ("anyOf", "oneOf", "prefixItems"):
         if isinstance(parts := schema.get(name), list):
             out[name] = [closed(part) for part in parts]
-    if "properties" in schema and not {"additionalProperties", "patternProperties"} & schema.keys():
+    names, required = schema.get("properties"), schema.get("required", [])
+    others = {"additionalProperties", "patternProperties"} & schema.keys()
+    if (
+        isinstance(names, dict)
+        and isinstance(required, list)
+        and set(map(str, required)) <= names.keys()
+        and not others
+    ):
         out["additionalProperties"] = False
     return out
 

@@ -66,9 +66,11 @@ class ToolCall(Body):
         """
         name, given = self.function.name, from_json(self.function.arguments)
         texts = {key: value for key, value in given.items() if isinstance(value, str)}
-        if name in TOOLS and texts and len(texts) == len(given):
-            wanted = next((key for key in (argument, TOOLS[name].argument) if key in texts), next(iter(texts)))
-            return Part(type=name, text=texts[wanted])
+        if name in TOOLS:
+            wanted = [key for key in (argument, TOOLS[name].argument) if key in texts]
+            wanted += texts if len(given) == 1 else []
+            if wanted:
+                return Part(type=name, text=texts[wanted[0]])
         return Part(type="text", text=written(name, self.function.arguments))
 
 
