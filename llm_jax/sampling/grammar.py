@@ -156,13 +156,8 @@ def closed(schema: Any) -> Any:
         if isinstance(parts := schema.get(name), list):
             out[name] = [closed(part) for part in parts]
     names, required = schema.get("properties"), schema.get("required", [])
-    others = {"additionalProperties", "patternProperties"} & schema.keys()
-    if (
-        isinstance(names, dict)
-        and isinstance(required, list)
-        and set(map(str, required)) <= names.keys()
-        and not others
-    ):
+    is_open = {"additionalProperties", "patternProperties"} & schema.keys() or not isinstance(required, list)
+    if not is_open and isinstance(names, dict) and set(map(str, required)) <= names.keys():
         out["additionalProperties"] = False
     return out
 
@@ -171,7 +166,7 @@ def of_regex(regex: Any) -> str:
     """A text that a regular expression matches from its beginning to its end."""
     if not isinstance(regex, str) or not regex:
         raise UserError("it must be a text")
-    return f"/{regex_to_lark(regex, '')}/"
+    return f"/{regex_to_lark(regex)}/"
 
 
 def of_choice(choices: Any) -> str:

@@ -314,17 +314,29 @@ class ChatBody(Sampling):
         rule = self.rule
         is_guided = bool(rule) or not self.by_spans
         records = [message.record(self.arguments) for message in self.messages]
-        if not self.by_spans and len(self.functions) + (not self.wanted) > 1:  # the model has a choice
-            records = instructed(records, told(self.functions))
-        try:
-            prompt, dropped = fitted(tokenizer, records, length)
-        except TooLong as error:
-            raise too_long("messages", error.tokens, length) from error
+        prompt, notices = self._prompt(tokenizer, records, length)
         form = self._guided(tokenizer, rule) if is_guided else self._free(tokenizer, present)
         form["stop_ids"] = tuple(tokenizer.close[name] for name in self.arguments)
         requests = self.requests(prompt, tokenizer, length, max_new_tokens=self.most(length, length), **form)
+        return requests, "; ".join(notices)
+
+    def _prompt(self, tokenizer: Tokenizer, records: list[dict[str, Any]], length: int) -> tuple[list[int], list[str]]:
+        """(the prompt, what of it had to go). Where the model has a choice of tools without spans, it reads of them."""
+        has_choice = not self.by_spans and len(self.functions) + (not self.wanted) > 1
+        kept: list[str] = []
+        try:
+            try:
+                more = instructed(records, told(self.functions)) if has_choice else records
+                prompt, dropped = fitted(tokenizer, more, length)
+            except TooLong:
+                if not has_choice:
+                    raise
+                prompt, dropped = fitted(tokenizer, records, length)
+                kept = ["the description of the tools does not fit and was left out"]
+        except TooLong as error:
+            raise too_long("messages", error.tokens, length) from error
         turns = "turn no longer fits and was" if dropped == 1 else f"{dropped} turns no longer fit and were"
-        return requests, f"the first {turns} dropped" if dropped else ""
+        return prompt, [*([f"the first {turns} dropped"] if dropped else []), *kept]
 
     def _guided(self, tokenizer: Tokenizer, rule: str) -> dict[str, Any]:
         """An answer that obeys a rule, or may call tools that have no span."""
