@@ -80,6 +80,7 @@ setup(
             "ipykernel>=6.29",
             "openai>=1.60",
             "httpx",
+            "jsonschema>=4.23",
             "playwright>=1.50",
             "pexpect>=4.9",
         ],

@@ -166,7 +166,7 @@ def of_regex(regex: Any) -> str:
     """A text that a regular expression matches from its beginning to its end."""
     if not isinstance(regex, str) or not regex:
         raise UserError("it must be a text")
-    return f"/{regex_to_lark(regex)}/"
+    return f"/{regex_to_lark(regex, 'd')}/"
 
 
 def of_choice(choices: Any) -> str:
