@@ -63,6 +63,7 @@ setup(
         "hf": ["safetensors>=0.6"],
         "clients": [  # what tests/serve/test_clients.py talks with
             "openai>=2,<3",  # llama-index has none newer
+            "instructor>=1.13",
             "langchain-openai>=1",
             "litellm>=1.90",
             "lm_eval[api]>=0.4.9",
