@@ -43,7 +43,8 @@ class Function(Body):
     @property
     def signature(self) -> str:
         """For the model to read: name(argument: type, ...), and the first line of the description."""
-        properties = self.parameters.get("properties") or {}
+        given = self.parameters.get("properties")
+        properties = given if isinstance(given, dict) else {}
         of = lambda schema: schema.get("type") or "any" if isinstance(schema, dict) else "any"  # noqa: E731
         listed = ", ".join(f"{name}: {of(schema)}" for name, schema in properties.items())
         said = self.description.strip().partition("\n")[0]
