@@ -42,6 +42,7 @@ setup(
         "grain>=0.2.18,<0.3",
         "array-record>=0.8.3",
         "sentencepiece>=0.2.1,<0.3",
+        "llguidance>=1.9,<2",
         "ml_collections>=1.1,<2",
         "absl-py>=2.3,<3",
         "numpy>=2.0",
@@ -62,6 +63,7 @@ setup(
         "hf": ["safetensors>=0.6", "gguf>=0.17"],  # models of others, in and out
         "clients": [  # what tests/serve/test_clients.py talks with
             "openai>=2,<3",  # llama-index has none newer
+            "instructor>=1.13",
             "langchain-openai>=1",
             "litellm>=1.90",
             "lm_eval[api]>=0.4.9",
@@ -80,6 +82,7 @@ setup(
             "ipykernel>=6.29",
             "openai>=1.60",
             "httpx",
+            "jsonschema>=4.23",
             "playwright>=1.50",
             "pexpect>=4.9",
         ],

@@ -96,11 +96,11 @@ def overhead(context, params, slots: int, rounds: int) -> None:
     def read_and(bare: Slots, requests: list[Request], *counts: int) -> None:
         for i in range(0, len(requests), bare.together[-1]):
             group = dict(enumerate(requests[i : i + bare.together[-1]], i))
-            hidden_RD = bare.read([(tuple(r.prompt), slot, slot, 0) for slot, r in group.items()])
+            hidden_RD, _ = bare.read([(tuple(r.prompt), slot, slot, 0) for slot, r in group.items()])
             limits = {slot: r.max_new_tokens for slot, r in group.items()}
             bare.begin(group, hidden_RD, {slot: slot - i for slot in group}, limits)
         for count in counts:
-            jax.device_get(bare.chunk(count, bare.count)["steps"])
+            jax.device_get(bare.chunk(count, bare.count, {})["steps"])
 
     def side_by_side(requests: list[Request]) -> None:
         parts = [requests[i::lanes] for i in range(lanes)]

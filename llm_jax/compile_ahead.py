@@ -95,8 +95,10 @@ def lower_decoding(config: ConfigDict, devices: list) -> jax.stages.Lowered:
     made = functools.partial(cache, config.data.sequence_length), state
     cache, state = (jax.tree.map(with_place, jax.eval_shape(make), placed(mesh, make)) for make in made)
     numbers = (with_place(jax.ShapeDtypeStruct(size, jnp.int32), sharding.named(mesh)) for size in ((), (), (1,)))
+    rows = lambda x: with_place(x, sharding.named(mesh, "batch", *(None,) * (x.ndim - 1)))  # noqa: E731
+    resumed = jax.tree.map(rows, decode.empty_resumed(vocab_size, config.rl.slots))
     with jax.set_mesh(mesh):
-        return decode.decode_chunk.lower(static, weights, cache, state, *numbers)
+        return decode.decode_chunk.lower(static, weights, cache, state, *numbers, resumed)
 
 
 def lower_training(config: ConfigDict, devices: list) -> jax.stages.Lowered:

@@ -2,8 +2,8 @@
 
 A line of the input (.jsonl, .jsonl.gz) has a `prompt`, a text that the base model continues and other stages answer, or
 `messages`, [{role, content}], for stages that answer. `id` is its line number if it has none; `temperature`, `top_p`,
-`top_k`, `max_new_tokens` (or `max_tokens`) and `seed` stand before the flags; `min_p`, `repetition_penalty`,
-`logit_bias` and `stop` are as the server's. Other settings that would change an answer are refused by name; other
+`top_k`, `max_new_tokens` (or `max_tokens`) and `seed` stand before the flags; `min_p`, the penalties, `logit_bias`,
+`stop` and `response_format` are as the server's. Other settings that would change an answer are refused by name; other
 fields are ignored.
 
 The output has a line for each sample: id, sample, text, thinking, parts, tool_calls, tokens, finish, logprob (the sum
@@ -37,6 +37,7 @@ from llm_jax.config import UserError, differences  # noqa: E402
 from llm_jax.files import replace, user_path  # noqa: E402
 from llm_jax.frame.interrupt import Interrupt  # noqa: E402
 from llm_jax.runs import STAGE_HELP  # noqa: E402
+from llm_jax.sampling import grammar  # noqa: E402
 from llm_jax.sampling.loaded import Loaded, load  # noqa: E402
 from llm_jax.sampling.requests import Completion, Request  # noqa: E402
 from llm_jax.sampling.settings import ALL, not_here, whole  # noqa: E402
@@ -44,7 +45,8 @@ from llm_jax.sampling.turns import SAID, before_stop, said, tool_calls  # noqa: 
 from llm_jax.tokenizer import SPANS, TURNS, Tokenizer, misplaced  # noqa: E402
 
 SAMPLING = {"temperature": (int, float), "top_p": (int, float), "top_k": int, "max_new_tokens": int}
-ONLY_LINES = {"min_p": (int, float), "repetition_penalty": (int, float), "seed": int}
+PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+ONLY_LINES = {"min_p": (int, float), "seed": int, **dict.fromkeys(PENALTIES, (int, float))}
 ALIASES = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
 SERVED = {  # settings of the server that are none of a line, and what asks for nothing
     "builtin_tools": (True,),
@@ -159,6 +161,8 @@ class Reader:
         sampling |= {"stop_in": () if self.loaded.is_base else SAID}
         if sampling.get("max_new_tokens", ALL) == ALL:
             sampling["max_new_tokens"] = length
+        if rule := grammar.asked(record):
+            sampling["grammar"] = grammar.compiled(self.loaded.tokenizer, f"start: {rule}")
         request = Request(self.prompt(record), **sampling)
         request.check(vocab_size, length)
         return request

@@ -10,6 +10,7 @@ import hashlib
 import io
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece as spm
@@ -31,6 +32,26 @@ RESERVED = "\u2585"  # SentencePiece skips a training text that has it
 MARK_BYTES = ("<0xE2>", "<0x96>", "<0x81>")
 PART_CHARACTERS = 20_000  # of a long text, encoded at a time
 SAMPLE_CHARACTERS = 4000  # longer training samples are cut here: SentencePiece silently skips very long ones
+
+
+# Our chat format (`SentencePiece.render`) for those who have a template. A thought comes as `reasoning_content`, the
+# call of a tool as `tool_calls` with one argument, its output as a message of the role `tool`.
+TEMPLATE = """<|bos|>{% for m in messages %}
+{% set before = messages[loop.index0 - 1].role if loop.index0 else '' %}
+{% if m.role == 'tool' %}<|output|>{{ m.content }}<|/output|>
+{% else %}
+{% if m.role != 'assistant' or before != 'tool' %}{{ '<|' + m.role + '|>' }}{% endif %}
+{% if m.reasoning_content %}<|think|>{{ m.reasoning_content }}<|/think|>{% endif %}
+{{ m.content or '' }}
+{% for call in m.tool_calls or [] %}
+{% set f = call.function or call %}
+{% for text in f.arguments.values() %}{{ '<|' + f.name + '|>' + text + '<|/' + f.name + '|>' }}{% endfor %}
+{% endfor %}
+{% if loop.last or messages[loop.index0 + 1].role != 'tool' %}<|end|>{% endif %}
+{% endif %}
+{% endfor %}
+{% if add_generation_prompt and messages[-1].role != 'tool' %}<|assistant|>{% endif %}"""
+TEMPLATE = TEMPLATE.replace("\n", "")
 
 
 class SentencePiece(Tokenizer):
@@ -64,6 +85,11 @@ class SentencePiece(Tokenizer):
     @property
     def vocab_size(self) -> int:
         return self._sp.get_piece_size()
+
+    def described(self) -> dict[str, Any]:
+        name = self.special_names
+        tokens = {"bos_token": name[self.bos], "eos_token": name[self.end], "pad_token": name[self.pad]}
+        return {**tokens, "chat_template": TEMPLATE}
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; never a special token. Lone surrogates become U+FFFD."""
@@ -112,8 +138,9 @@ class SentencePiece(Tokenizer):
         return self._sp.id_to_piece(id_) if "\ufffd" in text else text
 
     def bytes_of(self, id_: int) -> bytes:
-        """What one token adds to a text, which may be a part of a character."""
-        return self._bytes.get(id_) or self._sp.decode([id_]).encode()
+        if id_ in self.special_names or id_ == self._sp.unk_id():
+            return b""
+        return self._bytes.get(id_) or self._sp.id_to_piece(id_).replace(MARK, " ").encode()
 
     @functools.cached_property
     def _bytes(self) -> dict[int, bytes]:

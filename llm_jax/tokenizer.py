@@ -8,6 +8,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +61,10 @@ class Tokenizer:
     def save(self, path: str | Path) -> None:
         raise NotImplementedError
 
+    def described(self) -> dict[str, Any]:
+        """Its special tokens and chat template, under the names that a `tokenizer_config.json` has for them."""
+        raise NotImplementedError
+
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; never a special token. Lone surrogates become U+FFFD."""
         raise NotImplementedError
@@ -73,7 +78,7 @@ class Tokenizer:
         raise NotImplementedError
 
     def bytes_of(self, id_: int) -> bytes:
-        """What one token adds to a text, which may be a part of a character."""
+        """What one token adds to a text, which may be a part of a character; nothing where it is special."""
         raise NotImplementedError
 
     def piece(self, id_: int) -> str:

@@ -236,9 +236,10 @@ def loaded(workdir):
         (b'{"prompt": "x", "logit_bias": {"5": true}}', "logit_bias: True"),
         (b'{"prompt": "x", "top_k": -2}', "top_k is -2"),
         (b'{"prompt": "x", "best_of": 3}', "best_of is 3"),
-        (b'{"prompt": "x", "response_format": {"type": "json_object"}}', "response_format is"),
-        (b'{"prompt": "x", "guided_json": {}}', "guided_json is"),
-        (b'{"prompt": "x", "frequency_penalty": 0.5}', "frequency_penalty is 0.5"),
+        (b'{"prompt": "x", "response_format": {"type": "xml"}}', "response_format: its type"),
+        (b'{"prompt": "x", "guided_json": {"type": "wat"}}', "Invalid type: wat"),
+        (b'{"prompt": "x", "guided_grammar": "a"}', "guided_grammar is"),
+        (b'{"prompt": "x", "frequency_penalty": "x"}', "frequency_penalty is 'x'"),
         (b'{"prompt": "x", "n": 2}', "n is 2"),
         (b'{"prompt": "x", "tools": [{}]}', "tools is"),
         (b'{"prompt": "x", "thinking": "off"}', "thinking is 'off'"),
@@ -271,6 +272,14 @@ def test_settings_of_a_line(loaded, tmp_path):
     assert (flags.max_new_tokens, flags.top_k, flags.stop) == (7, 3, ())
     lengths = [asked(loaded, tmp_path, **{name: -1}).max_new_tokens for name in ("max_tokens", "max_new_tokens")]
     assert lengths == [192, 192] and asked(loaded, tmp_path, max_completion_tokens=6).max_new_tokens == 6
+
+
+def test_a_line_may_say_what_its_answer_must_be(loaded, tmp_path):
+    t, choice = loaded.tokenizer, {"type": "json_schema", "json_schema": {"schema": {"enum": ["yes", "no"]}}}
+    request = asked(loaded, tmp_path, response_format=choice, presence_penalty=1, temperature=1, seed=1)
+    assert request.presence_penalty == 1
+    (answer,) = loaded.engine.generate(loaded.params, [request])
+    assert line(Row("a", 0, request), iter([answer]), t)["text"] in ('"yes"', '"no"') and answer.ids[-1] == t.end
 
 
 def test_a_stop_text_and_what_follows_it_are_not_written(loaded, tmp_path):

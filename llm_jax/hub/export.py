@@ -94,7 +94,7 @@ def export(config: ConfigDict, tokenizer: Tokenizer, params: dict, output: Path)
         write_weights(part, named, config.model.compute_dtype)
         tokenizer.save(part / TOKENIZER)
         (part / "tokenizer.json").write_text(json.dumps(tokenizer_json(tokenizer)), encoding="utf-8")
-        (part / "tokenizer_config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+        (part / "tokenizer_config.json").write_text(json.dumps(CONFIG | tokenizer.described()), encoding="utf-8")
 
 
 @contextlib.contextmanager

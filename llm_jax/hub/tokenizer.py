@@ -76,6 +76,9 @@ class HubTokenizer(Tokenizer):
         Path(path).write_text(self.model_json, encoding="utf-8")
         Path(path).with_name(BESIDE).write_text(json.dumps(self.beside, indent=1), encoding="utf-8")
 
+    def described(self) -> dict[str, Any]:
+        return {**self.beside["special"], "chat_template": self.beside["template"]}
+
     def encode(self, text: str) -> list[int]:
         text = text.encode("utf-8", errors="surrogatepass").decode("utf-8", errors="replace")
         return self._plain.encode(text, add_special_tokens=False).ids
@@ -87,7 +90,7 @@ class HubTokenizer(Tokenizer):
         return self._all.decode([i for i in map(int, ids) if i not in self.special_names], skip_special_tokens=False)
 
     def bytes_of(self, id_: int) -> bytes:
-        token = self._all.id_to_token(id_) or ""
+        token = "" if id_ in self.special_names else self._all.id_to_token(id_) or ""
         if self._byte_of:
             return bytes(self._byte_of[character] for character in token if character in self._byte_of)
         if len(token) == 6 and token.startswith("<0x"):

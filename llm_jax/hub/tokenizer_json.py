@@ -8,32 +8,7 @@ from typing import Any
 from llm_jax.sentencepiece_tokenizer import MARK
 from llm_jax.tokenizer import Tokenizer
 
-# Our chat format (`SentencePiece.render`) for those who have a template. A thought comes as `reasoning_content`, the
-# call of a tool as `tool_calls` with one argument, its output as a message of the role `tool`.
-TEMPLATE = """<|bos|>{% for m in messages %}
-{% set before = messages[loop.index0 - 1].role if loop.index0 else '' %}
-{% if m.role == 'tool' %}<|output|>{{ m.content }}<|/output|>
-{% else %}
-{% if m.role != 'assistant' or before != 'tool' %}{{ '<|' + m.role + '|>' }}{% endif %}
-{% if m.reasoning_content %}<|think|>{{ m.reasoning_content }}<|/think|>{% endif %}
-{{ m.content or '' }}
-{% for call in m.tool_calls or [] %}
-{% set f = call.function or call %}
-{% for text in f.arguments.values() %}{{ '<|' + f.name + '|>' + text + '<|/' + f.name + '|>' }}{% endfor %}
-{% endfor %}
-{% if loop.last or messages[loop.index0 + 1].role != 'tool' %}<|end|>{% endif %}
-{% endif %}
-{% endfor %}
-{% if add_generation_prompt and messages[-1].role != 'tool' %}<|assistant|>{% endif %}"""
-TEMPLATE = TEMPLATE.replace("\n", "")
-CONFIG = {
-    "tokenizer_class": "PreTrainedTokenizerFast",
-    "clean_up_tokenization_spaces": False,
-    "bos_token": "<|bos|>",
-    "eos_token": "<|end|>",
-    "pad_token": "<|pad|>",
-    "chat_template": TEMPLATE,
-}
+CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """The device's half of the engine: the state of the slots, and the jitted functions that move it.
 
 State, one entry a slot, beside the cache: `token` (the last one, not read yet), `recent` (the last few that were
-written), `position` (of the last one), `count` (tokens written), `done`, `waiting` (for a tool), `forced_at`, what its
-request asks for (`ROW_FIELDS`, `bias`, `seen`); and what it wrote since the host last looked: `fresh` tokens in
-`out_*`. Every setting is data. Programs are compiled for the cache's length, and to read for the number of prompts and
-the length of their pieces; for nothing else.
+written), `position` (of the last one), `count` (tokens written), `done`, `waiting` (for a tool, or for the mask of a
+grammar), `forced_at`, what its request asks for (`ROW_FIELDS`, `bias`), which ids its prompt has (`read`) and how often
+it wrote each (`written`); and what it wrote since the host last looked: `fresh` tokens in `out_*`. Every setting is
+data. Programs are compiled for the cache's length, and to read for the number of prompts and the length of their
+pieces; for nothing else.
 """
 
 import functools
@@ -26,6 +27,8 @@ FORCED_ROOM = 48  # tokens in a slot's forced queue
 STOP_ROOM = 8  # ids that end an answer
 TOP = 20  # likeliest ids of a token, where a request wants them
 MOST_STEPS = 64  # of a chunk
+MASK_BITS = 32  # ids of a word of a grammar's mask
+SCORED = 32  # positions of a prompt whose logits are there at a time
 NGRAM = 2  # tokens that must agree with an earlier place for what followed there to be drafted
 
 ROW_FIELDS = {  # of a request: name -> (shape beyond the slots, dtype)
@@ -35,8 +38,11 @@ ROW_FIELDS = {  # of a request: name -> (shape beyond the slots, dtype)
     "top_k": ((), jnp.int32),
     "top_p": ((), jnp.float32),
     "min_p": ((), jnp.float32),
-    "penalty": ((), jnp.float32),
+    "repetition": ((), jnp.float32),
+    "presence": ((), jnp.float32),
+    "frequency": ((), jnp.float32),
     "adjusts": ((), jnp.bool_),  # has a bias or a penalty: `put_row` comes first
+    "guided": ((), jnp.bool_),  # by a grammar: it waits for a mask after each token that it samples
     "wants_top": ((), jnp.bool_),
     "stops": ((STOP_ROOM,), jnp.int32),  # padded with -1
     "forced": ((FORCED_ROOM,), jnp.int32),
@@ -45,7 +51,7 @@ ROW_FIELDS = {  # of a request: name -> (shape beyond the slots, dtype)
 }
 MARKER_ROOM = 8  # ids of a marker that closes a tool's span
 ANY, NONE = -1, -2  # in place of an id: any is right, or none
-NO_ADJUSTMENT = {"bias": 0.0, "seen": False}
+NO_ADJUSTMENT = {"bias": 0.0, "read": False}
 OUTPUTS = ("ids", "mask", "sampling", "logprob")
 
 State = dict[str, Any]
@@ -60,7 +66,8 @@ def empty_state(vocab_size: int, slots: int, longest: int, drafts: int) -> State
     state |= {
         "recent": jnp.full((slots, MARKER_ROOM), NONE, jnp.int32),
         "bias": jnp.zeros((slots, V), jnp.float32),
-        "seen": jnp.zeros((slots, V), bool),
+        "read": jnp.zeros((slots, V), bool),
+        "written": jnp.zeros((slots, V), jnp.int32),
         "done": jnp.ones(slots, bool),
         "waiting": jnp.zeros(slots, bool),
         **{f"out_{name}": jnp.zeros((slots, room), jnp.int32) for name in OUTPUTS[:2]},
@@ -79,6 +86,17 @@ def padded(closings: list[Marker]) -> np.ndarray:
         raise UserError(f"a marker of the tokenizer has {longest} ids; the engine looks at the last {MARKER_ROOM}")
     rows = [(*(ANY,) * (longest - len(marker)), *marker) for marker in closings]
     return np.array([*rows, (NONE,) * longest], np.int32)
+
+
+def empty_resumed(vocab_size: int, slots: int) -> dict[str, np.ndarray]:
+    """What `decode_chunk` takes where no row has waited and none is guided."""
+    words = transformer.padded_vocab(vocab_size) // MASK_BITS
+    return {
+        "rows": np.zeros(slots, bool),
+        "forced": np.zeros((slots, FORCED_ROOM), np.int32),
+        "length": np.zeros(slots, np.int32),
+        "allowed": np.zeros((slots, words), np.uint32),
+    }
 
 
 @functools.cache
@@ -105,10 +123,12 @@ def logits(static: Static, params, hidden: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def read(static: Static, params, cache: kv_cache.Cache, prompts: dict[str, jax.Array]):
-    """Reads a piece of each of R prompts into the cache: (the hidden state of each one's last token (R, D), cache).
+    """Reads a piece of each of R prompts into the cache: (the hidden state of each one's last token (R, D), cache, and
+    what `scores` gives where they are wanted, else zeros).
 
     `prompts`: `tokens` (R, P), `length` (how many of them are the piece's), `start` (the position of the first),
-    `origin` (the slot whose cache holds what stands before it), `slot` (where it goes; beyond the slots: nowhere).
+    `origin` (the slot whose cache holds what stands before it), `slot` (where it goes; beyond the slots: nowhere);
+    `next` (R, P), the token after each, and `scored` (R), whether its log-probability is wanted.
     """
     rows = kv_cache.take_rows(cache, prompts["origin"])
     positions_RP = prompts["start"][:, None] + jnp.arange(prompts["tokens"].shape[1])
@@ -116,7 +136,29 @@ def read(static: Static, params, cache: kv_cache.Cache, prompts: dict[str, jax.A
     hidden_RPD, rows = forward(static, params, prompts["tokens"], positions_RP, rows)
     last_R = prompts["length"] - 1
     hidden_RD = jnp.take_along_axis(hidden_RPD, last_R[:, None, None], axis=1)[:, 0]
-    return hidden_RD, kv_cache.put_rows(cache, rows, prompts["slot"])
+    score = lambda: scores(static, params, hidden_RPD, prompts["next"])  # noqa: E731
+    nothing = lambda: jax.tree.map(jnp.zeros_like, jax.eval_shape(score))  # noqa: E731
+    told = jax.lax.cond(jnp.any(prompts["scored"]), score, nothing)
+    return hidden_RD, kv_cache.put_rows(cache, rows, prompts["slot"]), told
+
+
+def scores(static: Static, params, hidden_RPD, next_RP) -> dict[str, jax.Array]:
+    """Of the token that follows each: its log-probability, and the likeliest ids with theirs (R, P, TOP).
+
+    A few positions at a time: the logits of all would be larger than the cache.
+    """
+
+    def block(hidden_and_next):
+        hidden_RND, next_RN = hidden_and_next
+        logits_RNV = logits(static, params, hidden_RND)
+        log_z_RN = jax.nn.logsumexp(logits_RNV, axis=-1)
+        top, top_ids = jax.lax.top_k(logits_RNV, TOP)
+        own_RN = jnp.take_along_axis(logits_RNV, next_RN[..., None], axis=-1)[..., 0]
+        return {"logprob": own_RN - log_z_RN, "top": top - log_z_RN[..., None], "top_ids": top_ids}
+
+    cut = lambda x: jnp.moveaxis(x.reshape(x.shape[0], -1, SCORED, *x.shape[2:]), 1, 0)  # noqa: E731
+    told = jax.lax.map(block, (cut(hidden_RPD), cut(next_RP)))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(*next_RP.shape, *x.shape[3:]), told)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -126,10 +168,13 @@ def shared(cache: kv_cache.Cache, from_B: jax.Array) -> kv_cache.Cache:
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def begin(static: Static, params, state: State, rows: State, hidden_RD, source_B, admitted_B, closings) -> State:
+def begin(
+    static: Static, params, state: State, rows: State, hidden_RD, source_B, admitted_B, closings, allowed_BW
+) -> State:
     """Puts requests into the slots of `admitted_B`, and samples each one's first token.
 
-    `rows` has ROW_FIELDS for all slots, `source_B` the number of each one's prompt among the R that were read.
+    `rows` has ROW_FIELDS for all slots, `source_B` the number of each one's prompt among the R that were read,
+    `allowed_BW` the ids that grammars allow (`sampler.masked`).
     """
 
     def chosen(new: jax.Array, old: jax.Array) -> jax.Array:
@@ -141,20 +186,31 @@ def begin(static: Static, params, state: State, rows: State, hidden_RD, source_B
     plain_B1 = (admitted_B & ~rows["adjusts"])[:, None]
     state |= {name: jnp.where(plain_B1, zero, state[name]) for name, zero in NO_ADJUSTMENT.items()}
     state |= {
+        "written": jnp.where(admitted_B[:, None], 0, state["written"]),
         "waiting": state["waiting"] & ~admitted_B,
         "done": jnp.where(admitted_B, state["limit"] == 0, state["done"]),
     }
-    return advance(state, logits(static, params, hidden_RD)[source_B], admitted_B, closings)
+    return advance(state, logits(static, params, hidden_RD)[source_B], admitted_B, closings, allowed_BW)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))
-def decode_chunk(static: Static, params, cache: kv_cache.Cache, state: State, steps, patience, closings):
+def decode_chunk(static: Static, params, cache: kv_cache.Cache, state: State, steps, patience, closings, resumed):
     """(cache, state, what was written since the last chunk): up to `steps` steps, until `patience` slots are stuck.
+
+    `resumed`: `rows` (B), those that have waited and go on, with what is put into their mouths, `forced` (B, F) and
+    `length` (B); and `allowed` (B, W), the ids that grammars allow each guided row to sample next.
 
     The outputs have admitted rows' first tokens, too. `steps` and `worked` in them count the steps that were done, and
     those of each slot in which it wrote.
     """
     drafts, room = static[2], state["out_ids"].shape[1]
+    rows_B = resumed["rows"]
+    state |= {
+        "forced": jnp.where(rows_B[:, None], resumed["forced"], state["forced"]),
+        "forced_length": jnp.where(rows_B, resumed["length"], state["forced_length"]),
+        "forced_at": jnp.where(rows_B, 0, state["forced_at"]),
+        "waiting": state["waiting"] & ~rows_B,
+    }
 
     def going(carry):
         step, _, _, state = carry
@@ -171,7 +227,7 @@ def decode_chunk(static: Static, params, cache: kv_cache.Cache, state: State, st
         logits_BTV = logits(static, params, hidden_BTD)
         worked += jnp.sum(live)
         for k in range(1 + drafts):  # a draft counts while the tokens before it came out as drafted
-            state = advance(state, logits_BTV[:, k], live, closings)
+            state = advance(state, logits_BTV[:, k], live, closings, resumed["allowed"])
             live &= state["token"] == tokens_BT[:, min(k + 1, drafts)]
         return step + 1, worked, cache, state
 
@@ -200,22 +256,21 @@ def drafted(state: State, drafts: int) -> jax.Array:
     return jnp.where(queued_BK < state["forced_length"][:, None], queue, take(found_B[:, None] + 1 + ahead_K))
 
 
-def advance(state: State, logits_BV, rows_B, closings) -> State:
+def advance(state: State, logits_BV, rows_B, closings, allowed_BW) -> State:
     """Every live slot of `rows_B` gets its next token: forced if its queue holds one, else sampled from its logits.
 
-    `closings` are the markers that close a tool's span, as `padded` gives them.
+    `closings` are the markers that close a tool's span, as `padded` gives them; `allowed_BW` are the ids that guided
+    rows may sample.
     """
     s = dict(state)
     B, room = s["out_ids"].shape
     rows = jnp.arange(B)
     live = rows_B & ~(s["done"] | s["waiting"])
-    adjusted_BV = jax.lax.cond(
-        jnp.any(s["adjusts"] & live),
-        lambda x: sampler.adjusted(x, s["bias"], s["seen"], s["penalty"]),
-        lambda x: x,
-        logits_BV,
-    )
-    token_B, sampling_B = sampler.sample(adjusted_BV, s, s["count"])
+    same = lambda x: x  # noqa: E731
+    drawn_BV = jax.lax.cond(jnp.any(s["adjusts"] & live), lambda x: sampler.adjusted(x, s), same, logits_BV)
+    mask = lambda x: sampler.masked(x, s["guided"], allowed_BW)  # noqa: E731
+    drawn_BV = jax.lax.cond(jnp.any(s["guided"] & live), mask, same, drawn_BV)
+    token_B, sampling_B = sampler.sample(drawn_BV, s, s["count"])
     forced = s["forced_at"] < s["forced_length"]
     token_B = jnp.where(forced, s["forced"][rows, jnp.minimum(s["forced_at"], FORCED_ROOM - 1)], token_B)
     log_z_B = jax.nn.logsumexp(logits_BV, axis=-1)
@@ -242,33 +297,21 @@ def advance(state: State, logits_BV, rows_B, closings) -> State:
     s["recent"] = jnp.where(live[:, None], recent_BM, s["recent"])
     last_B1M = recent_BM[:, None, MARKER_ROOM - closings.shape[1] :]
     closed = jnp.any(jnp.all((last_B1M == closings) | (closings == ANY), axis=2), axis=1)
-    s["seen"] = s["seen"].at[rows, token_B].max(live)
+    s["written"] = s["written"].at[rows, token_B].add(live)
     if "history" in s:
         s["history"] = (
             s["history"].at[rows, jnp.where(live, s["position"], s["history"].shape[1])].set(token_B, mode="drop")
         )
     ended = jnp.any(token_B[:, None] == s["stops"], axis=1) & ~forced
     s["done"] |= live & (ended | (s["count"] >= s["limit"]))
-    s["waiting"] |= live & ~s["done"] & ~forced & closed
+    s["waiting"] |= live & ~s["done"] & ~forced & (s["guided"] | closed)
     return s
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def put_row(state: State, slot, row: dict[str, jax.Array]) -> State:
-    """One slot's `bias` and `seen` (V), or its `history`, before it is admitted."""
+    """One slot's `bias` and `read` (V), or its `history`, before it is admitted."""
     return state | {name: state[name].at[slot].set(value) for name, value in row.items()}
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def queue_forced(state: State, rows_B, forced_BF, length_B) -> State:
-    """Puts new queues into the chosen slots and lets them go on."""
-    return {
-        **state,
-        "forced": jnp.where(rows_B[:, None], forced_BF, state["forced"]),
-        "forced_length": jnp.where(rows_B, length_B, state["forced_length"]),
-        "forced_at": jnp.where(rows_B, 0, state["forced_at"]),
-        "waiting": state["waiting"] & ~rows_B,
-    }
 
 
 @functools.partial(jax.jit, donate_argnums=0)

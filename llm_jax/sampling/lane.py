@@ -8,6 +8,8 @@ new.
 """
 
 import collections
+import dataclasses
+from collections.abc import Iterable
 from concurrent.futures import Executor, Future, wait
 
 import jax
@@ -15,6 +17,7 @@ import numpy as np
 
 from llm_jax.sampling import decode
 from llm_jax.sampling.decode import FORCED_ROOM, MOST_STEPS
+from llm_jax.sampling.grammar import Guide, fill
 from llm_jax.sampling.requests import Completion, Request, Tool
 from llm_jax.sampling.slots import PIECES, Piece, Slots
 from llm_jax.sampling.turns import said
@@ -43,6 +46,9 @@ class Lane:
         self._kept: list[list[int]] = [[] for _ in self._rows]  # what a free slot's cache holds
         self._free = list(range(slots.count))  # the one that was used last at the end
         self._calls: dict[int, Future] = {}  # slot -> its tool at work
+        self._guides: dict[int, Guide] = {}  # slot -> where it is in its grammar
+        self._allowed = slots.nothing["allowed"].copy()  # what each guided row may sample next
+        self._resumed: dict[int, list[int]] = {}  # slots that go on with the next chunk -> what they are to say first
         self.steps = self.worked = 0  # decoding steps done; those of each slot in which it wrote, over all slots
         self._asked = self._answered = 0  # tokens that requests may take; those of the requests that are done
 
@@ -124,7 +130,11 @@ class Lane:
         stuck = self.count - len(live)
         # Where rows wait for slots, or may wait for tools, the chunk ends when a few slots are stuck.
         patience = stuck + self._refill if self._queue or self.tools else self.count
-        return self._take(self._slots.chunk(steps, min(patience, self.count)), live)
+        if self._guides:  # a row that waits for its mask ends the chunk
+            patience = stuck + 1
+        resumed, self._resumed = self._resumed, {}
+        allowed_BW = self._allowed if self._guides else None
+        return self._take(self._slots.chunk(steps, min(patience, self.count), resumed, allowed_BW), live)
 
     def _take(self, out: decode.State, live: list[int]) -> list[Completion]:
         """Hands what was written to its completions, frees slots that are done, starts the tools of those that wait."""
@@ -143,10 +153,25 @@ class Lane:
             elif out["done"][slot]:
                 ends = (*self.tokenizer.ends, *request.stop_ids)
                 self._finish(slot, "stop" if completion.ids and completion.ids[-1] in ends else "length")
+            elif slot in self._guides:
+                if out["waiting"][slot]:
+                    self._resumed[slot] = self._guides[slot].take(completion.ids[-1:], FORCED_ROOM)
             elif out["waiting"][slot]:
                 completion.tool_calls += 1
                 self._calls[slot] = self._pool.submit(self._call, list(completion.ids))
+        self._mask(self._resumed)
+        self._cut_failed()
         return moved
+
+    def _mask(self, slots: Iterable[int]) -> None:
+        """Works out what those of the slots that have a grammar may sample next."""
+        fill(self._allowed, {slot: self._guides[slot] for slot in slots if slot in self._guides})
+
+    def _cut_failed(self) -> None:
+        """Ends rows whose grammars have become too much to go on with."""
+        for slot in [slot for slot, guide in self._guides.items() if guide.failed]:
+            self._slots.stop([slot])
+            self._finish(slot, "length")
 
     def _ends(self, completion: Completion, request: Request, before: int) -> bool:
         """Whether it contains a text that ends it; what was written after that is taken back.
@@ -170,7 +195,8 @@ class Lane:
         self._answered += self._most(request)
         self._kept[slot] = [*request.prompt, *completion.ids][:-1]  # the last token has not been read
         self._rows[slot] = None
-        self._calls.pop(slot, None)
+        for of_row in (self._calls, self._guides, self._resumed):
+            of_row.pop(slot, None)
         self._free.append(slot)
 
     def _position(self, slot: int) -> int:
@@ -216,6 +242,7 @@ class Lane:
         sources: dict[int, int] = {}  # slot -> the number of its prompt
         for number, (prompt, group) in enumerate(prompts.items()):
             origin, known = self._longest_prefix(prompt)
+            known = min(known, *(first_scored(request) - 1 for request, _ in group))
             own = origin if known and origin in self._free else self._free[0]
             pieces.append((prompt[known:], own, origin, known))
             for row in group:
@@ -223,22 +250,39 @@ class Lane:
                 self._free.remove(slot)
                 row[1].reused = known if row is group[0] else len(prompt)
                 rows[slot], sources[slot] = row, number
-        hidden_RD = self._read(pieces)
+        scored = [row for group in prompts.values() for row in group if row[0].prompt_logprobs is not None]
+        hidden_RD, told = self._read(pieces, bool(scored))
         if len(rows) > len(pieces):
             self._slots.share({slot: pieces[number][1] for slot, number in sources.items()})
-        limits = {slot: self._most(request) for slot, (request, _) in rows.items()}
-        self._slots.begin({slot: request for slot, (request, _) in rows.items()}, hidden_RD, sources, limits)
         for slot, row in rows.items():
             self._rows[slot], self._kept[slot] = row, []
+        limits = {slot: self._most(request) for slot, (request, _) in rows.items()}
+        requests = {slot: self._guided(slot, request) for slot, (request, _) in rows.items()}
+        for slot, (request, completion) in rows.items():
+            if request.prompt_logprobs is not None:
+                tell(request, completion, told, sources[slot], pieces[sources[slot]][3])
+        self._mask(rows)
+        self._slots.begin(requests, hidden_RD, sources, limits, self._allowed)
+        self._cut_failed()
 
-    def _read(self, pieces: list[Piece]) -> jax.Array:
-        """Reads prompts; one that is longer than a piece, in several."""
-        (ids, slot, origin, known), most = pieces[0], PIECES[-1]
+    def _guided(self, slot: int, request: Request) -> Request:
+        """The request, and what its grammar has come first."""
+        if request.grammar is None:
+            return request
+        guide = self._guides[slot] = request.grammar.begin()
+        must = guide.take(request.forced, FORCED_ROOM - len(request.forced))
+        return dataclasses.replace(request, forced=(*request.forced, *must))
+
+    def _read(self, pieces: list[Piece], scored: bool) -> tuple[jax.Array, list[dict[str, np.ndarray]]]:
+        """Reads prompts; one that is longer than a piece, in several. With the scores of each read, where wanted."""
+        (ids, slot, origin, known), most, told = pieces[0], PIECES[-1], []
         while len(ids) > most:
-            self._slots.read([(ids[:most], slot, origin, known)])
+            _, scores = self._slots.read([(ids[:most], slot, origin, known)], [ids[most]] if scored else None)
+            told.append(scores)
             ids, origin, known = ids[most:], slot, known + most
             pieces = [(ids, slot, origin, known)]
-        return self._slots.read(pieces)
+        hidden_RD, scores = self._slots.read(pieces, [0] * len(pieces) if scored else None)
+        return hidden_RD, jax.device_get([*told, scores]) if scored else []
 
     def _longest_prefix(self, prompt: tuple[int, ...]) -> tuple[int, int]:
         """(slot, tokens): where the most of a prompt's beginning has been read; its last token is always read anew."""
@@ -275,16 +319,33 @@ class Lane:
         """Queues the output spans of the tools that are done."""
         if wait_for_all:
             wait(self._calls.values())
-        queues = {}
         for slot in [slot for slot, call in self._calls.items() if call.done()]:
             _, completion = self._rows[slot]
             span = TOOLS[self._closed(completion.ids)].returns
             opening, closing = self.tokenizer.open[span], self.tokenizer.close[span]
             room = FORCED_ROOM - len(opening) - len(closing)
             body = self.tokenizer.encode(self._calls.pop(slot).result())[:room]
-            queues[slot] = [*opening, *body, *closing]
-        if queues:
-            self._slots.force(queues)
+            self._resumed[slot] = [*opening, *body, *closing]
+
+
+def first_scored(request: Request) -> int:
+    """The first token of its prompt whose log-probability must be worked out; the prompt's length where none is."""
+    return len(request.prompt) if request.prompt_logprobs is None else max(1, request.prompt_logprobs)
+
+
+def tell(request: Request, completion: Completion, told: list[dict[str, np.ndarray]], number: int, known: int) -> None:
+    """Gives a completion the log-probabilities of its prompt, from the scores of its reads, which began after `known`
+    tokens; `number` is that of the prompt among those that were read together.
+    """
+    first = first_scored(request)
+    wanted = slice(first - 1 - known, len(request.prompt) - 1 - known)
+    of = lambda name: np.concatenate([scores[name][number] for scores in told])[wanted].tolist()  # noqa: E731
+    nobody = 0 if request.prompt_logprobs else 1  # the very first token, before which nothing stands
+    completion.prompt_logprob = [*[None] * nobody, *of("logprob")]
+    if request.top:
+        pairs = zip(of("top_ids"), of("top"), strict=True)
+        tops = ([*zip(ids[: request.top], values[: request.top], strict=True)] for ids, values in pairs)
+        completion.prompt_top = [*[[]] * nobody, *tops]
 
 
 def append(completion: Completion, top: int, out: dict[str, np.ndarray], slot: int) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from llm_jax.config import UserError
 from llm_jax.sampling.decode import FORCED_ROOM, STOP_ROOM, TOP
+from llm_jax.sampling.grammar import Grammar
 
 LARGE = 1_000_000  # numbers up to this leave logits finite, and those that pad the vocabulary far below the others
 Tool = Callable[[str], str]  # the text inside a span -> the text of the output span
@@ -22,11 +23,15 @@ class Request:
     top_p: float = 1.0  # ... among the fewest whose probabilities reach p
     min_p: float = 0.0  # ... among those at least p times as likely as the likeliest
     repetition_penalty: float = 1.0  # divides positive logits of ids that prompt or completion have, multiplies others
+    presence_penalty: float = 0.0  # taken from the logits of ids that the completion has
+    frequency_penalty: float = 0.0  # ... as often as it has them
     bias: dict[int, float] = dataclasses.field(default_factory=dict)  # added to the logits of ids
     stop_ids: tuple[int, ...] = ()  # ids that end the completion, beside the end of a turn
     stop: tuple[str, ...] = ()  # texts that end it, once it contains one
     stop_in: tuple[str, ...] = ()  # ... in what `turns.said` makes of these kinds of parts; none: in all of it
+    grammar: Grammar | None = None  # what the completion must be, its opening included; tools are not run then
     top: int = 0  # how many of the likeliest ids to tell of each token
+    prompt_logprobs: int | None = None  # the first token of the prompt whose log-probability is wanted; None: of none
 
     def check(self, vocab_size: int, length: int) -> None:
         """Raises UserError for what the engine cannot do."""
@@ -41,7 +46,10 @@ class Request:
                 1 / LARGE <= self.repetition_penalty <= LARGE,
                 f"above 0 (1: none), at most {LARGE:,}",
             ),
+            ("presence_penalty", abs(self.presence_penalty) <= LARGE, f"between -{LARGE:,} and {LARGE:,}"),
+            ("frequency_penalty", abs(self.frequency_penalty) <= LARGE, f"between -{LARGE:,} and {LARGE:,}"),
             ("max_new_tokens", self.max_new_tokens >= 0, "0 or more"),
+            ("prompt_logprobs", 0 <= (self.prompt_logprobs or 0) < max(1, len(self.prompt)), "a place in the prompt"),
             ("top", 0 <= self.top <= TOP, f"0 to {TOP}"),
         )
         for name, fine, allowed in ranges:
@@ -72,6 +80,9 @@ class Completion:
     sampling_logprob: list[float] = dataclasses.field(default_factory=list)
     logprob: list[float] = dataclasses.field(default_factory=list)
     top: list[list[tuple[int, float]]] | None = None  # most likely (id, log-probability) at each token, when asked
+    # Of the prompt's tokens from `prompt_logprobs` on, when asked; the very first one has None.
+    prompt_logprob: list[float | None] | None = None
+    prompt_top: list[list[tuple[int, float]]] | None = None
     tool_calls: int = 0
     reused: int = 0  # tokens of the prompt that were in the cache already
     finish: str | None = None

@@ -8,17 +8,32 @@ SAMPLE_DOMAIN = 7  # keeps the engine's random numbers apart from others of the 
 NEVER = -1e30
 
 
-def adjusted(logits_BV, bias_BV, seen_BV, penalty_B) -> jax.Array:
-    """Logits with the repetition penalty (Keskar et al. 2019: those of ids that a row has seen are divided by it where
-    positive, multiplied where negative) and the row's bias.
+def adjusted(logits_BV, rows: dict[str, jax.Array]) -> jax.Array:
+    """Logits with what a row's request adds to them or takes from them.
+
+    `repetition` (Keskar et al. 2019): logits of ids that stand in the prompt (`read`) or were `written` are divided by
+    it where positive, multiplied where negative. `presence` and `frequency` (OpenAI's): taken from those of ids that
+    were written, once, and as often as they were. `bias`: added.
     """
-    penalty_B1 = penalty_B[:, None]
-    penalised = jnp.where(logits_BV > 0, logits_BV / penalty_B1, logits_BV * penalty_B1)
-    return jnp.where(seen_BV, penalised, logits_BV) + bias_BV
+    written_BV, repetition_B1 = rows["written"], rows["repetition"][:, None]
+    penalised_BV = jnp.where(logits_BV > 0, logits_BV / repetition_B1, logits_BV * repetition_B1)
+    logits_BV = jnp.where(rows["read"] | (written_BV > 0), penalised_BV, logits_BV)
+    logits_BV -= rows["presence"][:, None] * (written_BV > 0) + rows["frequency"][:, None] * written_BV
+    return logits_BV + rows["bias"]
+
+
+def masked(logits_BV, guided_B, allowed_BW) -> jax.Array:
+    """Logits of guided rows without the ids that their grammars do not allow here, which get -inf.
+
+    `allowed_BW` has a bit for each id, 32 to a uint32, that of the lowest id first.
+    """
+    bits_BWI = (allowed_BW[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    allowed_BV = bits_BWI.reshape(len(guided_B), -1)[:, : logits_BV.shape[-1]] == 1
+    return jnp.where(allowed_BV | ~guided_B[:, None], logits_BV, -jnp.inf)
 
 
 def cut(logits_BV, top_k_B, top_p_B, min_p_B) -> jax.Array:
-    """Logits of the ids that stay; the others' are NEVER. An id as likely as the last one that stays, stays too.
+    """Logits of the ids that stay; the others' are -inf. An id as likely as the last one that stays, stays too.
 
     top-k: the k likeliest (0: all). top-p: the fewest likeliest of those whose shares reach p (Holtzman et al. 2020).
     min-p: those at least p times as likely as the likeliest (Nguyen et al. 2024).
@@ -32,7 +47,7 @@ def cut(logits_BV, top_k_B, top_p_B, min_p_B) -> jax.Array:
     kept = first_k & ((before_BV < top_p_B[:, None]) | (top_p_B[:, None] >= 1) | (jnp.arange(V) == 0))
     last_B1 = jnp.min(jnp.where(kept, sorted_BV, jnp.inf), axis=-1, keepdims=True)
     floor_B1 = sorted_BV[:, :1] + jnp.log(min_p_B)[:, None]  # log 0 is -inf: no floor
-    return jnp.where(logits_BV >= jnp.maximum(last_B1, floor_B1), logits_BV, NEVER)
+    return jnp.where(logits_BV >= jnp.maximum(last_B1, floor_B1), logits_BV, -jnp.inf)
 
 
 def sample(logits_BV, rows: dict[str, jax.Array], count_B) -> tuple[jax.Array, jax.Array]:

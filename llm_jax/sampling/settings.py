@@ -8,14 +8,11 @@ NOT_HERE: dict[str, tuple] = {
     # OpenAI
     "audio": (),
     "best_of": (1,),
-    "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
     "modalities": (["text"],),
-    "presence_penalty": (0,),
     "reasoning": ({},),
     "reasoning_effort": (),
-    "response_format": ({"type": "text"},),
     "suffix": ("",),
     "text_format": (),
     "truncation": ("auto",),
@@ -73,13 +70,14 @@ NOT_HERE: dict[str, tuple] = {
 }
 ALL = -1  # as many as there are, or as fit
 FAMILIES = ("guided_", "dry_", "xtc_")  # how names of many settings begin, which ask for nothing only where null
+HERE = ("guided_json", "guided_regex", "guided_choice")  # those of the families that are honoured
 
 
 def not_here(fields: Mapping[str, Any], more: Mapping[str, tuple] | None = None) -> str:
     """The first setting that asks for what is not here, or in `more`; empty where there is none."""
     known = NOT_HERE | dict(more or {})
     for name, value in fields.items():
-        refused = name in known or name.startswith(FAMILIES)
+        refused = name in known or (name.startswith(FAMILIES) and name not in HERE)
         if refused and value is not None and not any(same(value, neutral) for neutral in known.get(name, ())):
             return name
     return ""

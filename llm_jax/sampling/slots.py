@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from llm_jax import sharding
 from llm_jax.model import kv_cache, transformer
 from llm_jax.sampling import decode
-from llm_jax.sampling.decode import FORCED_ROOM
 from llm_jax.sampling.requests import Request
 from llm_jax.tokenizer import Marker, Tokenizer
 
@@ -56,6 +55,7 @@ class Slots:
         self.together = tuple(sorted({shards, *(max(1, count // (part * shards)) * shards for part in TOGETHER)}))
         self._by_rank = {n: sharding.named(mesh, "batch", *(None,) * (n - 1)) for n in (1, 2)}
         self._closings = jax.device_put(decode.padded(closings), sharding.named(mesh, None, None))
+        self.nothing = decode.empty_resumed(tokenizer.vocab_size, count)
         self._weights = None
         cache, state = makers(self.static, count, self.lengths[-1], int8_cache)
         cache = functools.partial(cache, self.lengths[0])
@@ -80,20 +80,25 @@ class Slots:
         if length > self.length or (shrink and length < self.length):
             self._cache = decode.resized(self._cache, length)
 
-    def read(self, pieces: list[Piece]) -> jax.Array:
-        """Reads a piece of each of a few prompts into the cache: the hidden state of each one's last token."""
+    def read(self, pieces: list[Piece], after: list[int] | None = None) -> tuple[jax.Array, decode.State]:
+        """Reads a piece of each of a few prompts into the cache: the hidden state of each one's last token, and
+        `decode.scores`, which are zeros without the ids that come `after` the pieces.
+        """
         R = bucket(len(pieces), self.together)
         P = bucket(max((len(ids) for ids, *_ in pieces), default=1), PIECES)
         tokens = np.full((R, P), self.tokenizer.pad, np.int32)
         prompts = {"length": np.ones(R, np.int32), "slot": np.full(R, self.count, np.int32)}  # past the last: nowhere
         prompts |= {name: np.zeros(R, np.int32) for name in ("origin", "start")}
+        prompts |= {"next": np.zeros((R, P), np.int32), "scored": np.full(R, after is not None)}
         for r, (ids, slot, origin, start) in enumerate(pieces):
             tokens[r, : len(ids)] = ids
+            if after:
+                prompts["next"][r, : len(ids)] = [*ids[1:], after[r]]
             for name, value in (("length", len(ids)), ("slot", slot), ("origin", origin), ("start", start)):
                 prompts[name][r] = value
         prompts = self._put({"tokens": tokens, **prompts})
-        hidden_RD, self._cache = decode.read(self.static, self._weights, self._cache, prompts)
-        return hidden_RD
+        hidden_RD, self._cache, told = decode.read(self.static, self._weights, self._cache, prompts)
+        return hidden_RD, told
 
     def share(self, origins: dict[int, int]) -> None:
         """Gives slots the cache of another."""
@@ -102,9 +107,16 @@ class Slots:
         self._cache = decode.shared(self._cache, self._put(origin))
 
     def begin(
-        self, requests: dict[int, Request], hidden_RD: jax.Array, sources: dict[int, int], limits: dict[int, int]
+        self,
+        requests: dict[int, Request],
+        hidden_RD: jax.Array,
+        sources: dict[int, int],
+        limits: dict[int, int],
+        allowed_BW: np.ndarray | None = None,
     ):
-        """Begins requests, slot -> request; `sources` says whose hidden state is which."""
+        """Begins requests, slot -> request; `sources` says whose hidden state is which, `allowed_BW` what each may
+        sample first if it has a grammar.
+        """
         for slot, request in requests.items():
             self._put_row(slot, request)
         rows = {name: np.zeros((self.count, *shape), dtype) for name, (shape, dtype) in decode.ROW_FIELDS.items()}
@@ -117,27 +129,41 @@ class Slots:
             rows["forced"][slot, : len(request.forced)] = request.forced
         source = np.zeros(self.count, np.int32)
         source[list(sources)] = list(sources.values())
-        rows, source, admitted = self._put((rows, source, self._mask(requests)))
-        numbers = source, admitted, self._closings
+        allowed_BW = self.nothing["allowed"] if allowed_BW is None else allowed_BW
+        rows, source, admitted, allowed_BW = self._put((rows, source, self._mask(requests), allowed_BW))
+        numbers = source, admitted, self._closings, allowed_BW
         self._state = decode.begin(self.static, self._weights, self._state, rows, hidden_RD, *numbers)
 
     def _put_row(self, slot: int, request: Request) -> None:
         """What only some requests have, and is as large as the vocabulary, or the context."""
         V = transformer.padded_vocab(self.tokenizer.vocab_size)
         if adjusts(request):
-            bias, seen = np.zeros(V, np.float32), np.zeros(V, bool)
+            bias, read = np.zeros(V, np.float32), np.zeros(V, bool)
             bias[list(request.bias)] = list(request.bias.values())
             bias[list(request.suppress)] = -1e30
-            seen[request.prompt] = True
-            self._state = decode.put_row(self._state, np.int32(slot), {"bias": bias, "seen": seen})
+            read[request.prompt] = True
+            self._state = decode.put_row(self._state, np.int32(slot), {"bias": bias, "read": read})
         if self.drafts:
             history = np.zeros(self.lengths[-1], np.int32)
             history[: len(request.prompt)] = request.prompt
             self._state = decode.put_row(self._state, np.int32(slot), {"history": history})
 
-    def chunk(self, steps: int, patience: int) -> decode.State:
-        """Up to `steps` steps, until `patience` slots are stuck: what was written."""
-        numbers = np.int32(steps), np.int32(patience), self._closings
+    def chunk(
+        self, steps: int, patience: int, resumed: dict[int, list[int]], allowed_BW: np.ndarray | None = None
+    ) -> decode.State:
+        """Up to `steps` steps, until `patience` slots are stuck: what was written.
+
+        `resumed`: slots that have waited and go on -> ids that are put into their mouths.
+        """
+        changed = dict(self.nothing)
+        if resumed:
+            changed |= {name: self.nothing[name].copy() for name in ("rows", "forced", "length")}
+            changed["rows"][list(resumed)] = True
+            for slot, ids in resumed.items():
+                changed["forced"][slot, : len(ids)], changed["length"][slot] = ids, len(ids)
+        if allowed_BW is not None:
+            changed["allowed"] = allowed_BW
+        numbers = np.int32(steps), np.int32(patience), self._closings, self._put(changed)
         self._cache, self._state, out = decode.decode_chunk(
             self.static, self._weights, self._cache, self._state, *numbers
         )
@@ -145,13 +171,6 @@ class Slots:
 
     def stop(self, slots: list[int]) -> None:
         self._state = decode.stopped(self._state, self._put(self._mask(slots)))
-
-    def force(self, queues: dict[int, list[int]]) -> None:
-        """Puts ids into the mouths of rows that wait."""
-        forced, length = np.zeros((self.count, FORCED_ROOM), np.int32), np.zeros(self.count, np.int32)
-        for slot, ids in queues.items():
-            forced[slot, : len(ids)], length[slot] = ids, len(ids)
-        self._state = decode.queue_forced(self._state, *self._put((self._mask(queues), forced, length)))
 
     def _mask(self, slots) -> np.ndarray:
         mask = np.zeros(self.count, bool)
@@ -169,21 +188,21 @@ class Slots:
         nobody = Request([self.tokenizer.pad], bias={0: 0.0})
         self._put_row(0, nobody)
         self.stop([])
-        self.force({})
         for length in self.lengths[:: -1 if backwards else 1]:
             for other in self.lengths:
                 self.make_room(other, shrink=True)
                 self.make_room(length, shrink=True)
             for R in self.together:
                 for P in PIECES[: 1 + PIECES.index(bucket(length, PIECES))]:  # a longer piece needs a longer cache
-                    hidden_RD = self.read([((0,) * P, self.count, 0, 0)] * R)
+                    hidden_RD, _ = self.read([((0,) * P, self.count, 0, 0)] * R)
                 self.begin({}, hidden_RD, {}, {})
             self.share({})
-            self.chunk(1, self.count)
+            self.chunk(1, self.count, {})
 
 
 def adjusts(request: Request) -> bool:
-    return bool(request.suppress or request.bias or request.repetition_penalty != 1)
+    penalties = request.repetition_penalty != 1 or request.presence_penalty or request.frequency_penalty
+    return bool(request.suppress or request.bias or penalties)
 
 
 def fields(request: Request, limit: int) -> dict[str, float]:
@@ -195,8 +214,11 @@ def fields(request: Request, limit: int) -> dict[str, float]:
         "top_k": request.top_k,
         "top_p": request.top_p,
         "min_p": request.min_p,
-        "penalty": request.repetition_penalty,
+        "repetition": request.repetition_penalty,
+        "presence": request.presence_penalty,
+        "frequency": request.frequency_penalty,
         "adjusts": adjusts(request),
+        "guided": request.grammar is not None,
         "wants_top": request.top > 0,
         "forced_length": len(request.forced),
         "position": len(request.prompt) - 1,
@@ -216,7 +238,8 @@ def makers(static: decode.Static, slots: int, longest: int, int8_cache: bool = F
 
 def placed(mesh: Mesh, make: Callable):
     """The shardings of what a maker makes: slots over the batch axes; the cache's heads, a bias's ids over `tensor`."""
-    others = {"bias": ("vocab",), "seen": ("vocab",)} | dict.fromkeys(kv_cache.LENGTH_AXIS, ("kv_heads", None, None))
+    others = dict.fromkeys(("bias", "read", "written"), ("vocab",))
+    others |= dict.fromkeys(kv_cache.LENGTH_AXIS, ("kv_heads", None, None))
 
     def place(path, leaf):
         return sharding.named(mesh, "batch", *others.get(path[0].key, (None,) * (leaf.ndim - 1)))

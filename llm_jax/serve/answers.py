@@ -8,17 +8,21 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from llm_jax.sampling.turns import SAID, Pieces, Saying, begun
-from llm_jax.serve.protocol import ChatBody, CompletionBody
+from llm_jax.serve.messages import CALL, CALLED, opened
+from llm_jax.serve.protocol import ChatBody, CompletionBody, ids_of
 from llm_jax.serve.worker import News
 from llm_jax.tokenizer import Tokenizer
 
 Piece = tuple[int, str, str]  # the part's number, its type, new characters of it
 
 
+Scored = tuple[float | None, list[tuple[int, float]]]  # the log-probability of a token, and the likeliest
+
+
 class Token(NamedTuple):
     id: int
     sampled: int
-    logprob: float
+    logprob: float | None  # None: the very first one of a prompt
     top: list[tuple[int, float]]
     start: int  # the place of its characters in the text
     end: int
@@ -52,6 +56,7 @@ class Writer:
         self.finish: str | None = None
         self.ids: list[int] = []
         self.reused = 0  # tokens of the prompt
+        self.prompt: list[Scored] = []  # its tokens, where their log-probabilities were asked for
         self._pieces = Pieces(tokenizer, inside or "text")
         self._waiting: collections.deque[Piece] = collections.deque()
         self._tokens: collections.deque[Token] = collections.deque()
@@ -60,7 +65,7 @@ class Writer:
         self._places: list[int] = []  # ... and where each character of it stands
 
     def take(self, news: News) -> Shown:
-        self.reused = news.reused
+        self.reused, self.prompt = news.reused, news.prompt or self.prompt
         tops = news.top or itertools.repeat([])
         for id_, sampled, logprob, top in zip(news.ids, news.sampled, news.logprobs, tops, strict=False):
             if self.finish:
@@ -158,6 +163,7 @@ class Told:
     def __init__(self, begun: bool):
         self.answer, self.thought = Saying(*SAID, begun=begun), Saying("think")
         self.unsent = ""  # of its thoughts
+        self.held = ""  # of its answer, which may be a call
 
 
 class ChatStyle:
@@ -167,7 +173,8 @@ class ChatStyle:
 
     def __init__(self, body: ChatBody, names: Names):
         self.body, self.names, self.arguments = body, names, body.arguments
-        self.closings = {names.tokenizer.close[name][-1]: name for name in body.offered}
+        self.closings = {names.tokenizer.close[name][-1]: name for name in body.arguments}
+        self.calls_by_text = not body.by_spans
         self._told: dict[int, Told] = {}  # what each choice has said so far
 
     def begin(self, index: int) -> dict[str, Any]:
@@ -176,7 +183,10 @@ class ChatStyle:
 
     def chunk(self, index: int, writer: Writer, shown: Shown) -> dict[str, Any]:
         told = self._told.setdefault(index, Told(bool(writer.inside)))
-        delta = {"content": text} if (text := told.answer.text(shown.pieces)) else {}
+        calls, text = self._calls(writer), told.held + told.answer.text(shown.pieces)
+        if self.calls_by_text and text.startswith(CALL[0]):  # a call, unless it was cut short
+            told.held, text = text, "" if calls or not writer.finish else text
+        delta = {"content": text} if text else {}
         # Whole, before the answer: some clients keep but the last bit of a field that is not OpenAI's, and send that
         # back as what was thought.
         told.unsent += told.thought.text(shown.pieces)
@@ -184,31 +194,47 @@ class ChatStyle:
             delta["reasoning_content"], told.unsent = told.unsent, ""
         if self.body.parts and shown.pieces:
             delta["parts"] = [{"index": part, "type": kind, "text": text} for part, kind, text in shown.pieces]
-        if calls := self._calls(writer):
+        if calls:
             delta["tool_calls"] = [{"index": i, **called} for i, called in enumerate(calls)]
         return {"index": index, "delta": delta, **self._rest(writer, shown)}
 
     def whole(self, index: int, writer: Writer, shown: Shown) -> dict[str, Any]:
         told = Told(bool(writer.inside))
         thought = told.thought.text(shown.pieces) or None
-        message = {"role": "assistant", "content": told.answer.text(shown.pieces), "reasoning_content": thought}
+        calls, text = self._calls(writer), told.answer.text(shown.pieces)
+        text = "" if calls and self.calls_by_text else text
+        message = {"role": "assistant", "content": text, "reasoning_content": thought}
         if self.body.parts:
             message["parts"] = writer.parts
-        if calls := self._calls(writer):
+        if calls:
             message["tool_calls"] = calls
         return {"index": index, "message": message, **self._rest(writer, shown)}
 
     def _calls(self, writer: Writer) -> list[dict[str, Any]]:
         """The call that ended the answer, which is the client's to run."""
-        name = self.closings.get(writer.ids[-1]) if writer.ids and writer.finish == "stop" else None
-        if not name or not writer.parts or writer.parts[-1]["type"] != name:
+        if not writer.ids or writer.finish != "stop" or not writer.parts:
             return []
-        function = {"name": name, "arguments": json.dumps({self.arguments[name]: writer.parts[-1]["text"]})}
-        return [{"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}]
+        last, name = writer.parts[-1], self.closings.get(writer.ids[-1])
+        if name and last["type"] == name:
+            function = {"name": name, "arguments": json.dumps({self.arguments[name]: last["text"]})}
+        elif self.calls_by_text and last["type"] == "text":
+            function = called(last["text"], [function.name for function in self.body.functions])
+        else:
+            function = None
+        return [{"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}] if function else []
 
     def _rest(self, writer: Writer, shown: Shown) -> dict[str, Any]:
         logprobs = {"content": self.names.content(shown.tokens)} if self.body.logprobs else None
         return {"logprobs": logprobs, "finish_reason": "tool_calls" if self._calls(writer) else writer.finish}
+
+
+def called(text: str, names: list[str]) -> dict[str, str] | None:
+    """{name, arguments} of a call of one of these functions that was written as text; None where it is none."""
+    if not (text.startswith(CALL) and text.endswith(f"}}{CALLED}")):
+        return None
+    call = text[len(CALL) : -len(CALLED)]
+    of = [(name, call[len(opened(name)) : -1]) for name in names if call.startswith(opened(name))]
+    return {"name": of[0][0], "arguments": of[0][1]} if of else None
 
 
 class TextStyle:
@@ -219,31 +245,45 @@ class TextStyle:
     def __init__(self, body: CompletionBody, names: Names):
         self.body, self.names = body, names
 
+        self._begun: set[int] = set()
+
     def begin(self, index: int) -> dict[str, Any]:
-        text = ""
-        if self.body.echo:
-            prompt = self.body.prompt[index // self.body.n]
-            text = prompt if isinstance(prompt, str) else self.names.tokenizer.decode(prompt)
-        return {"index": index, "text": text, "logprobs": None, "finish_reason": None}
+        return {"index": index, "text": "", "logprobs": None, "finish_reason": None}
 
     def chunk(self, index: int, writer: Writer, shown: Shown) -> dict[str, Any]:
-        logprobs = None if self.body.logprobs is None else self._logprobs(shown.tokens)
-        return {"index": index, "text": shown.text(), "logprobs": logprobs, "finish_reason": writer.finish}
+        """The first one of a choice also has the prompt, where that is to come with it."""
+        prompt = self.body.prompt[index // self.body.n] if self.body.echo else []
+        echoed = prompt if isinstance(prompt, str) else self.names.tokenizer.decode(prompt)
+        text = shown.text() if index in self._begun else echoed + shown.text()
+        logprobs = None
+        if self.body.logprobs is not None:
+            tokens = [t._replace(start=t.start + len(echoed)) for t in shown.tokens]
+            first = self._of_prompt(prompt, writer) if self.body.echo and index not in self._begun else []
+            logprobs = self._logprobs([*first, *tokens])
+        self._begun.add(index)
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": writer.finish}
 
-    def whole(self, index: int, writer: Writer, shown: Shown) -> dict[str, Any]:
-        choice = self.chunk(index, writer, shown)
-        return choice | {"text": self.begin(index)["text"] + choice["text"]}
+    whole = chunk
+
+    def _of_prompt(self, prompt: str | list[int], writer: Writer) -> list[Token]:
+        """Its tokens; those that begin within a character stand at the next one."""
+        t, at, tokens = self.names.tokenizer, 0, []
+        ids = ids_of(t, prompt)
+        for id_, (logprob, top) in zip(ids, writer.prompt, strict=True):
+            begins = sum(byte & 0xC0 != 0x80 for byte in t.bytes_of(id_))  # characters
+            tokens.append(Token(id_, 0, logprob, top, at, at + begins))
+            at += begins
+        return tokens
 
     def _logprobs(self, tokens: list[Token]) -> dict[str, Any]:
+        named = lambda t: {self.names.of(i)["token"]: logprob for i, logprob in [*t.top[::-1], (t.id, t.logprob)]}  # noqa: E731
         return {
             "tokens": [self.names.of(t.id)["token"] for t in tokens],
             "token_logprobs": [t.logprob for t in tokens],
             # Of two that read alike the likelier counts, and the token that stands there before both.
-            "top_logprobs": [
-                {self.names.of(i)["token"]: logprob for i, logprob in [*t.top[::-1], (t.id, t.logprob)]} for t in tokens
-            ],
+            "top_logprobs": [None if t.logprob is None else named(t) for t in tokens],
             "text_offset": [t.start for t in tokens],
-            "content": self.names.content(tokens),
+            "content": self.names.content([t for t in tokens if t.logprob is not None]),
         }
 
 

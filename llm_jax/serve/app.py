@@ -20,11 +20,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from llm_jax.serve.answers import ChatStyle, Names, Shown, TextStyle, Writer, usage
+from llm_jax.serve.bodies import AnyBody, ApiError, parsed
 from llm_jax.serve.feedback import Feedback, FeedbackBody
 from llm_jax.serve.metrics import Clock, Counted, Metrics
-from llm_jax.serve.protocol import AnyBody, ApiError, ChatBody, CompletionBody, Sampling, TokenizeBody, parsed
+from llm_jax.serve.protocol import ChatBody, CompletionBody, CutBody, JoinBody, Sampling, TokenizeBody
 from llm_jax.serve.worker import Job, Workers
 from llm_jax.stage_table import STAGES
+from llm_jax.tokenizer import Tokenizer
 from llm_jax.tools.table import TOOLS
 
 STATIC = Path(__file__).parent / "static"
@@ -110,7 +112,7 @@ async def not_routed(request: Request, error: HTTPException) -> JSONResponse:
 
 
 def interface(site: Site) -> APIRouter:
-    """All of /v1."""
+    """All of /v1, and the tokenizer's own as other servers have them."""
     workers, limits, feedback = site.workers, site.limits, Feedback(site.workers.workdir / "feedback")
 
     async def admit(request: Request) -> None:
@@ -169,8 +171,34 @@ def interface(site: Site) -> APIRouter:
         workers.known(body.model)
         return await asyncio.to_thread(feedback.save, body)
 
-    add_heads(routes)
-    return routes
+    def wanted(body: CutBody | JoinBody) -> Tokenizer:
+        """Raises ApiError for a model that is not there."""
+        workers.known(body.model)
+        return workers.tokenizer
+
+    plain = APIRouter(dependencies=[Depends(admit)])
+
+    @plain.post("/tokenize")
+    async def cut(request: Request) -> JSONResponse:
+        body = await body_of(request, CutBody)
+        ids = await asyncio.to_thread(body.ids, wanted(body))
+        return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": workers.length})
+
+    @plain.post("/detokenize")
+    async def join(request: Request) -> JSONResponse:
+        body = await body_of(request, JoinBody)
+        text = body.text(wanted(body))
+        return JSONResponse({"prompt": text, "content": text})
+
+    @plain.get("/tokenizer_info")
+    async def tokenizer_info() -> dict[str, Any]:
+        kind = {"tokenizer_class": type(workers.tokenizer).__name__, "vocab_size": workers.tokenizer.vocab_size}
+        return kind | workers.tokenizer.described()
+
+    plain.include_router(routes)
+    for router in (plain, routes):
+        add_heads(router)
+    return plain
 
 
 async def read(request: Request, most: int) -> bytes:

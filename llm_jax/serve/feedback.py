@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from llm_jax.files import replace
-from llm_jax.serve.protocol import ApiError, Body, Content, Messages, Whole, plain
+from llm_jax.serve.bodies import ApiError, Body, Whole
+from llm_jax.serve.messages import Content, Messages, plain
 from llm_jax.tokenizer import misplaced
 
 FILES = ("conversations", "pairs", "ratings")

@@ -9,164 +9,28 @@ import dataclasses
 import hashlib
 import re
 import secrets
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import from_json
+from pydantic import BeforeValidator, Field, model_validator
 
 from llm_jax.config import UserError
+from llm_jax.sampling import grammar
 from llm_jax.sampling.decode import TOP
 from llm_jax.sampling.requests import Request
 from llm_jax.sampling.settings import not_here, some, whole
 from llm_jax.sampling.turns import SAID, TooLong, continued, fitted
-from llm_jax.tokenizer import SPANS, Tokenizer
+from llm_jax.serve.bodies import ApiError, Body, Whole
+from llm_jax.serve.functions import CHOICES, Function, Tool, chosen, told, turn
+from llm_jax.serve.messages import Messages
+from llm_jax.tokenizer import Tokenizer
 from llm_jax.tools.table import TOOLS
 
 COMPLETION_TOKENS = 16  # of /v1/completions, as OpenAI has it; a chat's answer takes what fits
 LEAST_TOP_P = 1e-6  # 0 means the likeliest id alone
 MOST_STOPS = 256  # more take the server's time, and are nobody's
-Whole = Annotated[int, BeforeValidator(whole)]
 Most = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(some)]  # so many, or all that fit
-
-
-class ApiError(Exception):
-    """Becomes an error object in OpenAI's shape."""
-
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None, **headers: str):
-        super().__init__(message)
-        self.status, self.param, self.code = status, param, code
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
-
-    def body(self) -> dict[str, Any]:
-        kind = {401: "authentication_error", 429: "rate_limit_error"}.get(self.status, "invalid_request_error")
-        kind = kind if self.status < 500 else "server_error"
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
-
-
-class Body(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, data: Any) -> Any:
-        return {k: v for k, v in data.items() if v is not None} if isinstance(data, dict) else data
-
-
-AnyBody = TypeVar("AnyBody", bound=Body)
-
-
-def parsed(data: bytes, kind: type[AnyBody]) -> AnyBody:
-    """The body of a request. Raises ApiError for what is no JSON (nor are NaN and lone surrogates) or no such body."""
-    try:
-        return kind.model_validate(from_json(data, allow_inf_nan=False))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in first["loc"])[:100].removeprefix(".")
-        reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must").replace("Field", "field")
-        if not field and ":" in reason:  # of the whole body: the reason begins with the field
-            field, _, reason = reason.partition(": ")
-        raise ApiError(400, f"{field or 'the body'}: {reason}", field or None) from error
-    except ValueError as error:
-        raise ApiError(400, f"the body is no valid JSON: {error}") from error
-
-
-# Messages
-
-
-def as_parts(content: Any) -> Any:
-    """Text as a list of one part."""
-    if not isinstance(content, str | list):
-        raise ValueError("must be text or a list of parts")
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
-class Part(Body):
-    type: Literal[("text", *SPANS)]
-    text: str
-
-
-Content = Annotated[list[Part], Field(max_length=1024, fail_fast=True), BeforeValidator(as_parts)]
-
-
-class FunctionCall(Body):
-    name: str
-    arguments: str
-
-
-class ToolCall(Body):
-    function: FunctionCall
-
-    def texts(self) -> dict[str, str]:
-        """The arguments that are texts. Raises ValueError for a call that the model cannot have written."""
-        tool = TOOLS.get(self.function.name)
-        if tool is None:
-            raise ValueError(f"tool_calls: {self.function.name[:40]!r} is {no_tool()}")
-        try:
-            given = from_json(self.function.arguments)
-        except ValueError:
-            given = None
-        texts = {k: v for k, v in given.items() if isinstance(v, str)} if isinstance(given, dict) else {}
-        if not texts:
-            raise ValueError(f"tool_calls: the arguments of {tool.name!r} are the JSON of {{{tool.argument!r}: text}}")
-        return texts
-
-    def part(self, argument: str) -> Part:
-        """The span that the model wrote: the text of this argument, else of the tool's own, else the first."""
-        name, texts = self.function.name, self.texts()
-        wanted = next((key for key in (argument, TOOLS[name].argument) if key in texts), next(iter(texts)))
-        return Part(type=name, text=texts[wanted])
-
-
-def no_tool() -> str:
-    return f"no tool that this model knows; it knows {', '.join(map(repr, TOOLS))}"
-
-
-class Message(Body):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content | None = None
-    reasoning_content: str = ""
-    tool_calls: Annotated[list[ToolCall], Field(max_length=128, fail_fast=True)] = []
-
-    @model_validator(mode="after")
-    def _check(self) -> "Message":
-        if self.role == "assistant":
-            if self.content is None and not self.reasoning_content and not self.tool_calls:
-                raise ValueError("content: an assistant's message has content or tool_calls")
-            for call in self.tool_calls:
-                call.texts()
-        elif self.content is None:
-            raise ValueError("content: field required")
-        elif any(part.type != "text" for part in self.content):
-            raise ValueError(f"content: of a message of the {self.role} must be text")
-        return self
-
-    def record(self, arguments: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
-        """{role, content} as in the records that training reads; `arguments`: those of a client's tools, by name."""
-        if self.role == "assistant":
-            thought = [Part(type="think", text=self.reasoning_content)] if self.reasoning_content else []
-            calls = [call.part(arguments.get(call.function.name, "")) for call in self.tool_calls]
-            return {"role": self.role, "content": plain([*thought, *(self.content or []), *calls])}
-        text = "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
-
-
-def plain(parts: list[Part]) -> str | list[dict[str, str]]:
-    """One text as text, else the parts that say something."""
-    said = [part for part in parts if part.text or part.type != "text"]
-    if all(part.type == "text" for part in said):
-        return "".join(part.text for part in said)
-    return [part.model_dump() for part in said]
-
-
-# A body of many wrong items is refused at the first one; to list them all takes seconds, which are everybody's.
-Messages = Annotated[list[Message], Field(min_length=1, max_length=4096, fail_fast=True)]
-
-
-# Sampling
-
-
+MostOrNone = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(some)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
@@ -199,13 +63,19 @@ class Sampling(Body):
     top_k: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(some)] = None
     min_p: float = Field(0.0, ge=0, le=1)
     repetition_penalty: float = Field(1.0, ge=0.1, le=100)
-    logit_bias: Annotated[dict[str, Bias], BeforeValidator(not_too_many)] = {}
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    logit_bias: Annotated[dict[str, Bias], BeforeValidator(not_too_many)] = Field({})
     seed: Whole | None = Field(None, ge=-(2**63), lt=2**63)
     stop: Annotated[
         list[Annotated[str, Field(min_length=1)]],
         Field(max_length=MOST_STOPS, fail_fast=True),
         BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else stop),
-    ] = []
+    ] = Field([])
+    response_format: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
 
@@ -229,8 +99,28 @@ class Sampling(Body):
     def most(self, room: int, otherwise: int) -> int:
         """Tokens that an answer may have; `room`: as many as fit, `otherwise`: where nothing is said."""
         names = ("max_completion_tokens", "max_new_tokens", "max_tokens")
-        given = [getattr(self, name) or room for name in names if name in self.model_fields_set]
-        return given[0] if given else otherwise
+        given = [getattr(self, name) for name in names if name in self.model_fields_set]
+        return (room if given[0] is None else given[0]) if given else otherwise
+
+    @property
+    def rule(self) -> str:
+        """What the answer must be, as the right side of a grammar's rule; empty: anything. Raises ApiError."""
+        try:
+            return grammar.asked(self.model_dump(include=grammar.SETTINGS.keys()))
+        except UserError as error:
+            raise ApiError(400, str(error), str(error).partition(":")[0]) from error
+
+    @property
+    def guided_by(self) -> str:
+        """The setting that the answer obeys."""
+        return next(name for name in grammar.SETTINGS if getattr(self, name) is not None)
+
+    def guide(self, tokenizer: Tokenizer, source: str, param: str) -> grammar.Grammar:
+        """Raises ApiError for a grammar that cannot be had."""
+        try:
+            return grammar.compiled(tokenizer, source)
+        except UserError as error:
+            raise ApiError(400, f"{param}: {error}", param) from error
 
     def requests(self, prompt: list[int], tokenizer: Tokenizer, length: int, **more) -> list[Request]:
         """One for each of the n choices, with seeds that follow from the first one."""
@@ -242,6 +132,8 @@ class Sampling(Body):
             top_p=max(self.top_p, LEAST_TOP_P),
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
             bias=self._bias(tokenizer.vocab_size),
             stop=tuple(self.stop),
             stop_in=self.seen,
@@ -295,7 +187,7 @@ def as_prompts(prompt: Any) -> Any:
 class CompletionBody(Sampling):
     """Each of the prompts has `n` choices, one after another."""
 
-    elsewhere = {
+    elsewhere: ClassVar = {
         "builtin_tools": (True,),
         "thinking": ("auto",),
         "tool_choice": ("auto",),
@@ -304,6 +196,7 @@ class CompletionBody(Sampling):
     }
 
     prompt: Annotated[list[Any], BeforeValidator(as_prompts)]
+    max_tokens: MostOrNone = None
     logprobs: Whole | None = Field(None, ge=0, le=TOP)
     echo: bool = False
 
@@ -317,82 +210,40 @@ class CompletionBody(Sampling):
 
     def asked(self, tokenizer: Tokenizer, length: int, present: Sequence[str]) -> tuple[list[Request], str]:
         """(requests, nothing to notice). A text begins a document; ids are read as they are."""
+        most, requests, more = self.most(length, COMPLETION_TOKENS), [], {}
+        if rule := self.rule:
+            more["grammar"] = self.guide(tokenizer, f"start: {rule}", self.guided_by)
         if self.echo and self.logprobs is not None:
-            raise ApiError(400, "echo: is not there together with logprobs", "echo")
-        most, requests = self.most(length, COMPLETION_TOKENS), []
+            more["prompt_logprobs"] = 0
         for prompt in self.prompt:
-            ids = [*tokenizer.begin, *tokenizer.encode(prompt)] if isinstance(prompt, str) else prompt
-            if wrong := [i for i in ids if not 0 <= i < tokenizer.vocab_size]:
-                what = f"{str(wrong[0])[:40]} is no id of this vocabulary of {tokenizer.vocab_size}"
-                raise ApiError(400, f"prompt: {what}", "prompt")
+            ids = ids_of(tokenizer, prompt)
+            check_ids(ids, tokenizer, "prompt")
             if len(ids) >= length:
                 raise too_long("prompt", len(ids), length)
-            requests += self.requests(ids, tokenizer, length, max_new_tokens=most)
+            requests += self.requests(ids, tokenizer, length, max_new_tokens=most, **more)
         return requests, ""
 
 
-class Function(Body):
-    name: str
-    parameters: dict[str, Any] = {}
-
-    @property
-    def argument(self) -> str:
-        """The argument that takes the text of a call: what the schema requires, or names as we do, or has alone.
-
-        Raises ValueError where that is not one text.
-        """
-        own, schema = TOOLS[self.name].argument, self.parameters
-        properties, required = schema.get("properties") or {}, schema.get("required") or []
-        if not properties and not required:
-            return own
-        texts = [name for name, of in properties.items() if takes_text(of)] if isinstance(properties, dict) else []
-        wanted = required or ([own] if own in texts else texts)
-        if isinstance(wanted, list) and len(wanted) == 1 and wanted[0] in texts:
-            return wanted[0]
-        raise ValueError(f"a call of {self.name!r} is one text: the schema must require one argument, a string")
+def check_ids(ids: list[int], tokenizer: Tokenizer, param: str) -> None:
+    """Raises ApiError for what is no id of the vocabulary."""
+    if wrong := [i for i in ids if not 0 <= i < tokenizer.vocab_size]:
+        what = f"{str(wrong[0])[:40]} is no id of this vocabulary of {tokenizer.vocab_size}"
+        raise ApiError(400, f"{param}: {what}", param)
 
 
-def takes_text(schema: Any) -> bool:
-    """Whether a JSON schema takes any text."""
-    if not isinstance(schema, dict):
-        return schema is True
-    if {"enum", "const", "pattern"} & schema.keys():
-        return False
-    either = schema.get("anyOf") or schema.get("oneOf")
-    if isinstance(either, list):
-        return any(takes_text(one) for one in either)
-    kinds = schema.get("type", "string")
-    return kinds == "string" or (isinstance(kinds, list) and "string" in kinds)
-
-
-class Tool(Body):
-    type: Literal["function"] = "function"
-    function: Function
-
-
-CHOICES = ("none", "auto", "required")
-
-
-def chosen(choice: Any) -> Any:
-    """One of CHOICES, or the name of the function that OpenAI's object names."""
-    if not isinstance(choice, dict):
-        if choice not in CHOICES:
-            raise ValueError(f"must be {', '.join(map(repr, CHOICES))}, or name a function")
-        return choice
-    name = choice["function"].get("name") if isinstance(choice.get("function"), dict) else None
-    if name not in TOOLS:
-        raise ValueError(f"must name a function of {', '.join(map(repr, TOOLS))}")
-    return name
+def ids_of(tokenizer: Tokenizer, prompt: str | list[int]) -> list[int]:
+    """A prompt as it is read."""
+    return [*tokenizer.begin, *tokenizer.encode(prompt)] if isinstance(prompt, str) else prompt
 
 
 class ChatBody(Sampling):
-    elsewhere = {"echo": (False,)}
-    seen = SAID
+    elsewhere: ClassVar = {"echo": (False,)}
+    seen: ClassVar = SAID
 
     messages: Messages
     logprobs: bool = False
     top_logprobs: Whole = Field(0, ge=0, le=TOP)
-    tools: Annotated[list[Tool], Field(max_length=128, fail_fast=True)] = []
+    tools: Annotated[list[Tool], Field(max_length=128, fail_fast=True)] = Field([])
     tool_choice: Annotated[str, BeforeValidator(chosen)] = "auto"
     thinking: Literal["auto", "on", "off"] = "auto"
     builtin_tools: bool = True
@@ -405,18 +256,12 @@ class ChatBody(Sampling):
         for i, message in enumerate(self.messages):
             if message.role == "tool" and (i == 0 or self.messages[i - 1].role not in ("assistant", "tool")):
                 raise ValueError(f"messages[{i}]: what a tool says comes after the call, a message of the assistant")
-        for i, tool in enumerate(self.tools):
-            if self.tool_choice == "none":
-                break
-            if tool.function.name not in TOOLS:
-                raise ValueError(f"tools[{i}].function.name: {tool.function.name[:40]!r} is {no_tool()}")
-            try:
-                tool.function.argument  # noqa: B018
-            except ValueError as error:
-                raise ValueError(f"tools[{i}].function.parameters: {error}") from error
+        names = [tool.function.name for tool in self.tools]
+        if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+            raise ValueError(f"tools: two are called {twice[0]!r}")
         if self.tool_choice == "required" and not self.tools:
             raise ValueError("tool_choice: wants a tool, and tools has none")
-        if self.tool_choice not in (*CHOICES, *self.offered):
+        if self.tool_choice not in (*CHOICES, *names):
             raise ValueError(f"tool_choice: wants {self.tool_choice!r}, and tools has it not")
         if self.thinking == "on" and self.wanted:
             raise ValueError("thinking: 'on' wants a thought first, and tool_choice a call")
@@ -434,21 +279,25 @@ class ChatBody(Sampling):
         return self.top_logprobs if self.logprobs else 0
 
     @property
-    def offered(self) -> list[str]:
-        """The client's tools, by name: it runs them, and an answer ends with the call."""
-        return list(self.arguments)
+    def functions(self) -> list[Function]:
+        """The client's tools, one of which the answer may call: the client runs it, and the answer ends there."""
+        functions = [tool.function for tool in self.tools] if self.tool_choice != "none" else []
+        return [f for f in functions if self.tool_choice in (*CHOICES, f.name)]
 
     @property
     def arguments(self) -> dict[str, str]:
-        """What takes the text of a call, by name of the client's tools."""
-        functions = [tool.function for tool in self.tools] if self.tool_choice != "none" else []
-        return {function.name: function.argument for function in functions}
+        """What takes the text of a call, by name of those of the client's tools that have a span."""
+        return {function.name: function.argument for function in self.functions if function.argument}
 
     @property
-    def wanted(self) -> str:
-        """The tool that must be called, if one must."""
-        first = next(iter(self.offered), "")
-        return {"required": first, "auto": "", "none": ""}.get(self.tool_choice, self.tool_choice)
+    def by_spans(self) -> bool:
+        """Whether all its tools have spans, which the model calls without a grammar."""
+        return len(self.arguments) == len(self.functions)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a tool must be called."""
+        return bool(self.functions) and self.tool_choice not in ("auto", "none")
 
     @property
     def inside(self) -> str:
@@ -458,32 +307,103 @@ class ChatBody(Sampling):
         """The tools that the model may call: the client's, or else those of the run."""
         if self.tool_choice == "none":
             return []
-        return self.offered or (list(present) if self.builtin_tools else [])
+        return list(self.arguments) or (list(present) if self.builtin_tools and not self.functions else [])
 
     def asked(self, tokenizer: Tokenizer, length: int, present: Sequence[str]) -> tuple[list[Request], str]:
         """(requests, what the client should be told); `present` are the tools of the run."""
+        rule = self.rule
+        is_guided = bool(rule) or not self.by_spans
+        records = [message.record(self.arguments) for message in self.messages]
+        prompt, notices = self._prompt(tokenizer, records, length)
+        form = self._guided(tokenizer, rule) if is_guided else self._free(tokenizer, present)
+        form["stop_ids"] = tuple(tokenizer.close[name][-1] for name in self.arguments)
+        requests = self.requests(prompt, tokenizer, length, max_new_tokens=self.most(length, length), **form)
+        return requests, "; ".join(notices)
+
+    def _prompt(self, tokenizer: Tokenizer, records: list[dict[str, Any]], length: int) -> tuple[list[int], list[str]]:
+        """(the prompt, what of it had to go). Where the model has a choice of tools without spans, it reads of them."""
+        has_choice = not self.by_spans and len(self.functions) + (not self.wanted) > 1
+        kept: list[str] = []
         try:
-            prompt, dropped = fitted(tokenizer, [message.record(self.arguments) for message in self.messages], length)
+            try:
+                more = instructed(records, told(self.functions)) if has_choice else records
+                prompt, dropped = fitted(tokenizer, more, length)
+            except TooLong:
+                if not has_choice:
+                    raise
+                prompt, dropped = fitted(tokenizer, records, length)
+                kept = ["the description of the tools does not fit and was left out"]
         except TooLong as error:
             raise too_long("messages", error.tokens, length) from error
-        calls, opening = self.callable(present), self.wanted or ("think" if self.thinking == "on" else "")
+        turns = "turn no longer fits and was" if dropped == 1 else f"{dropped} turns no longer fit and were"
+        return prompt, [*([f"the first {turns} dropped"] if dropped else []), *kept]
+
+    def _guided(self, tokenizer: Tokenizer, rule: str) -> dict[str, Any]:
+        """An answer that obeys a rule, or may call tools that have no span."""
+        source = turn(tokenizer, rule, self.functions, self.wanted, self.thinking)
+        return {"grammar": self.guide(tokenizer, source, self.guided_by if rule else "tools")}
+
+    def _free(self, tokenizer: Tokenizer, present: Sequence[str]) -> dict[str, Any]:
+        calls = self.callable(present)
+        opening = calls[0] if self.wanted else "think" if self.thinking == "on" else ""
         names = [*(["think"] if self.thinking == "off" else []), *(name for name in TOOLS if name not in calls)]
         forbidden = [tokenizer.open[name][0] for name in names]
         if self.wanted:  # nothing but the end of the call ends it
-            forbidden = [i for i in tokenizer.special_names if i not in tokenizer.close[self.wanted]]
-        requests = self.requests(
-            prompt,
-            tokenizer,
-            length,
-            max_new_tokens=self.most(length, length),
-            forced=tokenizer.open[opening] if opening else (),
-            suppress=tuple(forbidden),
-            stop_ids=tuple(tokenizer.close[name][-1] for name in self.offered),
-        )
-        turns = "turn no longer fits and was" if dropped == 1 else f"{dropped} turns no longer fit and were"
-        return requests, f"the first {turns} dropped" if dropped else ""
+            forbidden = [i for i in tokenizer.special_names if i not in tokenizer.close[opening]]
+        return {"forced": tokenizer.open[opening] if opening else (), "suppress": tuple(forbidden)}
+
+
+def instructed(records: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    """Messages whose first, the system's, also says this."""
+    if records[0]["role"] != "system":
+        return [{"role": "system", "content": text}, *records]
+    return [{"role": "system", "content": f"{records[0]['content']}\n{text}"}, *records[1:]]
+
+
+LONG = Field(max_length=2**16)
 
 
 class TokenizeBody(Body):
     model: str = ""
-    text: Annotated[str, Field(max_length=2**16)]
+    text: Annotated[str, LONG]
+
+
+class CutBody(Body):
+    """/tokenize as other servers have it: a text (`prompt` or `content`) or messages."""
+
+    model: str = ""
+    prompt: Annotated[str, LONG] | None = None
+    content: Annotated[str, LONG] | None = None
+    messages: Messages | None = None
+    add_special_tokens: bool = False
+    add_generation_prompt: bool = True
+    parse_special: bool = True  # the names of special tokens are these tokens, for clients that write turns themselves
+
+    @model_validator(mode="after")
+    def _check(self) -> "CutBody":
+        if sum(given is not None for given in (self.prompt, self.content, self.messages)) != 1:
+            raise ValueError("prompt: give it, or content, or messages")
+        return self
+
+    def ids(self, tokenizer: Tokenizer) -> list[int]:
+        if self.messages:
+            records = [message.record() for message in self.messages]
+            return tokenizer.render(records, for_generation=self.add_generation_prompt).ids
+        text = self.content if self.prompt is None else self.prompt
+        names = {name: i for i, name in tokenizer.special_names.items()}
+        pattern = "(" + "|".join(map(re.escape, names)) + ")"
+        pieces = re.split(pattern, text) if self.parse_special else [text]
+        ids = [i for n, piece in enumerate(pieces) for i in ([names[piece]] if n % 2 else tokenizer.encode(piece))]
+        return [*tokenizer.begin, *ids] if self.add_special_tokens else ids
+
+
+class JoinBody(Body):
+    """/detokenize."""
+
+    model: str = ""
+    tokens: Annotated[list[Whole], LONG]
+
+    def text(self, tokenizer: Tokenizer) -> str:
+        """With special tokens spelled out. Raises ApiError for what is no id."""
+        check_ids(self.tokens, tokenizer, "tokens")
+        return tokenizer.show(self.tokens)

@@ -6,12 +6,13 @@ where it waits for its client: one that reads slowly holds up nobody. Everything
 
 import asyncio
 import dataclasses
+import itertools
 import queue
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.loaded import Loaded, load
 from llm_jax.sampling.requests import Completion, Request
-from llm_jax.serve.protocol import ApiError
+from llm_jax.serve.bodies import ApiError
 from llm_jax.stage_table import trained
 from llm_jax.tools.table import present
 
@@ -40,6 +41,7 @@ class News(NamedTuple):
     top: list[list[tuple[int, float]]]
     reused: int
     finish: str | None
+    prompt: Sequence[tuple[float | None, list[tuple[int, float]]]] = ()  # (log-probability, likeliest) of its tokens
 
 
 class Job:
@@ -54,7 +56,7 @@ class Job:
     def tell(self, news: News) -> None:
         if before := self._news.get(news.row):
             lists = (old + new for old, new in zip(before[1:5], news[1:5], strict=True))
-            news = News(news.row, *lists, news.reused, news.finish)
+            news = News(news.row, *lists, news.reused, news.finish, before.prompt)
         self._news[news.row] = news
         self._there.set()
 
@@ -79,12 +81,16 @@ class Row:
     number: int
     completion: Completion
     told: int = 0
+    told_prompt: bool = False
 
     def news(self) -> News:
         c, new = self.completion, slice(self.told, None)
         self.told = len(c.ids)
         lists = (values[new] for values in (c.ids, c.sampled_mask, c.logprob, c.top or []))
-        return News(self.number, *lists, c.reused, c.finish)
+        first, self.told_prompt = not self.told_prompt, True
+        tops = c.prompt_top or itertools.repeat([])
+        prompt = list(zip(c.prompt_logprob, tops, strict=False)) if first and c.prompt_logprob else ()
+        return News(self.number, *lists, c.reused, c.finish, prompt)
 
 
 class Worker:

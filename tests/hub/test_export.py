@@ -14,7 +14,8 @@ from tiny import get_config
 from llm_jax.config import UserError
 from llm_jax.hub import export
 from llm_jax.hub.template import Template
-from llm_jax.hub.tokenizer_json import TEMPLATE, tokenizer_json
+from llm_jax.hub.tokenizer_json import tokenizer_json
+from llm_jax.sentencepiece_tokenizer import TEMPLATE
 from llm_jax.tokenizer import Tokenizer
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from llm_jax.sampling import decode
 from llm_jax.sampling.engine import Engine
+from llm_jax.sampling.grammar import Grammar, of_schema
+from llm_jax.sampling.grammar import compiled as compiled_grammar
 from llm_jax.sampling.requests import Request
 from llm_jax.sampling.slots import Slots
 
@@ -32,10 +34,10 @@ def read(monkeypatch) -> collections.Counter:
     counts: collections.Counter = collections.Counter()
     original = Slots.read
 
-    def counted(self, pieces):
+    def counted(self, pieces, *more):
         counts["tokens"] += sum(len(piece) for piece, *_ in pieces)
         counts["prompts"] += len(pieces)
-        return original(self, pieces)
+        return original(self, pieces, *more)
 
     monkeypatch.setattr(Slots, "read", counted)
     return counts
@@ -241,14 +243,18 @@ def test_others_go_on_while_a_tool_works(tiny_model, tokenizer, mesh, params):
     assert tokenizer.open["output"][0] in waiting.ids
 
 
-def random_request(rng: random.Random, vocab: int, forced: int) -> Request:
+def random_request(rng: random.Random, vocab: int, forced: int, guide: Grammar) -> Request:
     ids = [rng.randrange(vocab) for _ in range(rng.randint(1, LENGTH - 1))]
+    opening = rng.choice((0, 0, forced))
     return Request(
         ids[: rng.choice((3, 20, LENGTH))],
         rng.randrange(2**32),
         rng.choice((0.0, 0.7, 1.0)),
         rng.choice((0, 1, 3, 10)),
-        forced=tuple(ids[: rng.choice((0, 0, forced))]),
+        forced=tuple(ids[:opening]),
+        grammar=rng.choice((None, None, guide)) if not opening else None,
+        presence_penalty=rng.choice((0.0, 0.0, 0.5)),
+        prompt_logprobs=rng.choice((None, None, None, 0)),
         suppress=rng.choice(((), (3,))),
         top_k=rng.choice((0, 5)),
         top_p=rng.choice((1.0, 0.9)),
@@ -268,6 +274,7 @@ def test_after_the_warm_up_a_thousand_random_requests_compile_nothing(
     monkeypatch.setattr("llm_jax.sampling.engine.lanes_for", lambda mesh, slots: lanes)
     engine = make(tiny_model, tokenizer, mesh, 8, drafts=drafts, tools={"python": lambda program: "7"})
     engine.warm_up(params)
+    guide = compiled_grammar(tokenizer, f"start: {of_schema({'type': 'array', 'items': {'enum': ['cat', 'dog']}})}")
     rng, compiled = random.Random(drafts), []
 
     def listen(name: str, seconds: float, **kwargs) -> None:
@@ -281,7 +288,7 @@ def test_after_the_warm_up_a_thousand_random_requests_compile_nothing(
         compiled.clear()
         done = []
         for _ in range(1000 // 20):
-            wave = [random_request(rng, tokenizer.vocab_size, 4) for _ in range(20)]
+            wave = [random_request(rng, tokenizer.vocab_size, 4, guide) for _ in range(20)]
             wave[3].prompt = wave[4].prompt  # a group
             handles = [engine.submit(request) for request in wave]
             while engine.queued > 5:

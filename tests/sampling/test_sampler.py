@@ -48,16 +48,29 @@ def test_a_row_without_cuts_keeps_its_whole_tail():
     np.testing.assert_array_equal(out, flat)
 
 
-def test_penalty_and_bias_change_what_they_name():
+def test_penalties_and_bias_change_what_they_name():
     rows = logits(3, 2)
-    seen, bias = np.zeros((2, V), bool), np.zeros((2, V), np.float32)
-    seen[0, [1, 5, 7]], bias[1, 2] = True, 4.0
-    ours = np.asarray(sampler.adjusted(*map(jnp.asarray, (rows, bias, seen)), jnp.array([1.5, 9.0])))
+    read, written, bias = np.zeros((2, V), bool), np.zeros((2, V), np.int32), np.zeros((2, V), np.float32)
+    read[0, [1, 5]], written[0, 7], written[1, [2, 8]], bias[1, 2] = True, 1, (3, 1), 4.0
+    penalties = {"repetition": [1.5, 1.0], "presence": [0.0, 0.7], "frequency": [0.0, -0.2]}
+    asked = {"read": read, "written": written, "bias": bias} | {k: np.float32(v) for k, v in penalties.items()}
+    ours = np.asarray(sampler.adjusted(jnp.asarray(rows), jax.tree.map(jnp.asarray, asked)))
     expected = rows.copy()
     for i in (1, 5, 7):
         expected[0, i] = rows[0, i] / 1.5 if rows[0, i] > 0 else rows[0, i] * 1.5
-    expected[1, 2] += 4
-    np.testing.assert_allclose(ours, expected, rtol=1e-6)
+    expected[1, 2] += 4 - 0.7 + 0.2 * 3
+    expected[1, 8] += -0.7 + 0.2
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+def test_a_mask_leaves_guided_rows_what_their_words_have_bits_for():
+    rows, guided = logits(4, 3), np.array([True, False, True])
+    allowed = np.zeros((3, 2), np.uint32)
+    allowed[0], allowed[2] = (1 << 31 | 1, 1 << 5), (0xFFFFFFFF, 0xFF)
+    ours = np.asarray(sampler.masked(jnp.asarray(rows), jnp.asarray(guided), jnp.asarray(allowed)))
+    assert np.flatnonzero(np.isfinite(ours[0])).tolist() == [0, 31, 37]
+    np.testing.assert_array_equal(ours[0, [0, 31, 37]], rows[0, [0, 31, 37]])
+    np.testing.assert_array_equal(ours[1:], rows[1:])
 
 
 def draws(row: np.ndarray, **settings) -> np.ndarray:

@@ -11,6 +11,8 @@ GOOD = {
     "/v1/chat/completions": {"messages": [MESSAGE], "max_tokens": 1, "n": 1, "stop": "x", "logit_bias": {"5": 1}},
     "/v1/completions": {"prompt": "Hi", "max_tokens": 1, "top_p": 0.5, "seed": 3},
     "/v1/tokenize": {"text": "Hi"},
+    "/tokenize": {"prompt": "Hi"},
+    "/detokenize": {"tokens": [5]},
     "/v1/feedback": {"model": "sft", "messages": [MESSAGE], "kind": "rate", "answer": "x", "rating": 1},
 }
 NO_NUMBERS = ("1", True, [], {}, [1], "NaN", "")
@@ -41,11 +43,32 @@ SAMPLING = {
     "stream": (1, "true", [], {}),
     "stream_options": ({"include_usage": 1}, [], "x", 1),
     "model": ("gpt-9", "../sft", "sft\n", "rl", *NO_TEXTS),
-    "frequency_penalty": (0.5, "x", []),
-    "presence_penalty": (-1, {}),
-    "response_format": ({"type": "json_object"}, "text", {"type": "json_schema", "json_schema": {}}),
+    "frequency_penalty": (2.1, "x", []),
+    "presence_penalty": (-3, {}),
+    "response_format": (
+        *("text", {}, {"type": "xml"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {}}),
+        *(
+            {"type": "json_schema", "json_schema": {"schema": schema}}
+            for schema in (
+                True,
+                "x",
+                {"type": "wat"},
+                {"properties": 3},
+                {"not": {}},
+                {"$ref": "#/nowhere"},
+                {"enum": []},
+            )
+        ),
+    ),
+    "guided_choice": ([], "x", [1], [""]),
     "suffix": ("x", 1),
-    **{"best_of": (2, "x"), "min_tokens": (1,), "guided_regex": ("a*", ""), "reasoning_effort": ("none", "high", 1)},
+    **{
+        "best_of": (2, "x"),
+        "min_tokens": (1,),
+        "guided_regex": ("(", ""),
+        "guided_grammar": ("a",),
+        "reasoning_effort": ("none", "high", 1),
+    },
 }
 MESSAGES = (
     *([], {}, "Hi", 1, True, [1], ["Hi"], [[]], [{}], [{"role": "user"}], [{"content": "x"}]),
@@ -76,12 +99,13 @@ WRONG = {
             "x",
             [1],
             [{}],
-            [{"function": {"name": "web"}}],
+            [{"function": {"name": "a web"}}],
+            [{"function": {"name": "web"}}] * 2,
             [{"function": {}}],
+            [{"function": {"name": "web", "parameters": {"type": "wat"}}}],
             [{"type": "x", "function": {"name": "python"}}],
             [{"function": {"name": "python", "parameters": 1}}],
             [{"function": {"name": "python", "parameters": {"properties": [1]}}}],
-            [{"function": {"name": "python", "parameters": {"required": {"a": 1}, "properties": {"a": {}}}}}],
         ),
         "tool_choice": ("maybe", 1, [], {"function": {"name": "web"}}, {}, "required"),
         "thinking": ("maybe", True, 1, []),
@@ -93,12 +117,15 @@ WRONG = {
             *(*NO_TEXTS, [], [[]], ["Hi", 1], [1, "x"], [1.5], [True], [["Hi"]], [{}]),
             *([-1], [10**6], [[1], [2**70]], "long " * 200, [1] * 200, ["Hi", "long " * 200]),
         ),
+        "max_tokens": (-2, -(10**30), 0.5, *NO_NUMBERS),
         "logprobs": (-1, 21, 1.5, *NO_NUMBERS),
         "echo": (1, "x"),
         "tools": ([{}],),
         "thinking": ("off",),
     },
     "/v1/tokenize": {"text": (*NO_TEXTS, [], ["x"]), "model": ("gpt-9", *NO_TEXTS)},
+    "/tokenize": {"prompt": (*NO_TEXTS, [], None), "model": ("gpt-9", *NO_TEXTS), "messages": ([], [{}], MESSAGES[-1])},
+    "/detokenize": {"tokens": ("x", [-1], [10**6], ["a"], {}), "model": ("gpt-9", *NO_TEXTS)},
     "/v1/feedback": {
         "kind": ("praise", 1, []),
         "answer": (1, {}, "", [1], [{"type": "king", "text": "x"}]),

@@ -4,13 +4,16 @@ Those that are not installed are skipped by name: `pip install -e '.[clients]'`,
 NODE_PATH at its node_modules.
 """
 
+import functools
 import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import openai
+import pydantic
 import pytest
 
 from tests.commands import DEADLINE, ROOT
@@ -182,6 +185,102 @@ def test_llama_index(url):
             role="tool", content=ran(call.tool_kwargs), additional_kwargs={"tool_call_id": call.tool_id}
         )
         assert model.chat_with_tools(tools, chat_history=[asked, called.message, output]).message.content == RESULT
+
+
+class Cat(pydantic.BaseModel):
+    """A cat."""
+
+    kind: str = pydantic.Field(max_length=5)
+    lives: int = pydantic.Field(ge=0, le=9)
+
+
+def openai_modes(url: str) -> dict[str, Callable[[], Cat]]:
+    """Ways to ask for a Cat."""
+    asked = {"model": "sft", "messages": ASK}
+    completions = openai.OpenAI(base_url=url, api_key="none", max_retries=0).chat.completions
+
+    def streamed() -> Cat:
+        with completions.stream(**asked, response_format=Cat) as stream:
+            return stream.get_final_completion().choices[0].message.parsed
+
+    def tool() -> Cat:
+        tools = [openai.pydantic_function_tool(Cat)]
+        answer = completions.parse(**asked, tools=tools, tool_choice="required")
+        return answer.choices[0].message.tool_calls[0].function.parsed_arguments
+
+    parse = lambda: completions.parse(**asked, response_format=Cat).choices[0].message.parsed  # noqa: E731
+    return {"parse": parse, "stream": streamed, "tool": tool}
+
+
+def instructor_modes(url: str) -> dict[str, Callable[[], Cat]]:
+    instructor = pytest.importorskip("instructor", reason="instructor is not installed")
+
+    def ask(mode) -> Cat:
+        client = instructor.from_openai(openai.OpenAI(base_url=url, api_key="none"), mode=mode)
+        return client.chat.completions.create(model="sft", messages=ASK, response_model=Cat, max_retries=0)
+
+    modes = (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA)
+    return {mode.value: functools.partial(ask, mode) for mode in modes}
+
+
+def pydantic_ai_modes(url: str) -> dict[str, Callable[[], Cat]]:
+    ai = pytest.importorskip("pydantic_ai", reason="pydantic-ai is not installed")
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    model = OpenAIChatModel("sft", provider=OpenAIProvider(base_url=url, api_key="none"))
+    run = lambda kind: ai.Agent(model, output_type=kind(Cat)).run_sync("A cat?").output  # noqa: E731
+    return {kind.__name__: functools.partial(run, kind) for kind in (ai.ToolOutput, ai.NativeOutput)}
+
+
+def langchain_modes(url: str) -> dict[str, Callable[[], Cat]]:
+    langchain = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed")
+    model = langchain.ChatOpenAI(model="sft", base_url=url, api_key="none", max_retries=0)
+    run = lambda method: model.with_structured_output(Cat, method=method).invoke("A cat?")  # noqa: E731
+    return {method: functools.partial(run, method) for method in ("json_schema", "function_calling")}
+
+
+def llama_index_modes(url: str) -> dict[str, Callable[[], Cat]]:
+    like = pytest.importorskip("llama_index.llms.openai_like", reason="llama-index-llms-openai-like is not installed")
+    from llama_index.core.llms import ChatMessage
+    from llama_index.core.prompts import PromptTemplate
+
+    named = {"model": "sft", "api_base": url, "api_key": "none", "max_retries": 0, "context_window": 128}
+    model = like.OpenAILike(**named, is_chat_model=True, is_function_calling_model=True)
+    asked = [ChatMessage(role="user", content="A cat?")]
+    predict = lambda: model.structured_predict(Cat, PromptTemplate("A cat?"))  # noqa: E731
+    return {"predict": predict, "structured_llm": lambda: model.as_structured_llm(Cat).chat(asked).raw}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "modes", [openai_modes, instructor_modes, pydantic_ai_modes, langchain_modes, llama_index_modes]
+)
+def test_every_mode_of_structured_output(server, modes):
+    """Against a real engine with a random model, which says nothing of itself that could be a cat."""
+    for name, ask in modes(f"{server.url}/v1").items():
+        assert isinstance(ask(), Cat), name
+
+
+@pytest.mark.slow
+def test_lm_eval_reads_log_probabilities(server, tokenizer):
+    """Through its remote tokenizer: what it adds up is what the server told of each token."""
+    models = pytest.importorskip("lm_eval.models.openai_completions", reason="lm_eval is not installed")
+    from lm_eval.api.instance import Instance
+
+    where = {"base_url": f"{server.url}/v1/completions", "model": "pretrain", "tokenizer_backend": "remote"}
+    model = models.LocalCompletionsAPI(**where, num_concurrent=1, max_retries=1, max_length=100)
+    pairs = [("The cat", " sat"), ("How many", " cats are")]
+    told = model.loglikelihood([Instance("loglikelihood", {}, pair, 0) for pair in pairs], disable_tqdm=True)
+    for (context, rest), (total, _) in zip(pairs, told, strict=True):
+        ids, begins = tokenizer.encode(context + rest), len(tokenizer.encode(context))
+        body = {"model": "pretrain", "prompt": ids, "echo": True, "logprobs": 1, "max_tokens": 0}
+        lp = server.post("/v1/completions", body).json()["choices"][0]["logprobs"]["token_logprobs"]
+        assert abs(total - sum(lp[begins:])) < 1e-4
+    (rolling,) = model.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("The cat sat.",), 0)], True)
+    assert rolling < 0
+    settings = {"until": ["."], "max_gen_toks": 5, "do_sample": False}
+    assert model.generate_until([Instance("generate_until", {}, ("The cat", settings), 0)], disable_tqdm=True)
 
 
 @pytest.mark.slow
