@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from llm_jax.config import OPEN, UserError, default, flatten, validate
-from llm_jax.ranges import LARGEST_SEED, RANGES, Choice, Flag, Number, Text, outside
+from llm_jax.ranges import LARGEST_SEED, RANGES, Choice, Flag, Number, Scaling, Text, outside
 from tests import edges
 from tests.commands import ENVIRONMENT, ROOT, TINY, run
 
@@ -25,6 +25,17 @@ def beyond(allowed) -> list:
         return ["", "nosuch", allowed.names[0].upper(), f"{allowed.names[0]} ", None, 1]
     if isinstance(allowed, Flag):
         return ["True", 1, None]
+    if isinstance(allowed, Scaling):
+        return [
+            "linear",
+            ("linear",),
+            ("linear", 0.0),
+            ("linear", 2.0, 1.0),
+            ("llama3", 8.0),
+            ("yarn", 4.0),
+            (8.0,),
+            None,
+        ]
     if allowed.many:
         return [("",), "full", (1,), ("a", " "), None, *([()] if allowed.least else [])]
     return [None, 3, ("a",), *([] if allowed.holds("") else ["", "nosuch", "a:b:c", "a b:c"])]
