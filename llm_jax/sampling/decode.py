@@ -156,7 +156,8 @@ def scores(static: Static, params, hidden_RPD, next_RP) -> dict[str, jax.Array]:
         own_RN = jnp.take_along_axis(logits_RNV, next_RN[..., None], axis=-1)[..., 0]
         return {"logprob": own_RN - log_z_RN, "top": top - log_z_RN[..., None], "top_ids": top_ids}
 
-    cut = lambda x: jnp.moveaxis(x.reshape(x.shape[0], -1, SCORED, *x.shape[2:]), 1, 0)  # noqa: E731
+    size = min(SCORED, next_RP.shape[1])
+    cut = lambda x: jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)  # noqa: E731
     told = jax.lax.map(block, (cut(hidden_RPD), cut(next_RP)))
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(*next_RP.shape, *x.shape[3:]), told)
 
