@@ -27,8 +27,8 @@ from data_pipelines.tiny_web.pages import world_pages
 from data_pipelines.tiny_web.world import make_world
 from llm_jax.frame.cli import run_cli
 from llm_jax.rows import row_sets
-from llm_jax.sentencepiece_tokenizer import train_tokenizer
 from llm_jax.tokenizer import Tokenizer
+from llm_jax.tokenizer.sentencepiece import train_tokenizer
 from llm_jax.training import loader
 
 FILES = 4  # that the workers share

@@ -45,10 +45,10 @@ from data_pipelines.tiny_web.world import make_world
 from llm_jax.config import UserError
 from llm_jax.files import read_json, user_path
 from llm_jax.rows import facts, row_sets
-from llm_jax.sentencepiece_tokenizer import cut, train_tokenizer
 from llm_jax.tables import known
 from llm_jax.tasks.table import FAMILIES
 from llm_jax.tokenizer import Tokenizer, path_in
+from llm_jax.tokenizer.sentencepiece import cut, train_tokenizer
 
 SAMPLE_CHARACTERS = 1_500_000  # that the tokenizer is trained on
 LEAST_CHARACTERS = 15_000  # of them, of each source and language

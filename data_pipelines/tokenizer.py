@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from data_pipelines.documents import KINDS, read_documents
 from llm_jax.frame.cli import run_cli
-from llm_jax.sentencepiece_tokenizer import train_tokenizer
 from llm_jax.tokenizer import Tokenizer
+from llm_jax.tokenizer.sentencepiece import train_tokenizer
 
 EXAMPLE_TOKENS = 120  # shown of a text
 EXAMPLES = 3  # texts of a source

@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 from llm_jax import config, sharding
 from llm_jax.model import transformer
 from llm_jax.runs import Run
-from llm_jax.sentencepiece_tokenizer import train_tokenizer
+from llm_jax.tokenizer.sentencepiece import train_tokenizer
 from llm_jax.training import losses
 
 hypothesis.settings.register_profile(

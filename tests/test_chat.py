@@ -17,7 +17,7 @@ from data_pipelines.chats import convert
 from llm_jax.chat import visible
 from llm_jax.checkpoint import FORMAT_VERSION, Checkpoints
 from llm_jax.config import flatten
-from llm_jax.sentencepiece_tokenizer import train_tokenizer
+from llm_jax.tokenizer.sentencepiece import train_tokenizer
 from tests import commands
 from tests.conftest import CORPUS, drawn_params, tiny_config
 

@@ -4,8 +4,8 @@ import pytest
 
 from llm_jax.prompts import judge
 from llm_jax.sampling.requests import Completion
-from llm_jax.sentencepiece_tokenizer import SPECIALS
 from llm_jax.tokenizer import Tokenizer
+from llm_jax.tokenizer.sentencepiece import SPECIALS
 
 PROMPT = {"task": "arithmetic", "answer": "42"}
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_jax.config import UserError
-from llm_jax.sentencepiece_tokenizer import MARK, SPECIALS, train_tokenizer
 from llm_jax.tokenizer import SPANS, Tokenizer
+from llm_jax.tokenizer.sentencepiece import MARK, SPECIALS, train_tokenizer
 
 FORCED = ("output", "document")  # what tools write
 
@@ -67,7 +67,7 @@ def test_a_batch_encodes_as_each_text_does(tokenizer, batch):
 
 @pytest.mark.parametrize("alphabet", ["the cat \u2581", "日本 é\n"])
 def test_a_long_text_in_parts_is_the_same_text(tokenizer, alphabet, monkeypatch):
-    monkeypatch.setattr("llm_jax.sentencepiece_tokenizer.PART_CHARACTERS", 5)
+    monkeypatch.setattr("llm_jax.tokenizer.sentencepiece.PART_CHARACTERS", 5)
     rng = random.Random(0)
     words = ["the", " the", "  ", "cat", *alphabet]
     text = "".join(rng.choice(words) for _ in range(3000)) + "a" * 100

@@ -5,8 +5,8 @@ Two things are theirs: a special token that is spelled out in a text becomes tha
 
 from typing import Any
 
-from llm_jax.sentencepiece_tokenizer import MARK
 from llm_jax.tokenizer import Tokenizer
+from llm_jax.tokenizer.sentencepiece import MARK
 
 CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
 

@@ -15,7 +15,7 @@ import pytest
 from data_pipelines import pack
 from llm_jax import rows
 from llm_jax.config import UserError
-from llm_jax.sentencepiece_tokenizer import train_tokenizer
+from llm_jax.tokenizer.sentencepiece import train_tokenizer
 from llm_jax.training import loader
 from tests.commands import DEADLINE, ENVIRONMENT, ROOT, refused, run, until
 

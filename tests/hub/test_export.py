@@ -15,8 +15,8 @@ from llm_jax.config import UserError
 from llm_jax.hub import export
 from llm_jax.hub.template import Template
 from llm_jax.hub.tokenizer_json import tokenizer_json
-from llm_jax.sentencepiece_tokenizer import TEMPLATE
 from llm_jax.tokenizer import Tokenizer
+from llm_jax.tokenizer.sentencepiece import TEMPLATE
 
 
 def config_of(kind: str):

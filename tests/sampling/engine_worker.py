@@ -12,7 +12,7 @@ from llm_jax import config, sharding
 from llm_jax.model import transformer
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.requests import Request
-from llm_jax.sentencepiece_tokenizer import train_tokenizer
+from llm_jax.tokenizer.sentencepiece import train_tokenizer
 
 TEXTS = ("The cat", "How many cats are there?", "7", "The cat sat on the mat and the dog", "<", "12 + 7 = 19 12 + 7 =")
 

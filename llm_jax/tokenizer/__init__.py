@@ -1,6 +1,6 @@
 """What a tokenizer is: text and conversations to ids and back. And what the ids of an answer say by their markers.
 
-Two stand behind it: our own, `sentencepiece_tokenizer`, and that of an imported model, `hub.tokenizer`. A marker (the
+Two stand behind it: our own, `tokenizer.sentencepiece`, and that of an imported model, `hub.tokenizer`. A marker (the
 beginning or end of a span, the end of a turn) is one id in ours, and may be several in an imported one.
 """
 
@@ -18,7 +18,7 @@ from llm_jax.tables import function
 TURNS = ("system", "user", "assistant")
 SPANS = ("think", "answer", "python", "search", "output", "document")
 FORCED = ("output", "document")  # what tools write, never the model
-KINDS = {".model": "llm_jax.sentencepiece_tokenizer:SentencePiece", ".json": "llm_jax.hub.tokenizer:HubTokenizer"}
+KINDS = {".model": "llm_jax.tokenizer.sentencepiece:SentencePiece", ".json": "llm_jax.hub.tokenizer:HubTokenizer"}
 
 Marker = tuple[int, ...]
 
