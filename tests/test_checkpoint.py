@@ -249,7 +249,7 @@ def test_one_that_was_deleted_meanwhile_is_not_called_damaged(tree, saved):
 def test_one_that_may_not_be_read_is_not_called_damaged(saved, monkeypatch):
     path = saved[0] / "sft/checkpoints/3/meta/metadata"
     real = os.access
-    monkeypatch.setattr(os, "access", lambda p, mode: real(p, mode) and p != path)
+    monkeypatch.setattr(os, "access", lambda p, mode, **how: real(p, mode, **how) and p != path)
     with checkpoint.existing(saved[0], "sft") as store:
         monkeypatch.setattr(store._manager, "restore", lambda *_, **__: path.read_bytes() and 1 / 0)
         with pytest.raises(UserError, match="meta/metadata may not be read by this user"):

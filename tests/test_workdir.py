@@ -113,7 +113,10 @@ def test_a_folder_of_another_users(context, monkeypatch):
     (context.workdir / "pretrain/checkpoints").mkdir(parents=True)
     real = main.writable.__globals__["os"].access
     for place in ("pretrain/checkpoints", "pretrain", ""):
-        mine = lambda path, mode, place=place: path != context.workdir / place and real(path, mode)  # noqa: E731
+
+        def mine(path, mode, place=place, **how):
+            return path != context.workdir / place and real(path, mode, **how)
+
         monkeypatch.setattr("os.access", mine)
         refused(context, "may not be written to by this user", "data")
 
