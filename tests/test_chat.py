@@ -157,7 +157,7 @@ def test_commands(workdir, tmp_path):
         file_again + "  ": "File exists",
         nowhere: "No such file",
         "/stage rl": "no checkpoint of stage 'rl'",
-        "/stage king": "choose from pretrain, sft, rl",
+        "/stage king": "choose from imported, pretrain, sft, rl",
         "/think on": "",
         "/think fold": "",
         "Hello": "thought for ",

@@ -284,8 +284,8 @@ def test_a_line_may_say_what_its_answer_must_be(loaded, tmp_path):
 
 def test_a_stop_text_and_what_follows_it_are_not_written(loaded, tmp_path):
     t, request = loaded.tokenizer, asked(loaded, tmp_path, stop=["cat", "+"])
-    thought = [t.open["think"], *t.encode("A cat? 1+1"), t.close["think"]]
-    ids = [*thought, t.open["answer"], *t.encode(" Two cats"), t.close["answer"], t.end]
+    thought = [t.open["think"][0], *t.encode("A cat? 1+1"), t.close["think"][0]]
+    ids = [*thought, t.open["answer"][0], *t.encode(" Two cats"), t.close["answer"][0], t.end]
     made = line(Row("a", 0, request), iter([Completion(ids, finish="stop")]), t)
     assert (made["text"], made["thinking"]) == ("Two", "A cat? 1+1")
     assert made["parts"] == [{"type": "think", "text": "A cat? 1+1"}, {"type": "answer", "text": " Two "}]

@@ -68,7 +68,7 @@ def test_the_server_names_the_stage_and_the_tool(workdir):
         assert [tool["name"] for tool in last["tools"]] == ["python", "search"]
         rung = [{"type": "function", "function": {"name": "search"}}]
         body = {"messages": [{"role": "user", "content": "Ring."}], "tools": rung, "tool_choice": "required"}
-        bias = {str(Tokenizer.load(workdir / "data/tokenizer.model").close["search"]): 100}
+        bias = {str(Tokenizer.load(workdir / "data/tokenizer.model").close["search"][0]): 100}
         answer = server.post("/v1/chat/completions", body | {"logit_bias": bias}).json()["choices"][0]
         assert answer["message"]["tool_calls"][0]["function"] == {"name": "search", "arguments": '{"query": ""}'}
 

@@ -65,7 +65,7 @@ def main() -> None:
 def run_level(engine: Engine, params, t: Tokenizer, prompts: list[dict]) -> dict:
     """{arm: {budget: rate}} for one level."""
     ids = [t.render(p["messages"], for_generation=True).ids for p in prompts]
-    thoughts = engine.generate(params, [Request(i, max_new_tokens=48, forced=(t.open["think"],)) for i in ids])
+    thoughts = engine.generate(params, [Request(i, max_new_tokens=48, forced=t.open["think"]) for i in ids])
     own = [thinking(t, c.ids) for c in thoughts]
     dot = t.encode(".")[:1]
     curves: dict[str, dict] = {"budget": {}, "filler": {}}
@@ -83,13 +83,14 @@ def run_level(engine: Engine, params, t: Tokenizer, prompts: list[dict]) -> dict
 def thinking(t: Tokenizer, ids: list[int]) -> list[int]:
     """The ids inside the think span."""
     inside = ids[1:]
-    return inside[: inside.index(t.close["think"])] if t.close["think"] in inside else inside
+    (closing,) = t.close["think"]
+    return inside[: inside.index(closing)] if closing in inside else inside
 
 
 def opening(t: Tokenizer, span: list[int]) -> tuple[int, ...]:
     """What is put into the model's mouth: the (cut) thoughts, then the start of the answer."""
-    think = [t.open["think"], *span, t.close["think"]] if span else []
-    return (*think, t.open["answer"])
+    think = [*t.open["think"], *span, *t.close["think"]] if span else []
+    return (*think, *t.open["answer"])
 
 
 def plot(results: dict) -> Figure:

@@ -68,8 +68,8 @@ class Examiner:
                         seed=(self.seed * 7919 + number) * 64 + sample,
                         temperature=temperature,
                         max_new_tokens=self.config.max_new_tokens,
-                        forced=(t.open[opening],) if opening else (),
-                        suppress=tuple(t.open[name] for name in suppress),
+                        forced=t.open[opening] if opening else (),
+                        suppress=tuple(t.open[name][0] for name in suppress),
                     )
                 )
         completions = self.engine.generate(params, requests)

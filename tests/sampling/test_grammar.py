@@ -97,8 +97,8 @@ def test_the_limit_cuts_an_answer_and_says_so(engine, tokenizer, params):
 
 def test_an_opening_is_part_of_the_grammar(engine, tokenizer, params):
     t = tokenizer
-    thought = f"start: <[{t.open['think']}]> TEXT <[{t.close['think']}]> %json {json.dumps({'enum': ['a', 'b']})}"
-    forced = (t.open["think"], *t.encode("so"), t.close["think"])
+    thought = f"start: <[{t.open['think'][0]}]> TEXT <[{t.close['think'][0]}]> %json {json.dumps({'enum': ['a', 'b']})}"
+    forced = (t.open["think"][0], *t.encode("so"), t.close["think"][0])
     (answer,) = engine.generate(
         params, [Request([5], 1, 1.0, 30, forced, grammar=grammar.compiled(t, f"{thought}\nTEXT: /(?s:.*)/"))]
     )

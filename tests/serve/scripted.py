@@ -31,13 +31,13 @@ class Script:
 
     def submit(self, request: Request) -> Completion:
         t, completion = self.tokenizer, Completion(top=[] if request.top else None)
-        if request.prompt[-1] == t.close["output"]:
-            ids = [t.open["answer"], *t.encode(f" {RESULT}"), t.close["answer"], t.end]
-        elif t.close["python"] in request.stop_ids:
-            ids = [t.open["python"], *t.encode(CODE), t.close["python"]]
+        if request.prompt[-1] == t.close["output"][0]:
+            ids = [t.open["answer"][0], *t.encode(f" {RESULT}"), t.close["answer"][0], t.end]
+        elif t.close["python"][0] in request.stop_ids:
+            ids = [t.open["python"][0], *t.encode(CODE), t.close["python"][0]]
         else:
-            thought = [t.open["think"], *t.encode(THOUGHT), t.close["think"]]
-            ids = [*thought, t.open["answer"], *t.encode(f" {HELLO}"), t.close["answer"], t.end]
+            thought = [t.open["think"][0], *t.encode(THOUGHT), t.close["think"][0]]
+            ids = [*thought, t.open["answer"][0], *t.encode(f" {HELLO}"), t.close["answer"][0], t.end]
         self.left.append((completion, request, ids))
         return completion
 

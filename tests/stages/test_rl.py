@@ -262,7 +262,7 @@ class Parrot:
 
     def completion(self, request) -> Completion:
         t = self.tokenizer
-        ids = [t.open["answer"], *t.encode(str(request.seed % 5)), t.close["answer"], t.end]
+        ids = [t.open["answer"][0], *t.encode(str(request.seed % 5)), t.close["answer"][0], t.end]
         return Completion(ids, [1] * len(ids), [-1.0] * len(ids), [-1.0] * len(ids))
 
 
@@ -302,8 +302,15 @@ def test_a_step_samples_whole_groups_with_seeds_of_their_own(make_rollouts, toke
 
 def test_a_call_earns_nothing_where_tools_are_not_allowed(make_rollouts, tokenizer):
     batches, t = make_rollouts(), tokenizer
-    call = [t.open["python"], *t.encode("1+1"), t.close["python"], t.open["output"], *t.encode("2"), t.close["output"]]
-    answer = [t.open["answer"], *t.encode("2"), t.close["answer"], t.end]
+    call = [
+        t.open["python"][0],
+        *t.encode("1+1"),
+        t.close["python"][0],
+        t.open["output"][0],
+        *t.encode("2"),
+        t.close["output"][0],
+    ]
+    answer = [t.open["answer"][0], *t.encode("2"), t.close["answer"][0], t.end]
     rewards = {}
     for prompt in PROMPTS:
         for ids in (call + answer, answer):
