@@ -94,7 +94,7 @@ def lower_decoding(config: ConfigDict, devices: list) -> jax.stages.Lowered:
     cache, state = makers(static, config.rl.slots, config.data.sequence_length)
     made = functools.partial(cache, config.data.sequence_length), state
     cache, state = (jax.tree.map(with_place, jax.eval_shape(make), placed(mesh, make)) for make in made)
-    numbers = (with_place(jax.ShapeDtypeStruct(size, jnp.int32), sharding.named(mesh)) for size in ((), (), (1,)))
+    numbers = (with_place(jax.ShapeDtypeStruct(size, jnp.int32), sharding.named(mesh)) for size in ((), (), (1, 1)))
     rows = lambda x: with_place(x, sharding.named(mesh, "batch", *(None,) * (x.ndim - 1)))  # noqa: E731
     resumed = jax.tree.map(rows, decode.empty_resumed(vocab_size, config.rl.slots))
     with jax.set_mesh(mesh):
