@@ -1,12 +1,14 @@
 """A model of ours goes out and comes in again; a folder or a GGUF file becomes a run that talks."""
 
+import runpy
+
 import jax
 import numpy as np
 import pytest
 from families_reference import SMALL
 from test_families import folder_of, noted  # noqa: F401 (a fixture)
 
-from llm_jax.config import UserError
+from llm_jax.config import UserError, validate
 from llm_jax.hub import export, families, folders, gguf_file, import_
 from llm_jax.runs import Run
 from tests.commands import run as command
@@ -27,6 +29,7 @@ def test_out_and_in_again_are_the_same_bits(tokenizer, tiny, draw_params, tmp_pa
     assert run.choose() == "imported"
     with jax.set_mesh(run.mesh):
         again = run.load_params("imported")
+    validate(runpy.run_path("experiments/imported.py")["get_config"](str(tmp_path / "out")))
     tokens = np.random.default_rng(0).integers(tokenizer.vocab_size, size=(2, 12))
     _, ours = forward(tiny.model, tokenizer.vocab_size, params, tokens)
     _, theirs = forward(run.config.model, tokenizer.vocab_size, again, tokens)
@@ -91,7 +94,8 @@ def test_a_gguf_file_is_the_folder_that_it_was_made_of(case, noted, tmp_path):  
     read = source.tensors()
     assert set(read) == set(tensors)
     for name, values in tensors.items():
-        np.testing.assert_allclose(read[name][0 : len(values)], values, rtol=0, atol=2e-7)
+        off = 2e-7 if case == "gemma3" and "norm" in name else 0  # 1 was added to these, and is taken away
+        np.testing.assert_allclose(read[name][0 : len(values)], values, rtol=0, atol=off)
     with pytest.raises(UserError, match="holds no tokenizer"):
         source.tokenizer()
     data = (tmp_path / "m.gguf").read_bytes()

@@ -98,6 +98,26 @@ def test_logprobs_match_log_softmax_and_its_gradient(chunk):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_capped_logits_have_the_gradient_of_the_cap(chunk):
+    """By JAX's own derivative of the whole, whose columns that pad the vocabulary are left out."""
+    h, w, t, m = float32(*case(6))
+    cap = 1.5
+
+    def direct(h, w):
+        log_p = jax.nn.log_softmax(cap * jnp.tanh(jnp.einsum("btd,dv->btv", h, w[:, :V]) / cap))
+        return jnp.take_along_axis(log_p, t[..., None], -1)[..., 0]
+
+    def total(h, w):
+        return -(m * direct(h, w)).sum()
+
+    np.testing.assert_allclose(losses.logprobs_BT(h, w, t, V, chunk, cap), direct(h, w), rtol=1e-5, atol=1e-5)
+    ours = jax.value_and_grad(losses.cross_entropy, argnums=(0, 1))(h, w, t, m, V, chunk, cap)
+    wanted = jax.value_and_grad(total, argnums=(0, 1))(h, w)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_bfloat16_hidden_states_come_close_and_keep_their_dtype():
     h, w, t, m = float32(*case(5))
     value, grad = jax.value_and_grad(losses.cross_entropy)(h.astype(jnp.bfloat16), w, t, m, V, 4)
