@@ -1,5 +1,7 @@
 """The engine: cached decoding is the trainer's forward; forced tokens, tools, seeds and recorded log-probabilities."""
 
+import copy
+
 import jax
 import numpy as np
 import pytest
@@ -322,3 +324,18 @@ def test_the_largest_numbers_it_takes_give_ids_of_the_vocabulary(engine, tokeniz
     done = engine.generate(params, [Request([tokenizer.bos], seed, max_new_tokens=NEW, **wild) for seed in range(4)])
     assert all(0 <= i < tokenizer.vocab_size for c in done for i in c.ids)
     assert all(np.isfinite(c.logprob).all() and np.isfinite(c.sampling_logprob).all() for c in done)
+
+
+@pytest.mark.parametrize("longer", ["python", "search"])
+def test_a_closing_marker_may_be_several_ids(tiny_model, tokenizer, mesh, params, longer):
+    """Of two tools one is closed by two ids, the other by one; a call of python is answered either way."""
+    two = copy.copy(tokenizer)
+    two.close = {**tokenizer.close, longer: (tokenizer.encode("7")[-1], *tokenizer.close[longer])}
+    two.__dict__.pop("markers", None)
+    said = []
+    engine = Engine(tiny_model, two, mesh, 2, 64, {"python": lambda text: said.append(text) or "9", "search": str})
+    *begun, last = two.close["python"]
+    forced = (*two.open["python"], *two.encode("cat"), *begun)
+    request = Request([two.bos], max_new_tokens=len(forced) + 5, forced=forced, suppress=others(two, last))
+    (done,) = engine.generate(params, [request])
+    assert said[:1] == ["cat"] and done.tool_calls
