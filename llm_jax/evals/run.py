@@ -16,6 +16,7 @@ from llm_jax.config import UserError
 from llm_jax.evals import samples
 from llm_jax.evals.bpb import xz_bits_per_byte
 from llm_jax.evals.measure import Examiner
+from llm_jax.evals.real import real_group
 from llm_jax.evals.statistics import rate
 from llm_jax.evals.table import MEASUREMENTS, Measurement
 from llm_jax.files import read_json, replace, whole_lines
@@ -76,6 +77,8 @@ def measured(examiner: Examiner, params: dict[str, dict]) -> dict:
         report["rl"] = rl_group(run.workdir, report.get("reasoning", {}))
     if "passk" in report:
         report["passk"]["problems"] = {"value": run.config.eval.passk_problems}
+    if "real" in report:
+        report["real"] = real_group(report["real"])
     report.pop("reasoning", None)
     return report
 
@@ -139,7 +142,7 @@ def data_counts(run: Run) -> dict:
     counts = read_json(run.workdir / "data" / "prepared.json")["counts"]["pretrain"]
     names = ("documents", "bytes", "bytes_per_token", "tokens", "rows", "padding")
     epochs = {source: {"value": times} for source, times in run.config.data.epochs.items()}
-    return {name: {"value": counts[name]} for name in names} | {"epochs": epochs}
+    return {name: {"value": counts[name]} for name in names if name in counts} | {"epochs": epochs}
 
 
 def crawl_counts(workdir: Path) -> dict:

@@ -13,6 +13,7 @@ from llm_jax.evals.measure import (
     measure_think,
     measure_tools,
 )
+from llm_jax.evals.real import measure_real
 from llm_jax.tables import Row, Table
 
 ON = ("base", "assistant", "last", "before and after")
@@ -63,5 +64,6 @@ MEASUREMENTS: Table[Measurement] = Table(
             final=True,
             tasks=("arithmetic",),
         ),
+        Measurement(name="real", measure=measure_real, on="before and after", tasks=("sums", "arithmetic")),
     ),
 )
