@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
+# One worker more than the two cores that there are at least: tests wait for processes. In the order of tests/conftest.py.
+SPREAD = -n 3 --dist=loadfile --no-loadscope-reorder
 FAST = not slow and not tpu_compile and not gpu
 
 .PHONY: speedrun real test test-all test-tpu compile-ahead lint clean
@@ -16,7 +18,7 @@ real: $(VENV)/.installed
 	$(VENV)/bin/python -m llm_jax.main --config=experiments/real_model.py --workdir=runs/real
 
 test: $(VENV)/.test-installed
-	$(VENV)/bin/python -m pytest -n 2 --dist=loadfile --durations=10 -m "$(FAST)"
+	$(VENV)/bin/python -m pytest $(SPREAD) --durations=10 -m "$(FAST)"
 
 test-all: $(VENV)/.test-installed
 	$(VENV)/bin/python -m pytest -m "not tpu_compile and not gpu"

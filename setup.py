@@ -75,7 +75,7 @@ setup(
             "pytest>=8",
             "safetensors>=0.6",
             "gguf>=0.17",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.7",
             "hypothesis>=6.130",
             "ruff>=0.14",
             "nbclient>=0.10",

@@ -55,12 +55,12 @@ _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["tests.preloaded"])
 
 
-def run(*args: str, stdin: str | None = None) -> subprocess.CompletedProcess:
-    """`python -m ARGS`, in a process of its own."""
+def run(*args: str, stdin: str | None = None, **environment: str) -> subprocess.CompletedProcess:
+    """`python -m ARGS`, in a process of its own, with what is given added to the environment."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("stdin", "stdout", "stderr")]
         files[0].write_text(stdin or "")
-        process = _forks.Process(target=_command, args=(args, files))
+        process = _forks.Process(target=_command, args=(args, files, ENVIRONMENT | environment))
         process.start()
         process.join(DEADLINE)
         if process.is_alive():
@@ -70,14 +70,14 @@ def run(*args: str, stdin: str | None = None) -> subprocess.CompletedProcess:
         return subprocess.CompletedProcess(args, process.exitcode, out, err)
 
 
-def _command(args: tuple[str, ...], files: list[Path]) -> None:
+def _command(args: tuple[str, ...], files: list[Path], environment: dict[str, str]) -> None:
     """In the forked process: what `python -m` does from its first line to its exit."""
     for number, (path, mode) in enumerate(zip(files, "rww", strict=True)):
         with path.open(mode) as file:
             os.dup2(file.fileno(), number)
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode, closefd=False) for number, mode in enumerate("rww"))
     os.environ.clear()
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(environment)
     os.chdir(ROOT)
     sys.argv = list(args)
     try:

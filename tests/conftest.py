@@ -50,6 +50,31 @@ CORPUS = [
 ]
 
 
+# Files that take longest begin first, so that no worker is left alone with one at the end.
+LONG = (
+    "tests/test_end_to_end.py",
+    "tests/test_multihost.py",
+    "tests/test_tables.py",
+    "tests/test_generate.py",
+    "tests/test_chat.py",
+    "tests/sampling/test_engine_sharing.py",
+    "tests/model/test_experts.py",
+    "tests/data_pipelines/test_web.py",
+    "tests/data_pipelines/test_sets.py",
+    "tests/test_sharding.py",
+    "tests/serve/test_chat_page.py",
+    "tests/training/test_loop.py",
+    "tests/data_pipelines/test_web_executors.py",
+    "tests/test_bad_input.py",
+    "tests/sampling/test_engine_mesh.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.location[0], len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return train_tokenizer(CORPUS, 420)

@@ -104,7 +104,7 @@ def test_vocabulary_too_large_for_the_text(tmp_path):
 def test_one_long_line_is_fine(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.txt").write_text("word and word again, and more words " * 3000)
-    result = documents(tmp_path, "--config.tokenizer.vocab_size=400")
+    result = documents(tmp_path, "--config.tokenizer.vocab_size=400", "--stages=data")
     assert result.returncode == 0, result.stderr[-2000:]
     counts = json.loads((tmp_path / "run/data/prepared.json").read_text())["counts"]["pretrain"]
     assert counts["rows"] >= 10
@@ -119,6 +119,7 @@ def test_a_later_stage_without_the_one_before(prepared, tmp_path):
     refused(tiny(workdir, "--stages=pretrain"), "data")
 
 
+@pytest.mark.slow  # tests/test_checkpoint.py has the reading
 def test_damaged_checkpoint_is_named(prepared, tmp_path):
     workdir = prepared(tmp_path / "run")
     assert tiny(workdir, "--stages=pretrain").returncode == 0
@@ -137,6 +138,7 @@ def can_mount() -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason="no permission for a private mount namespace")
 def test_full_disk(tmp_path):
     """A disk of 2 MB in a private mount namespace: the run says so, and goes on once there is room."""

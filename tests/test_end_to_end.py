@@ -135,7 +135,14 @@ def test_evaluate_one_stage(finished):
     assert set(measured) == {"think", "tools"}
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.parametrize(
+    "stop",
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        signal.SIGKILL,
+    ],
+)
 def test_killed_and_resumed_equals_never_killed(finished, prepared, tmp_path, stop):
     """Bit for bit: losses of every step, and the last parameters' checksums."""
     workdir = prepared(tmp_path / "killed")

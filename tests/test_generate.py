@@ -120,7 +120,9 @@ def test_a_base_model_continues(workdir, tmp_path):
     assert (row["text"], row["tokens"]) == (answer["text"], answer["tokens"]) and empty["tokens"] > 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_stopped_and_resumed_is_the_same_to_the_byte(workdir, many, whole, stopped, number):
     folder, said = stopped(number)
     if number != signal.SIGKILL:

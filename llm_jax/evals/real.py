@@ -9,6 +9,7 @@ import sys
 
 from llm_jax.evals.bpb import bits_per_byte
 from llm_jax.evals.measure import Examiner, share
+from llm_jax.evals.questions import measure_file
 from llm_jax.prompts import Outcome
 from llm_jax.tools.table import TOOLS
 
@@ -38,20 +39,21 @@ def put(prompt: dict, how: str) -> dict:
 
 def measure_real(e: Examiner, params) -> dict:
     """Sums of two numbers as the model takes them; longer ones by the best of four prompts, chosen on others, without
-    the tool; bits per byte of pages that it is not trained on."""
+    the tool. And of pages that it is not trained on, bits per byte and which endings it finds likeliest."""
     sums = e.ask(params, e.choose("sums", e.levels("sums"), PROBLEMS)[:PROBLEMS])
     longer = e.choose("arithmetic", LONGER, PROBLEMS + DEV)
     dev, held_out = longer[:DEV], longer[DEV:]
     ask = lambda prompts, how: e.ask(params, [put(p, how) for p in prompts], suppress=tuple(TOOLS))  # noqa: E731
     chosen = {how: share(ask(dev, how), last_number_right) for how in WAYS_TO_ASK}
     best = max(chosen, key=lambda how: chosen[how]["value"])
-    pages = {name: bpb for name, bpb in bits_per_byte(e.run, params).items() if name == "val_bpb_python_docs"}
+    choices = measure_file(e.engine, params, e.run.workdir / "data" / "choices.jsonl")
     return {
         "sums": share(sums, last_number_right),
         "sums_called": share(sums, lambda o: o.has(*TOOLS)),
         "think": share(ask(held_out, best), last_number_right),
         "think_prompt": {"value": best},
-        "bpb": pages.get("val_bpb_python_docs", {"value": None}),
+        "choices": choices["accuracy_per_byte"],
+        "bpb": bits_per_byte(e.run, params)["val_bpb_python_docs"],
     }
 
 

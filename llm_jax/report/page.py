@@ -11,7 +11,9 @@ from llm_jax.report import metrics, plots
 from llm_jax.report.metrics import Metric, read_json
 from llm_jax.stage_table import STAGES, trained
 
-SECTIONS = "data crawl pretrain sft think tools rl passk grid final seconds".split()  # groups that page.html tells of
+SECTIONS = (
+    "data crawl pretrain real sft think tools rl passk grid final seconds".split()
+)  # groups that page.html tells of
 BEFORE_AFTER = {
     "accuracy": "right\n(greedy)",
     "sampled": "right\n(sampled)",
@@ -23,6 +25,13 @@ THINKING = {
     "direct": "answers\ndirectly",
     "with_thinking": "thinks\nfirst",
     "two_number_direct": "two numbers,\ndirectly",
+}
+REAL = {  # question -> (before, after)
+    "sums of two numbers of two to four digits": ("sums_direct_before", "sums_tool"),
+    "of these, solved by calling the tool": ("sums_called_before", "sums_called_after"),
+    "sums of three numbers, by the best of four prompts, no tool": ("think_before", "think_after"),
+    "the right ending of a sentence, of four": ("choices_before", "choices_after"),
+    "bits per byte of pages that it was not trained on": ("bpb_before", "bpb_after"),
 }
 TOOLS = {
     "without": "without\ntools",
@@ -93,6 +102,10 @@ def headlines(report: dict[str, Any]) -> list[tuple[str, Metric, str]]:
         ("bits per byte of held-out text", ("pretrain", "val_bpb"), "bits"),
         ("facts recalled that the pages state 100 times", ("sft", "recall_tier_100"), "share"),
         ("right with a tool", ("tools", "with"), "share"),
+        ("sums right, before it was trained on", ("real", "sums_direct_before"), "share"),
+        ("sums right, with the tool", ("real", "sums_tool"), "share"),
+        ("longer sums right, before", ("real", "think_before"), "share"),
+        ("longer sums right, by thinking", ("real", "think_after"), "share"),
         ("reasoning problems right before RL", ("rl", "accuracy_before"), "share"),
         ("reasoning problems right after RL", ("rl", "accuracy_after"), "share"),
     ]
@@ -191,6 +204,7 @@ def write_page(workdir: Path) -> Path:
         headlines=headlines(report),
         stages=timeline(report),
         crawl_steps=CRAWL_STEPS,
+        real=[(what, *(report.get("real", {}).get(name) for name in names)) for what, names in REAL.items()],
         found=FOUND.items(),
         grid=grid_rows(report.get("grid", {})),
         kept=kept_abilities(report),

@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -148,6 +147,5 @@ def test_slurm_without_its_commands_is_one_line(source, tmp_path):
     command = (f"--input={source}", f"--output={tmp_path}/out", "--executor=slurm")
     ended = run(*command)
     assert ended.returncode == 2 and "--slurm_partition" in ended.stderr
-    bare = {**os.environ, "PATH": "/nowhere"}
-    ended = run(*command, "--slurm_partition=main", env=bare)
+    ended = run(*command, "--slurm_partition=main", PATH="/nowhere")
     assert ended.returncode == 2 and "sbatch" in ended.stderr and "Traceback" not in ended.stderr

@@ -116,6 +116,7 @@ def test_only_equal_ids_share_the_band_of_ids(tmp_path):
     assert bands[0] == bands[1] != bands[2]
 
 
+@pytest.mark.slow  # to read the lists as datatrove does takes half a minute
 def test_url_lists_decide_as_datatrove(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     urls.mapped.cache_clear()

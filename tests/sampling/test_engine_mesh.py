@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         ((2, 2, 2, 1, 1), 1 / 8),
         pytest.param((4, 1, 2, 1, 1), 1 / 8, marks=pytest.mark.slow),
-        ((2, 1, 1, 2, 2), 1 / 4),
+        pytest.param((2, 1, 1, 2, 2), 1 / 4, marks=pytest.mark.slow),
     ],
 )
 def test_a_mesh_writes_what_one_device_writes(mesh, share):

@@ -309,6 +309,7 @@ def test_a_batch_without_targets_changes_nothing_but_the_state():
     assert metrics["loss"] == 0 and np.array_equal(params["w"], np.ones(3))
 
 
+@pytest.mark.slow  # tests/test_end_to_end.py kills and resumes the command
 def test_a_transformer_resumes_bit_for_bit(context, stores, tokenizer, draw_params, tmp_path):
     """With Muon on its matrices and AdamW on the rest."""
     vocab = tokenizer.vocab_size
