@@ -167,7 +167,7 @@ class HubTokenizer(Tokenizer):
         ids, mask = [], []
         for stretch in stretches(self._words(conversation, for_generation), self._cut):
             text = "".join(word.text for word in stretch)
-            if text in self._markers_of_text:
+            if text in self._markers_of_text and not any(word.is_said for word in stretch):
                 new, starts = self._markers_of_text[text], [0] * len(self._markers_of_text[text])
             else:
                 encoded = self._plain.encode(text, add_special_tokens=False)
@@ -189,6 +189,7 @@ class HubTokenizer(Tokenizer):
         out, before = [Word(own)], -1
         for (n, after), following in itertools.zip_longest(marks, marks[1:]):
             number, word = said[n]
+            out[-1:] = self._gone(out[-1], messages[before + 1 : number])
             if shown[number]["role"] == "assistant":
                 if number != before:
                     out[-1:] = self._begun(out[-1].text, word.learned)
@@ -198,7 +199,7 @@ class HubTokenizer(Tokenizer):
             else:
                 out += [word, Word(after)]
             before = number
-        return out
+        return [*out[:-1], *self._gone(out[-1], messages[before + 1 :])]
 
     def _hidden(self, message: dict, number: int, said: list[tuple[int, Word]]) -> str:
         """What the template is given of a message: marks of what is said, which is noted; what it looks at, as it is:
@@ -219,6 +220,16 @@ class HubTokenizer(Tokenizer):
                     text += marked(piece, len(said))
                     said.append((number, dataclasses.replace(word, text=piece.strip())))
         return text
+
+    def _gone(self, word: Word, messages: list[dict]) -> list[Word]:
+        """The template's words around messages of which it left nothing that is marked: white space, or nothing."""
+        out, text = [], word.text
+        for message in messages:
+            if message["role"] == "assistant" and self._prompt and self._prompt in text:
+                head, prompt, text = text.partition(self._prompt)
+                ended, after = self._ended(text, any(part["learned"] for part in message["content"]))
+                out, text = [*out, Word(head + prompt), ended], after.text
+        return [*out, dataclasses.replace(word, text=text)]
 
     def _begun(self, text: str, learned: bool) -> list[Word]:
         at = text.rfind(self._prompt)
@@ -244,17 +255,18 @@ class HubTokenizer(Tokenizer):
         parts = [part for part in message["content"] if part["text"] or part["type"] != "text"] or message["content"]
         if self.calls and message["role"] == "assistant":
             parts = [*map(as_call, parts)]
+        is_blank = not any(part["text"].strip() or self._is_call(part) for part in parts)
         for part, following in itertools.zip_longest(parts, parts[1:]):
             kind, learned = part["type"], bool(part.get("learned"))
             joint = self.calls.between if self._is_call(following) and kind != "think" else ""
             if kind == "text":
                 text = part["text"].removesuffix(joint)
-                yield Word(text, learned, is_said=bool(text.strip() or not joint))
+                yield Word(text, learned, is_said=bool(text.strip()) or is_blank)
             else:
                 opening, closing = self._spelled[kind]
                 text = part.get("body") or "".join(self.written(kind, part["text"]))
                 yield Word(opening, learned, is_marker=True)
-                yield Word(text, learned, is_said=bool(text.strip()))
+                yield Word(text, learned, is_said=bool(text.strip()) or is_blank)
                 yield Word(closing, learned, is_marker=True)
             yield Word(joint)
 

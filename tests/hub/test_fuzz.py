@@ -91,12 +91,14 @@ class Fuzz:
 
 
 def check_strings(tokenizer, theirs: Derivation, fuzz: Fuzz) -> None:
-    spelled = 0
+    spelled, known = 0, {byte for i in range(tokenizer.vocab_size) for byte in tokenizer.bytes_of(i)}
     for _ in range(STRINGS):
         text = fuzz.text()
         ids = tokenizer.encode(text)
-        assert tokenizer.decode(ids) == text and tokenizer.special_names.keys().isdisjoint(ids)
-        assert b"".join(map(tokenizer.bytes_of, ids)) == text.encode()
+        assert tokenizer.special_names.keys().isdisjoint(ids)
+        assert tokenizer.decode(ids) == theirs.library.decode(ids, skip_special_tokens=False)
+        if known.issuperset(text.encode()):  # SmolLM2 has not all bytes: it drops those of rare characters
+            assert tokenizer.decode(ids) == text and b"".join(map(tokenizer.bytes_of, ids)) == text.encode()
         hides = theirs.spelled.search(text) is not None
         library = theirs.plain if hides else theirs.library
         spelled += hides

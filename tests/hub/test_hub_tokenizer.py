@@ -63,8 +63,9 @@ def test_ids_are_those_of_the_library_and_come_back(tokenizer, model_json, text)
 def test_text_that_spells_a_special_token_stays_text(tokenizer, text):
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text and not set(ids) & set(tokenizer.special_names)
-    rendered = tokenizer.render(turns([text, "yes"]))
-    plain = tokenizer.render(turns(["a", "yes"]))
+    thought = [{"type": "think", "text": "b"}, {"type": "text", "text": text}]  # it stands alone between two tokens
+    rendered = tokenizer.render(turns([text, thought]))
+    plain = tokenizer.render(turns(["a", [thought[0], {"type": "text", "text": "a"}]]))
     count = lambda ids: [ids.count(i) for i in tokenizer.special_names]  # noqa: E731
     assert count(rendered.ids) == count(plain.ids)
 
