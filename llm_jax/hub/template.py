@@ -4,6 +4,7 @@ A template is a program from elsewhere. It sees the messages and nothing else, i
 it once in a process of its own, with little time and memory, before anybody trusts it.
 """
 
+import contextlib
 import datetime
 import json
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from llm_jax.config import UserError
@@ -23,8 +25,12 @@ CHECK_SECONDS, CHECK_BYTES = 10, 2**30
 MARK = re.compile("\ue000(\\d+)\ue001")  # in place of the message of this number; private use, so no template's word
 
 
-class Refused(UserError):
-    """The template raised an error of its own about a conversation."""
+class Fails(UserError):
+    """The template cannot render a conversation."""
+
+
+class Refused(Fails):
+    """It raised an error of its own about it."""
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -40,22 +46,34 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
+class Generation(Extension):
+    """{% generation %}: what some templates say that the assistant writes. We know it by construction."""
+
+    tags = frozenset({"generation"})
+
+    def parse(self, parser):
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 class Template:
     """Raises UserError for one that is no Jinja."""
 
     def __init__(self, source: str, special: dict[str, str]):
         """`special` are the names and texts of special tokens that it may use, as in bos_token."""
         self.source, self._special = source, special
-        environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation])
         environment.filters["tojson"] = as_json
         environment.globals |= {"raise_exception": refuse, "strftime_now": today}
         try:
             self._compiled = environment.from_string(source)
+            self.looked_for = looked_for(environment.parse(source))
         except (jinja2.TemplateError, RecursionError, OverflowError) as error:
             raise UserError(f"the chat template is no Jinja: {error}") from None
 
     def text(self, messages: list[dict[str, Any]], for_generation: bool = False) -> str:
-        """What it makes of {role, content}. Raises Refused in the template's own words, UserError where it fails."""
+        """What it makes of {role, content}. Raises Refused in the template's own words, Fails where it fails, UserError
+        where it takes too much."""
         turns = 0
 
         def limited(*args):
@@ -73,20 +91,31 @@ class Template:
         except Refused:
             raise
         except Exception as error:  # a program from elsewhere may fail in any way
-            raise UserError(f"the chat template fails: {type(error).__name__}: {error}"[:300]) from None
+            kind = UserError if isinstance(error, OverflowError | MemoryError) else Fails
+            raise kind(f"the chat template fails: {type(error).__name__}: {error}"[:300]) from None
+
+
+def looked_for(template: jinja2.nodes.Template) -> set[str]:
+    """Texts that it asks for in others, as '/no_think' in messages[0].content."""
+    asked = (node.expr for node in template.find_all(jinja2.nodes.Compare) if node.ops[0].op in ("in", "notin"))
+    return {one.value for one in asked if isinstance(one, jinja2.nodes.Const) and isinstance(one.value, str)}
 
 
 def refuse(message: str):
     raise Refused(f"the model's chat template says: {message}")
 
 
-def as_json(value: Any, indent: int | None = None, ensure_ascii: bool = False, **_) -> str:
+def as_json(value: Any, ensure_ascii: bool = False, indent=None, separators=None, sort_keys: bool = False) -> str:
     """As templates expect it: nothing is escaped for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def today(form: str) -> str:
     return datetime.date.today().strftime(form)
+
+
+def mark(number: int) -> str:
+    return f"\ue000{number}\ue001"
 
 
 def marked(text: str, number: int) -> str:
@@ -94,7 +123,22 @@ def marked(text: str, number: int) -> str:
     a template may trim them."""
     core = text.strip()
     before = text[: len(text) - len(text.lstrip())] if core else text
-    return f"{before}\ue000{number}\ue001{text[len(before) + len(core) :]}"
+    return f"{before}{mark(number)}{text[len(before) + len(core) :]}"
+
+
+# A call of a tool and its answer, with marks for what is said: the tool, its argument, the argument's text, the answer.
+NAME, ARGUMENT, TEXT, SAID, ANSWER = range(5)
+CALLED = [
+    {"role": "user", "content": "a"},
+    {
+        "role": "assistant",
+        "content": mark(SAID),
+        "tool_calls": [
+            {"type": "function", "function": {"name": mark(NAME), "arguments": {mark(ARGUMENT): mark(TEXT)}}}
+        ],
+    },
+    {"role": "tool", "content": mark(ANSWER)},
+]
 
 
 def check(source: str, special: dict[str, str]) -> None:
@@ -124,9 +168,11 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (CHECK_BYTES, CHECK_BYTES))
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     try:
-        Template(asked["source"], asked["special"]).text(turns, for_generation=True)
-    except Refused:
-        pass
+        template = Template(asked["source"], asked["special"])
+        with contextlib.suppress(Refused):
+            template.text(turns, for_generation=True)
+        with contextlib.suppress(Fails):  # it may know no tools
+            template.text(CALLED, for_generation=True)
     except (UserError, MemoryError) as error:
         print(f"{error or 'the chat template takes too much memory'}; it is not to be trusted")
         return 1

@@ -2,7 +2,8 @@
 
 In a run's `data/`: tokenizer.json as the `tokenizers` library reads it, and beside it template.json: the chat template
 and the special tokens. Spans that the model has tokens for, as <think>, have those; others are plain text:
-<python>...</python>, <output>...</output> and so on, several ids each.
+<python>...</python>, <output>...</output> and so on, several ids each. Where the template calls tools by JSON
+(`hub.calls`), calls and what tools answer are in its own words.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import tokenizers
 
 from llm_jax.config import UserError
 from llm_jax.files import read_json
-from llm_jax.hub.template import MARK, Template, marked
+from llm_jax.hub import calls
+from llm_jax.hub.template import MARK, Template, mark, marked
 from llm_jax.tokenizer import FORCED, SPANS, TURNS, Rendered, Tokenizer
 
 BESIDE = "template.json"
@@ -39,16 +41,21 @@ class HubTokenizer(Tokenizer):
         self.vocab_size = beside["vocab_size"]
         added = self._all.get_added_tokens_decoder()
         of_spans = {text for name in SPANS for spelling in SPELLINGS for text in spelled(spelling, name)}
+        of_spans.update(calls.MARKERS)
         self.special_names = {i: t.content for i, t in added.items() if t.special or t.content in of_spans}
         self._plain = without_specials(model_json, self.special_names)
         self._ids = {name: i for i, name in self.special_names.items()}
         self.begin, self.ends = tuple(beside["begin"]), tuple(beside["ends"])
         self.pad = beside["pad"]
-        self._spelled = {name: self._spelling(name) for name in SPANS}
-        self.open = {name: self._marker(text) for name, (text, _) in self._spelled.items()}
-        self.close = {name: self._marker(text) for name, (_, text) in self._spelled.items()}
         self.template = Template(beside["template"], beside["special"]) if beside["template"] else None
         self.talks = self.template is not None
+        self._spelled = {name: self._spelling(name) for name in SPANS}
+        self._frames: dict[str, tuple[str, str]] = {}  # of what tools say: what stands around it between its markers
+        self.calls = self._framed(calls.of(self.template)) if self.template else None
+        self.open = {name: self._marker(text) for name, (text, _) in self._spelled.items()}
+        self.close = {name: self._marker(text) for name, (_, text) in self._spelled.items()}
+        if self.calls:
+            self.call = self.open[calls.CALLS[0]], self.close[calls.CALLS[0]]
         self._byte_of = byte_level() if "ByteLevel" in json.dumps(json.loads(model_json).get("decoder")) else None
 
     def _spelling(self, name: str) -> tuple[str, str]:
@@ -56,8 +63,52 @@ class HubTokenizer(Tokenizer):
         ways = [spelled(spelling, name) for spelling in SPELLINGS]
         return next((way for way in ways if set(way) <= self._ids.keys()), ways[0])
 
+    def _framed(self, ways: calls.Calls | None) -> calls.Calls | None:
+        """Calls and answers of tools get the template's words. A marker goes to, or from, a special token where there
+        is one: what lies beyond it may melt with the words around."""
+        if ways is None:
+            return None
+        first, *others = ways.frame
+        opening = calls.OPENING
+        if opening not in self._ids:  # it may melt with the line break that follows, but not with a brace
+            opening, first = opening + first[: len(first) - len(first.lstrip())], first.lstrip()
+        begins = max((m.end() for m in self._cut.finditer(ways.answered)), default=len(ways.answered))
+        ends = min((m.start() for m in self._cut.finditer(ways.goes_on)), default=0)
+        self._spelled |= dict.fromkeys(calls.CALLS, (opening, calls.CLOSING))
+        self._spelled |= dict.fromkeys(FORCED, (ways.answered[:begins], ways.goes_on[ends:]))
+        self._frames = dict.fromkeys(FORCED, (ways.answered[begins:], ways.goes_on[:ends]))
+        self.framed = frozenset((*calls.CALLS, *FORCED))
+        return dataclasses.replace(ways, frame=(first, *others))
+
     def _marker(self, text: str) -> tuple[int, ...]:
-        return (self._ids[text],) if text in self._ids else tuple(self.encode(text))
+        pieces = ([self._ids[piece]] if piece in self._ids else self.encode(piece) for piece in self._cut.split(text))
+        return tuple(itertools.chain(*pieces))
+
+    def written(self, kind: str, text: str) -> tuple[str, str, str]:
+        if self.calls and kind in calls.CALLS:
+            return self.calls.written(kind, text)
+        before, after = self._frames.get(kind, ("", ""))
+        return before, text, after
+
+    def part_of(self, kind: str, body: str, is_closed: bool) -> dict:
+        """A call that is none of ours is the text that it is written as."""
+        if self.calls and kind in calls.CALLS:
+            try:
+                return dict(zip(("type", "text"), calls.read(body), strict=True))
+            except UserError:
+                return {"type": "text", "text": self._spelled[kind][0] + body + calls.CLOSING * is_closed}
+        before, after = self._frames.get(kind, ("", ""))
+        return {"type": kind, "text": body.removeprefix(before).removesuffix(after)}
+
+    def wrong_call(self, last: dict, names: Iterable[str]) -> str:
+        if self.calls and last["type"] in calls.CALLS:
+            return f"there is no tool {last['type']!r}"
+        try:
+            if self.calls and last["text"].startswith(calls.OPENING):
+                calls.read(last["text"].removeprefix(calls.OPENING).removesuffix(calls.CLOSING))
+        except UserError as error:
+            return str(error)
+        return super().wrong_call(last, names)
 
     @classmethod
     def read(cls, path: Path) -> HubTokenizer:
@@ -116,7 +167,7 @@ class HubTokenizer(Tokenizer):
         ids, mask = [], []
         for stretch in stretches(self._words(conversation, for_generation), self._cut):
             text = "".join(word.text for word in stretch)
-            if text in self._markers_of_text:
+            if text in self._markers_of_text and not any(word.is_said for word in stretch):
                 new, starts = self._markers_of_text[text], [0] * len(self._markers_of_text[text])
             else:
                 encoded = self._plain.encode(text, add_special_tokens=False)
@@ -129,22 +180,16 @@ class HubTokenizer(Tokenizer):
     def _words(self, conversation: list[dict], for_generation: bool) -> list[Word]:
         """A rendered conversation in its order: what the template says, and what was said."""
         said: list[tuple[int, Word]] = []  # the number of its message, and the word that its mark stands for
-        shown = []
-        for number, message in enumerate(turns(conversation)):
-            text = ""
-            for word in self._said(message):
-                if word.text in self._spelled["think"] and word.is_marker:  # templates look at these
-                    text += word.text
-                else:
-                    text += marked(word.text, len(said))
-                    said.append((number, dataclasses.replace(word, text=word.text.strip())))
-            shown.append({"role": message["role"], "content": text})
+        messages = turns(conversation)
+        messages = [*with_tools(messages)] if self.calls else messages
+        shown = [{"role": m["role"], "content": self._hidden(m, number, said)} for number, m in enumerate(messages)]
         rendered = self.template.text(shown, for_generation)
         own, *rest = MARK.split(rendered)
-        marks = [(int(mark), after) for mark, after in zip(rest[::2], rest[1::2], strict=True)]
+        marks = [(int(n), after) for n, after in zip(rest[::2], rest[1::2], strict=True)]
         out, before = [Word(own)], -1
-        for (mark, after), following in itertools.zip_longest(marks, marks[1:]):
-            number, word = said[mark]
+        for (n, after), following in itertools.zip_longest(marks, marks[1:]):
+            number, word = said[n]
+            out[-1:] = self._gone(out[-1], messages[before + 1 : number])
             if shown[number]["role"] == "assistant":
                 if number != before:
                     out[-1:] = self._begun(out[-1].text, word.learned)
@@ -154,7 +199,37 @@ class HubTokenizer(Tokenizer):
             else:
                 out += [word, Word(after)]
             before = number
-        return out
+        return [*out[:-1], *self._gone(out[-1], messages[before + 1 :])]
+
+    def _hidden(self, message: dict, number: int, said: list[tuple[int, Word]]) -> str:
+        """What the template is given of a message: marks of what is said, which is noted; what it looks at, as it is:
+        the markers of thoughts, and what it asks for in questions and the system prompt."""
+        text, asked = "", message["role"] != "assistant"
+        for word in self._said(message):
+            if not word.is_said and (not word.is_marker or word.text in self._spelled["think"]):
+                text += word.text
+                continue
+            pieces = self._looked_for.split(word.text) if asked else [word.text]
+            for n, piece in enumerate(pieces):
+                if n % 2:
+                    text += piece
+                elif word.is_marker:
+                    text += mark(len(said))
+                    said.append((number, word))
+                elif piece or len(pieces) == 1:
+                    text += marked(piece, len(said))
+                    said.append((number, dataclasses.replace(word, text=piece.strip())))
+        return text
+
+    def _gone(self, word: Word, messages: list[dict]) -> list[Word]:
+        """The template's words around messages of which it left nothing that is marked: white space, or nothing."""
+        out, text = [], word.text
+        for message in messages:
+            if message["role"] == "assistant" and self._prompt and self._prompt in text:
+                head, prompt, text = text.partition(self._prompt)
+                ended, after = self._ended(text, any(part["learned"] for part in message["content"]))
+                out, text = [*out, Word(head + prompt), ended], after.text
+        return [*out, dataclasses.replace(word, text=text)]
 
     def _begun(self, text: str, learned: bool) -> list[Word]:
         at = text.rfind(self._prompt)
@@ -175,15 +250,28 @@ class HubTokenizer(Tokenizer):
         return with_.removeprefix(without) if with_.startswith(without) else ""
 
     def _said(self, message: dict) -> Iterator[Word]:
-        for part in message["content"]:
+        """The words of a message. Those that are neither said nor markers go to the template as they are: white space
+        that it may drop, and what comes before a call where something stands there."""
+        parts = [part for part in message["content"] if part["text"] or part["type"] != "text"] or message["content"]
+        if self.calls and message["role"] == "assistant":
+            parts = [*map(as_call, parts)]
+        is_blank = not any(part["text"].strip() or self._is_call(part) for part in parts)
+        for part, following in itertools.zip_longest(parts, parts[1:]):
             kind, learned = part["type"], bool(part.get("learned"))
+            joint = self.calls.between if self._is_call(following) and kind != "think" else ""
             if kind == "text":
-                yield Word(part["text"], learned, is_said=True)
-                continue
-            opening, closing = self._spelled[kind]
-            yield Word(opening, learned, is_marker=True)
-            yield Word(part["text"], learned, is_said=True)
-            yield Word(closing, learned, is_marker=True)
+                text = part["text"].removesuffix(joint)
+                yield Word(text, learned, is_said=bool(text.strip()) or is_blank)
+            else:
+                opening, closing = self._spelled[kind]
+                text = part.get("body") or "".join(self.written(kind, part["text"]))
+                yield Word(opening, learned, is_marker=True)
+                yield Word(text, learned, is_said=bool(text.strip()) or is_blank)
+                yield Word(closing, learned, is_marker=True)
+            yield Word(joint)
+
+    def _is_call(self, part: dict | None) -> bool:
+        return self.calls is not None and part is not None and part["type"] in calls.CALLS
 
     @functools.cached_property
     def _markers_of_text(self) -> dict[str, tuple[int, ...]]:
@@ -198,6 +286,13 @@ class HubTokenizer(Tokenizer):
         """Cuts the template's words at special tokens and at the markers of thoughts."""
         names = sorted({*self.special_names.values(), *self._spelled["think"]}, key=len, reverse=True)
         return re.compile("(" + "|".join(map(re.escape, names)) + ")")
+
+    @functools.cached_property
+    def _looked_for(self) -> re.Pattern:
+        """Cuts what is said at the texts that the template looks for; what could be a special token stays hidden."""
+        hidden = {*self.special_names.values(), *itertools.chain(*self._spelled.values())}
+        texts = (text for text in self.template.looked_for - hidden if len(text) > 1 and text == text.strip())
+        return re.compile("(" + ("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)") + ")")
 
 
 def spelled(spelling: str, name: str) -> tuple[str, str]:
@@ -249,6 +344,25 @@ def turns(conversation: list[dict]) -> list[dict]:
         else:
             out.append({"role": role, "content": parts})
     return out
+
+
+def as_call(part: dict) -> dict:
+    """A text of the assistant's that is a call, of whatever tool, from its first to its last character, as one."""
+    body = calls.body_of(part["text"]) if part["type"] == "text" else None
+    return part if body is None else {**part, "type": calls.CALLS[0], "body": body}
+
+
+def with_tools(messages: list[dict]) -> Iterator[dict]:
+    """The same, where what a tool says is a message of its own."""
+    for message in messages:
+        if message["role"] != "assistant":
+            yield message
+            continue
+        for is_tools, parts in itertools.groupby(message["content"], key=lambda part: part["type"] in FORCED):
+            if is_tools:
+                yield from ({"role": "tool", "content": [{**part, "type": "text"}]} for part in parts)
+            else:
+                yield {"role": "assistant", "content": list(parts)}
 
 
 def without_specials(model_json: str, special: dict[int, str]) -> tokenizers.Tokenizer:

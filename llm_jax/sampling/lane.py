@@ -303,17 +303,12 @@ class Lane:
     # Tools
 
     def _call(self, ids: list[int]) -> str:
-        """Runs the call that the last id closes; a closing without its opening calls nothing."""
+        """Runs the call that the last ids close; of one that is none, what is wrong with it."""
         parts, _ = self.tokenizer.parse(ids)
-        name = self._closed(ids)
-        if not parts or parts[-1]["type"] != name:
-            return "error: no call was opened"
-        return self.tools[name](parts[-1]["text"])
-
-    def _closed(self, ids: list[int]) -> str:
-        """The tool whose span the last ids close."""
-        ends_with = lambda marker: tuple(ids[-len(marker) :]) == marker  # noqa: E731
-        return next(name for name in self.tools if ends_with(self.tokenizer.close[name]))
+        last = parts[-1] if parts else {"type": "text", "text": ""}
+        if last["type"] in self.tokenizer.closed_by(ids, self.tools):
+            return self.tools[last["type"]](last["text"])
+        return f"error: {self.tokenizer.wrong_call(last, self.tools)}"
 
     def _take_answers(self, wait_for_all: bool) -> None:
         """Queues the output spans of the tools that are done."""
@@ -321,11 +316,9 @@ class Lane:
             wait(self._calls.values())
         for slot in [slot for slot, call in self._calls.items() if call.done()]:
             _, completion = self._rows[slot]
-            span = TOOLS[self._closed(completion.ids)].returns
-            opening, closing = self.tokenizer.open[span], self.tokenizer.close[span]
-            room = FORCED_ROOM - len(opening) - len(closing)
-            body = self.tokenizer.encode(self._calls.pop(slot).result())[:room]
-            self._resumed[slot] = [*opening, *body, *closing]
+            name = self.tokenizer.closed_by(completion.ids, self.tools)[0]
+            said = self._calls.pop(slot).result()
+            self._resumed[slot] = self.tokenizer.span(TOOLS[name].returns, said, FORCED_ROOM)
 
 
 def first_scored(request: Request) -> int:

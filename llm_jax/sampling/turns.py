@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 from llm_jax.config import UserError
-from llm_jax.tokenizer import Scanner, Tokenizer
+from llm_jax.tokenizer import FORCED, Scanner, Tokenizer
 from llm_jax.tools.table import TOOLS
 
 ANSWER_ROOM = 64  # tokens that an answer must have room for, else old turns go
@@ -208,7 +208,7 @@ def tool_calls(parts: list[dict]) -> list[dict]:
     return [
         {"tool": call["type"], "input": call["text"], "output": output["text"]}
         for call, output in itertools.pairwise(parts)
-        if call["type"] in TOOLS and output["type"] == TOOLS[call["type"]].returns
+        if call["type"] in TOOLS and output["type"] in FORCED
     ]
 
 
@@ -227,20 +227,45 @@ class Pieces:
         self._between = False  # the last span was closed, and no text has come since
 
     def take(self, ids: Iterable[int]) -> Iterator[tuple[int, str, str]]:
-        for what, value in (event for i in ids for event in self._scanner.take(i)):
+        yield from self._all(event for i in ids for event in self._scanner.take(i))
+        if not self._is_framed:
+            yield from self._whole()
+
+    def rest(self) -> Iterator[tuple[int, str, str]]:
+        """What still waits, whole or not."""
+        yield from self._all(self._scanner.rest())
+        yield from self._ended(False)
+
+    def _all(self, events: Iterable[tuple[str, str | int]]) -> Iterator[tuple[int, str, str]]:
+        for what, value in events:
             if self._over:
                 return
             if what == "id":
                 self._waiting.append(value)
-                continue
+            elif what != "stray":
+                yield from self._ended(what == "close")
+                self._inside, self._over = (value if what == "open" else "text"), what == "end"
+                if what == "open" and not self._is_framed:
+                    yield from self._begun(self._inside)
+                self._between |= what == "close"
+
+    @property
+    def _is_framed(self) -> bool:
+        return self._inside in self.tokenizer.framed
+
+    def _begun(self, kind: str) -> Iterator[tuple[int, str, str]]:
+        self.parts.append({"type": kind, "text": ""})
+        yield len(self.parts) - 1, kind, ""
+
+    def _ended(self, is_closed: bool) -> Iterator[tuple[int, str, str]]:
+        """What waits of a part; of a span whose text is known now, all."""
+        if not self._is_framed:
             yield from self._said()
-            self._inside, self._over = (value if what == "open" else "text"), what == "end"
-            if what == "open":
-                self.parts.append({"type": self._inside, "text": ""})
-                yield len(self.parts) - 1, self._inside, ""
-            else:
-                self._between = True
-        yield from self._whole()
+            return
+        part = self.tokenizer.part_of(self._inside, self.tokenizer.decode(self._waiting), is_closed)
+        self._waiting, self._inside = [], "text"
+        self.parts.append(part)
+        yield len(self.parts) - 1, part["type"], part["text"]
 
     def _whole(self) -> Iterator[tuple[int, str, str]]:
         """The text of the ids that wait, but for the last bytes where they begin a character."""
@@ -252,12 +277,6 @@ class Pieces:
         held, self._waiting = self._waiting[at:], self._waiting[:at]
         yield from self._said()
         self._waiting = held
-
-    def rest(self) -> Iterator[tuple[int, str, str]]:
-        """What still waits, whole or not."""
-        if not self._over:
-            self._waiting += [i for _, i in self._scanner.rest()]
-        yield from self._said()
 
     def _said(self) -> Iterator[tuple[int, str, str]]:
         text = self.tokenizer.decode(self._waiting)

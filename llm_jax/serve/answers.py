@@ -173,8 +173,7 @@ class ChatStyle:
 
     def __init__(self, body: ChatBody, names: Names):
         self.body, self.names, self.arguments = body, names, body.arguments
-        self.closings = {names.tokenizer.close[name][-1]: name for name in body.arguments}
-        self.calls_by_text = not body.by_spans
+        self.calls_by_text = not body.by_spans(names.tokenizer)
         self._told: dict[int, Told] = {}  # what each choice has said so far
 
     def begin(self, index: int) -> dict[str, Any]:
@@ -214,9 +213,10 @@ class ChatStyle:
         """The call that ended the answer, which is the client's to run."""
         if not writer.ids or writer.finish != "stop" or not writer.parts:
             return []
-        last, name = writer.parts[-1], self.closings.get(writer.ids[-1])
-        if name and last["type"] == name:
-            function = {"name": name, "arguments": json.dumps({self.arguments[name]: last["text"]})}
+        last, close = writer.parts[-1], self.names.tokenizer.close
+        if last["type"] in self.arguments and writer.ids[-1] == close[last["type"]][-1]:
+            arguments = {self.arguments[last["type"]]: last["text"]}
+            function = {"name": last["type"], "arguments": json.dumps(arguments)}
         elif self.calls_by_text and last["type"] == "text":
             function = called(last["text"], [function.name for function in self.body.functions])
         else:

@@ -38,7 +38,9 @@ class Function(Body):
     @property
     def rule(self) -> str:
         """A call, as the right side of a rule. Raises UserError for parameters that are no schema."""
-        return " ".join((json.dumps(opened(self.name)), of_schema(self.parameters or NOTHING), '"}"'))
+        own = {"type": "object", "properties": {self.argument: {"type": "string"}}, "required": [self.argument]}
+        schema = self.parameters or (own if self.argument else NOTHING)
+        return " ".join((json.dumps(opened(self.name)), of_schema(schema), '"}"'))
 
     @property
     def signature(self) -> str:
@@ -95,11 +97,15 @@ def turn(tokenizer: Tokenizer, say: str, functions: Sequence[Function], must: bo
     marked = lambda ids: " ".join(f"<[{i}]>" for i in ids)  # noqa: E731
     span = lambda name: f"{marked(tokenizer.open[name])} TEXT {marked(tokenizer.close[name])}"  # noqa: E731
     free = f"SAY | SAY? {span('answer')}"
-    calls = [function.rule for function in functions if not function.argument]
+    spans = [function.name for function in functions if function.argument and not tokenizer.call]
+    calls = [function.rule for function in functions if function.name not in spans]
+    opening, closing = json.dumps(CALL), json.dumps(CALLED)
+    if tokenizer.call and all(len(marker) == 1 for marker in tokenizer.call):  # which text does not spell
+        opening, closing = f'{marked(tokenizer.call[0])} "\\n"', f'"\\n" {marked(tokenizer.call[1])}'
     kinds = [
         *([] if must else [say or free]),
-        *([f"{json.dumps(CALL)} ({' | '.join(calls)}) {json.dumps(CALLED)}"] if calls else []),
-        *(span(function.name) for function in functions if function.argument),
+        *([f"{opening} ({' | '.join(calls)}) {closing}"] if calls else []),
+        *map(span, spans),
     ]
     thought = "thought" if thinking == "on" else "" if thinking == "off" or say or must else "thought?"
     # The first character tells whether it is a call: what is said begins with another one.

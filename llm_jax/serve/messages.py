@@ -98,15 +98,16 @@ class Message(Body):
         if self.role == "assistant":
             thought = [Part(type="think", text=self.reasoning_content)] if self.reasoning_content else []
             calls = [call.part(arguments.get(call.function.name, "")) for call in self.tool_calls]
-            return {"role": self.role, "content": plain([*thought, *(self.content or []), *calls])}
+            said = plain([*thought, *(self.content or []), *calls], joins=not calls)
+            return {"role": self.role, "content": said}
         text = "".join(part.text for part in self.content)
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
-def plain(parts: list[Part]) -> str | list[dict[str, str]]:
-    """One text as text, else the parts that say something."""
+def plain(parts: list[Part], joins: bool = True) -> str | list[dict[str, str]]:
+    """The parts that say something; `joins`: as one text where all are."""
     said = [part for part in parts if part.text or part.type != "text"]
-    if all(part.type == "text" for part in said):
+    if joins and all(part.type == "text" for part in said):
         return "".join(part.text for part in said)
     return [part.model_dump() for part in said]
 

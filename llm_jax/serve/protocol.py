@@ -289,10 +289,9 @@ class ChatBody(Sampling):
         """What takes the text of a call, by name of those of the client's tools that have a span."""
         return {function.name: function.argument for function in self.functions if function.argument}
 
-    @property
-    def by_spans(self) -> bool:
+    def by_spans(self, tokenizer: Tokenizer) -> bool:
         """Whether all its tools have spans, which the model calls without a grammar."""
-        return len(self.arguments) == len(self.functions)
+        return not self.functions or (not tokenizer.call and len(self.arguments) == len(self.functions))
 
     @property
     def wanted(self) -> bool:
@@ -312,7 +311,7 @@ class ChatBody(Sampling):
     def asked(self, tokenizer: Tokenizer, length: int, present: Sequence[str]) -> tuple[list[Request], str]:
         """(requests, what the client should be told); `present` are the tools of the run."""
         rule = self.rule
-        is_guided = bool(rule) or not self.by_spans
+        is_guided = bool(rule) or not self.by_spans(tokenizer)
         records = [message.record(self.arguments) for message in self.messages]
         prompt, notices = self._prompt(tokenizer, records, length)
         form = self._guided(tokenizer, rule) if is_guided else self._free(tokenizer, present)
@@ -322,7 +321,7 @@ class ChatBody(Sampling):
 
     def _prompt(self, tokenizer: Tokenizer, records: list[dict[str, Any]], length: int) -> tuple[list[int], list[str]]:
         """(the prompt, what of it had to go). Where the model has a choice of tools without spans, it reads of them."""
-        has_choice = not self.by_spans and len(self.functions) + (not self.wanted) > 1
+        has_choice = not self.by_spans(tokenizer) and len(self.functions) + (not self.wanted) > 1
         kept: list[str] = []
         try:
             try:
@@ -347,7 +346,7 @@ class ChatBody(Sampling):
         calls = self.callable(present)
         opening = calls[0] if self.wanted else "think" if self.thinking == "on" else ""
         names = [*(["think"] if self.thinking == "off" else []), *(name for name in TOOLS if name not in calls)]
-        forbidden = [tokenizer.open[name][0] for name in names]
+        forbidden = {tokenizer.open[name][0] for name in names} - {tokenizer.open[name][0] for name in calls}
         if self.wanted:  # nothing but the end of the call ends it
             forbidden = [i for i in tokenizer.special_names if i not in tokenizer.close[opening]]
         return {"forced": tokenizer.open[opening] if opening else (), "suppress": tuple(forbidden)}

@@ -1,7 +1,8 @@
 """What a tokenizer is: text and conversations to ids and back. And what the ids of an answer say by their markers.
 
 Two stand behind it: our own, `tokenizer.sentencepiece`, and that of an imported model, `hub.tokenizer`. A marker (the
-beginning or end of a span, the end of a turn) is one id in ours, and may be several in an imported one.
+beginning or end of a span, the end of a turn) is one id in ours, and may be several in an imported one. What stands
+between the markers of a span is its text in ours; an imported model may have words of its own there, as JSON.
 """
 
 import dataclasses
@@ -48,6 +49,8 @@ class Tokenizer:
     special_names: dict[int, str]  # ids that no text is made of
     talks = True  # it can render a conversation
     joins = True  # rendered turns are put together one by one; else a template has the whole conversation
+    call: tuple[Marker, Marker] | None = None  # of a call of any tool, which is JSON; None: each tool has its span
+    framed: frozenset[str] = frozenset()  # spans whose text is known when they are closed: not it alone stands there
 
     @staticmethod
     def load(path: str | Path) -> "Tokenizer":
@@ -97,12 +100,37 @@ class Tokenizer:
         ids, mask = [], []
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         for part in parts:
-            kind, piece = part["type"], self.encode(part["text"])
-            if kind != "text":
-                piece = [*self.open[kind], *piece, *self.close[kind]]
+            kind = part["type"]
+            piece = self.encode(part["text"]) if kind == "text" else self.span(kind, part["text"])
             ids += piece
             mask += [0 if kind in FORCED else 1] * len(piece)
         return Rendered(ids, mask)
+
+    def span(self, kind: str, text: str, room: int | None = None) -> list[int]:
+        """A span as ids; no more than `room`, to which its text is cut."""
+        before, said, after = self.written(kind, text)
+        ids = self.encode(before + said + after)
+        left = room and room - len(self.open[kind]) - len(self.close[kind])
+        if room and len(ids) > left:
+            last = self.encode(after)
+            ids = [*self.encode(before + said)[: left - len(last)], *last]
+        return [*self.open[kind], *ids, *self.close[kind]]
+
+    def written(self, kind: str, text: str) -> tuple[str, str, str]:
+        """What stands between the markers of a span: (what comes before its text, its text, what comes after)."""
+        return "", text, ""
+
+    def part_of(self, kind: str, body: str, is_closed: bool) -> dict:
+        """The part {type, text} that a span is, by what stands between its markers: `written`, the other way."""
+        return {"type": kind, "text": body}
+
+    def closed_by(self, ids: list[int], names: Iterable[str]) -> list[str]:
+        """Those of the spans that the last of the ids close; several where they have one marker."""
+        return [name for name in names if tuple(ids[-len(self.close[name]) :]) == self.close[name]]
+
+    def wrong_call(self, last: dict, names: Iterable[str]) -> str:
+        """What is wrong with the last part of an answer, which was to call one of these tools."""
+        return "no call was opened"
 
     @property
     def end(self) -> int:
@@ -128,10 +156,10 @@ class Tokenizer:
 
     @functools.cached_property
     def markers(self) -> dict[Marker, tuple[str, str]]:
-        """Ids -> ("open" or "close", span), or ("end", "")."""
+        """Ids -> ("open" or "close", span), or ("end", ""). Of spans with one marker the first is named."""
         found = {(i,): ("end", "") for i in self.ends}
-        found |= {ids: ("close", name) for name, ids in self.close.items()}
-        return found | {ids: ("open", name) for name, ids in self.open.items()}
+        found |= {ids: ("close", name) for name, ids in reversed(self.close.items())}
+        return found | {ids: ("open", name) for name, ids in reversed(self.open.items())}
 
     def parse(self, ids: Iterable[int]) -> tuple[list[dict], bool]:
         """A completion's ids -> (parts [{type, text}], whether it ended its turn). Raises on no ids of the vocabulary.
@@ -141,8 +169,10 @@ class Tokenizer:
         parts: list[dict] = []
         kind, run = "text", []
 
-        def flush():
-            if run or kind != "text":
+        def flush(is_closed: bool = False):
+            if kind != "text":
+                parts.append(self.part_of(kind, self.decode(run), is_closed))
+            elif run:
                 parts.append({"type": kind, "text": self.decode(run)})
 
         for what, value in Scanner(self).all(ids):
@@ -151,8 +181,8 @@ class Tokenizer:
                 return parts, kind == "text"
             if what == "id":
                 run.append(value)
-            else:
-                flush()
+            elif what != "stray":
+                flush(what == "close")
                 kind, run = (value if what == "open" else "text"), []
         flush()
         return parts, False
@@ -165,13 +195,12 @@ class Tokenizer:
         spans, last = events[:-1], events[-1:]
         pairs = zip(spans[::2], spans[1::2], strict=False)
         paired = len(spans) % 2 == 0 and all(a == ("open", b[1]) and b[0] == "close" for a, b in pairs)
-        marked = {i for marker in self.markers for i in marker}
-        strange = any(i in self.special_names and i not in marked for i in ids)
-        return bool(ids) and ids[-1] in self.ends and last == [("end", "")] and paired and not strange
+        return bool(ids) and ids[-1] in self.ends and last == [("end", "")] and paired
 
 
 class Scanner:
-    """Takes ids as they come and tells the markers among them from the ids of text. Other special tokens it drops."""
+    """Takes ids as they come and tells the markers among them from the ids of text. Of markers that begin alike the
+    longest one counts."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._markers, self._special = tokenizer.markers, tokenizer.special_names
@@ -179,23 +208,21 @@ class Scanner:
         self._held: Marker = ()  # the beginning of a marker, or of a text
 
     def take(self, id_: int) -> Iterator[tuple[str, str | int]]:
-        """("open" | "close" | "end", span) or ("id", id) of each that is known now."""
+        """("open" | "close" | "end", span), ("id", id), or ("stray", id) of another special token, of each that is
+        known now."""
         self._held = (*self._held, int(id_))
-        while self._held:
-            if (found := self._markers.get(self._held)) and self._held not in self._begun:
-                self._held = ()
-                yield found
-            elif self._held in self._begun:
-                return
-            else:
-                first, self._held = self._held[0], self._held[1:]
-                if first not in self._special:
-                    yield "id", first
+        yield from self._told(False)
 
-    def rest(self) -> Iterator[tuple[str, int]]:
+    def rest(self) -> Iterator[tuple[str, str | int]]:
         """What was held for a marker that did not come."""
-        held, self._held = self._held, ()
-        yield from (("id", i) for i in held if i not in self._special)
+        yield from self._told(True)
+
+    def _told(self, is_over: bool) -> Iterator[tuple[str, str | int]]:
+        while self._held and (is_over or self._held not in self._begun):
+            lengths = range(len(self._held), 0, -1)
+            n = next((n for n in lengths if self._held[:n] in self._markers), 0)
+            first, self._held = self._held[: n or 1], self._held[n or 1 :]
+            yield self._markers[first] if n else ("stray" if first[0] in self._special else "id", first[0])
 
     def all(self, ids: Iterable[int]) -> Iterator[tuple[str, str | int]]:
         for i in ids:

@@ -1,9 +1,6 @@
 """Tokenizers and chat templates from elsewhere, against the `tokenizers` library and Jinja itself."""
 
-from pathlib import Path
-
 import hypothesis
-import jinja2
 import pytest
 import tokenizers
 from hypothesis import strategies as st
@@ -13,30 +10,17 @@ from llm_jax.hub import template, vocabularies
 from llm_jax.hub.tokenizer import HubTokenizer
 from llm_jax.sampling.turns import Conversation, Pieces, TooLong, fitted
 from llm_jax.tokenizer import Tokenizer
+from tests.hub.templates import (
+    DEFAULT_SYSTEM,
+    NO_OLD_THOUGHTS,
+    NO_SYSTEM,
+    PLACE,
+    SPECIAL,
+    TEMPLATES,
+    by_jinja,
+    byte_level,
+)
 
-DEFAULT_SYSTEM = """{% for m in messages %}{% if loop.first and m['role'] != 'system' %}{{ '<|im_start|>system
-You help.<|im_end|>
-' }}{% endif %}{{ '<|im_start|>' + m['role'] + '
-' + m['content'] + '<|im_end|>' + '
-' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant
-' }}{% endif %}"""
-NO_SYSTEM = """{{ bos_token }}{% for m in messages %}
-{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
-{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}
-{{ '<|im_start|>' + ('model' if m['role'] == 'assistant' else m['role']) + '
-' + m['content'] | trim + '<|im_end|>
-' }}{% endfor %}
-{% if add_generation_prompt %}{{ '<|im_start|>model
-' }}{% endif %}"""
-NO_OLD_THOUGHTS = """{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}
-{% set ns.last = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}{% set content = m.content %}
-{% if m.role == 'assistant' and loop.index0 < ns.last and '</think>' in content %}
-{% set content = content.split('</think>')[-1].lstrip('\n') %}{% endif %}
-{{ '<|im_start|>' + m.role + '\n' + content + '<|im_end|>\n' }}{% endfor %}
-{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
-TEMPLATES = {"default system": DEFAULT_SYSTEM, "no system": NO_SYSTEM, "no old thoughts": NO_OLD_THOUGHTS}
-SPECIAL = {"bos_token": "<s>", "eos_token": "<|im_end|>"}
-PLACE = Path("a/tokenizer.json")
 TRUST = "not to be trusted"
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 ODD = st.sampled_from(
@@ -47,20 +31,7 @@ ODD = st.sampled_from(
 @pytest.fixture(scope="module")
 def model_json() -> str:
     """Byte-level BPE with the markers of thoughts as tokens."""
-    made = tokenizers.Tokenizer(tokenizers.models.BPE())
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=500,
-        special_tokens=["<s>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    made.train_from_iterator(
-        ["the cat sat on the mat\n\n", "system user assistant model You help. think answer"] * 9, trainer
-    )
-    made.add_tokens([tokenizers.AddedToken(text, special=False) for text in ("<think>", "</think>")])
-    return made.to_str()
+    return byte_level("<think>", "</think>")
 
 
 def make(model_json: str, source: str = DEFAULT_SYSTEM, **special) -> HubTokenizer:
@@ -75,15 +46,6 @@ def tokenizer(model_json):
 def turns(texts, system=""):
     out = [{"role": "system", "content": system}] if system else []
     return out + [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
-
-
-def by_jinja(source, messages, for_generation=False):
-    def refuse(message):
-        raise ValueError(message)
-
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = refuse
-    return environment.from_string(source).render(messages=messages, add_generation_prompt=for_generation, **SPECIAL)
 
 
 @hypothesis.given(TEXT | ODD)
@@ -101,8 +63,9 @@ def test_ids_are_those_of_the_library_and_come_back(tokenizer, model_json, text)
 def test_text_that_spells_a_special_token_stays_text(tokenizer, text):
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text and not set(ids) & set(tokenizer.special_names)
-    rendered = tokenizer.render(turns([text, "yes"]))
-    plain = tokenizer.render(turns(["a", "yes"]))
+    thought = [{"type": "think", "text": "b"}, {"type": "text", "text": text}]  # it stands alone between two tokens
+    rendered = tokenizer.render(turns([text, thought]))
+    plain = tokenizer.render(turns(["a", [thought[0], {"type": "text", "text": "a"}]]))
     count = lambda ids: [ids.count(i) for i in tokenizer.special_names]  # noqa: E731
     assert count(rendered.ids) == count(plain.ids)
 
@@ -179,6 +142,16 @@ def test_what_a_template_refuses_is_told_in_its_words(model_json):
         tokenizer.render(turns(["a"], "s"))
     with pytest.raises(UserError, match="no chat template"):
         make(model_json, "").render(turns(["a"]))
+
+
+def test_what_a_template_looks_for_is_not_hidden_from_it(model_json):
+    source = """{{ 'Q' if '/quiet' in messages[0].content else 'L' }}{% for m in messages %}
+{{ '<|im_start|>' + m.role + '\\n' + m.content.replace('/quiet', '').rstrip() + '<|im_end|>' }}{% endfor %}"""
+    tokenizer = make(model_json, source)
+    for system, how in (("Help. /quiet", "Q"), ("Help.", "L")):
+        shown = tokenizer.show(tokenizer.render(turns(["/quiet a", "b"], system)).ids)
+        asked = f"{how}<|im_start|>system\nHelp.<|im_end|><|im_start|>user\n a<|im_end|>"
+        assert shown == f"{asked}<|im_start|>assistant\nb<|im_end|>"
 
 
 @pytest.mark.parametrize("source, said", [

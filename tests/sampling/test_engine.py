@@ -1,6 +1,7 @@
 """The engine: cached decoding is the trainer's forward; forced tokens, tools, seeds and recorded log-probabilities."""
 
 import copy
+import json
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from llm_jax.config import UserError
 from llm_jax.sampling import decode
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.requests import Request
+from tests.hub.templates import CALLS, MARKS, hub_tokenizer
 
 BATCH, NEW, LONGEST = 4, 20, 96
 PROMPTS = (
@@ -339,3 +341,25 @@ def test_a_closing_marker_may_be_several_ids(tiny_model, tokenizer, mesh, params
     request = Request([two.bos], max_new_tokens=len(forced) + 5, forced=forced, suppress=others(two, last))
     (done,) = engine.generate(params, [request])
     assert said[:1] == ["cat"] and done.tool_calls
+
+
+def test_a_call_in_json_is_run_and_answered_in_the_templates_words(tiny_model, tokenizer, mesh, params):
+    theirs = hub_tokenizer(CALLS, *MARKS)
+    programs, asked = [], [{"role": "user", "content": "6*7?"}]
+    tools = calling(theirs, mesh, tiny_model, lambda program: programs.append(program) or "42")
+    prompt = theirs.render(asked, for_generation=True).ids
+
+    def request(body: str) -> Request:
+        forced = (*theirs.open["python"], *theirs.encode(body))
+        only = others(theirs, theirs.close["python"][0])
+        return Request(prompt, max_new_tokens=LONGEST, forced=forced, suppress=only)
+
+    calls = [{"name": "python", "arguments": {"code": "6*7"}}, {"name": "weather", "arguments": {}}]
+    good, bad = tools.generate(params, [request(f"\n{json.dumps(call)}\n") for call in calls])
+    parts = [{"type": "python", "text": "6*7"}, {"type": "output", "text": "42"}]
+    rendered = theirs.render([*asked, {"role": "assistant", "content": parts}], for_generation=True).ids
+    assert programs == ["6*7"] and [*prompt, *good.ids][: len(rendered)] == rendered
+    close, until = theirs.close["python"][0], len(rendered) - len(prompt)
+    assert good.sampled_mask[:until] == [int(i == close) for i in good.ids[:until]]
+    said = [part["text"] for part in theirs.parse(bad.ids)[0] if part["type"] == "output"]
+    assert said[0] == "error: there is no tool 'weather'"
