@@ -2,7 +2,8 @@
 
     python -m llm_jax.compile_ahead --config=experiments/NAME.py [--topology=v5p:4x4x4] [--function=decode] [--json]
 
-Decoding has `rl.slots` rows with a cache of `data.sequence_length` positions each.
+Training is a step of stage `pretrain`; with `lora.rank`, one of stage `sft` that trains an adapter. Decoding has
+`rl.slots` rows with a cache of `data.sequence_length` positions each. That of a run: --config=experiments/run.py:DIR.
 
 Needs the `tpu` extra (libtpu), no TPU. Figures are the compiler's and a roofline's, not measured times.
 """
@@ -40,10 +41,11 @@ from llm_jax.runs import Run  # noqa: E402
 from llm_jax.sampling import decode  # noqa: E402
 from llm_jax.sampling.slots import makers, placed  # noqa: E402
 from llm_jax.stage_table import STAGES  # noqa: E402
+from llm_jax.stages import adapter  # noqa: E402
 from llm_jax.tables import extend  # noqa: E402
 from llm_jax.training import loop  # noqa: E402
 from llm_jax.training.nats import cross_entropy_loss  # noqa: E402
-from llm_jax.training.optimizer import make_optimizer  # noqa: E402
+from llm_jax.training.optimizer import make_optimizer, schedule  # noqa: E402
 
 GIB = 2**30
 # Sizes that are sold: of 2-D slices the grids, of 3-D ones the rule.
@@ -101,27 +103,40 @@ def lower_decoding(config: ConfigDict, devices: list) -> jax.stages.Lowered:
         return decode.decode_chunk.lower(static, weights, cache, state, *numbers, resumed)
 
 
-def lower_training(config: ConfigDict, devices: list) -> jax.stages.Lowered:
-    """The jitted step of stage `pretrain`, lowered for shapes alone."""
-    vocab_size = config.tokenizer.vocab_size
+def lower_training(config: ConfigDict, devices: list) -> tuple[jax.stages.Lowered, dict[str, int]]:
+    """(the jitted step of stage `pretrain`, or of an adapter in `sft`, lowered for shapes alone; bytes of state)."""
+    vocab_size, stage = config.tokenizer.vocab_size, trained_stage(config)
     mesh = sharding.make_mesh(config.mesh, devices)
     run = Run(config, Path(), mesh, vocab_size)
     axes = transformer.param_axes(run.model, vocab_size)
     job = loop.Job(
-        stage="pretrain",
+        stage=stage,
         steps=10_000,
         optimizer=make_optimizer(config.optimizer, 10_000, 1.0, axes),
         loss=cross_entropy_loss(run),
         batches=loop.Batches(),
     )
-    params = run.abstract_params()
+    params, frozen = run.abstract_params(), {}
+    if config.lora.rank:
+        job = adapter.adapted(run, job, schedule(config.lora.learning_rate, 10_000, config.optimizer))
+        params, frozen = adapter.abstract(run)
     state, step = loop.abstract_state(job, params, mesh), loop.step_function(job, params, mesh)
+    held = {"trained_bytes": bytes_on_one((params, state)), "frozen_bytes": bytes_on_one(frozen)}
     with jax.set_mesh(mesh):
-        return step.lower(params, {}, state, abstract_batch(config, mesh))
+        return step.lower(params, frozen, state, abstract_batch(config, stage, mesh)), held
 
 
-def abstract_batch(config: ConfigDict, mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    B, T = config.pretrain.batch, config.data.sequence_length
+def trained_stage(config: ConfigDict) -> str:
+    return "sft" if config.lora.rank else "pretrain"
+
+
+def bytes_on_one(tree) -> int:
+    """Of a device's shards."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def abstract_batch(config: ConfigDict, stage: str, mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    B, T = config[stage].batch, config.data.sequence_length
     size = min(config.train.microbatch or B, B)
     place = sharding.batch_sharding(mesh, 3)
     kinds = dict.fromkeys(("tokens", "positions", "segments", "targets"), jnp.int32) | {"weights": jnp.float32}
@@ -133,16 +148,16 @@ def report(config: ConfigDict, topology: str, function: str) -> dict:
     devices = topology_devices(topology, config.mesh.slices)
     chip = roofline.CHIPS[topology.partition(":")[0]]
     T, model, vocab_size = config.data.sequence_length, config.model, config.tokenizer.vocab_size
+    started, held = time.monotonic(), {}
     if function == "decode":
-        lower, tokens = lower_decoding, config.rl.slots
+        lowered, tokens = lower_decoding(config, devices), config.rl.slots
         flops = tokens * roofline.forward_flops_per_token(model, vocab_size, T)
     else:
-        lower, tokens = lower_training, config.pretrain.batch * T
-        flops = roofline.train_flops(model, vocab_size, config.pretrain.batch, T)
+        (lowered, held), rows = lower_training(config, devices), config[trained_stage(config)].batch
+        tokens, flops = rows * T, roofline.train_flops(model, vocab_size, rows, T)
+        flops *= adapter.FLOPS if config.lora.rank else 1
     flops /= len(devices)
-    out = {"function": function, "topology": topology, "devices": len(devices), "model_flops": flops}
-    started = time.monotonic()
-    lowered = lower(config, devices)
+    out = {"function": function, "topology": topology, "devices": len(devices), "model_flops": flops, **held}
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -204,6 +219,9 @@ def show(figures: dict) -> None:
         f"matrix FLOPs {figures['gemm_flops']:.3e}, of the model {figures['model_flops']:.3e}, "
         f"estimated cycles {figures['est_cycles']:.3e}"
     )
+    if "trained_bytes" in figures:
+        trained, frozen = (figures[name] / GIB for name in ("trained_bytes", "frozen_bytes"))
+        print(f"trained, with its optimizer's state, {trained:.3f} GiB; frozen {frozen:.3f}")
     for kind, size in sorted(figures["collective_bytes"].items()):
         print(f"{kind}: {figures['collective_counts'][kind]} a step, {size / 1e9:.2f} GB")
     print(

@@ -74,6 +74,7 @@ def default() -> ConfigDict:
 
     c.imported = ConfigDict()
     c.imported.source = ""  # folder of Hugging Face or GGUF file to start from, not from pre-training
+    c.imported.context = 0  # the longest context that its model was made for, in tokens; 0: it does not say
 
     c.mesh = ConfigDict()
     c.mesh.data = 1  # replicas

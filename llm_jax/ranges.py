@@ -136,6 +136,7 @@ RANGES = {
     "data.weights": FROM_0,
     "data.lessons": FROM_0,
     "imported.source": ANY_TEXT,
+    "imported.context": whole(0),
     "mesh.data": whole(1),
     "mesh.fsdp": whole(1),
     "mesh.expert": whole(1),

@@ -72,6 +72,26 @@ def test_the_training_step_compiles_and_its_figures_add_up(tmp_path):
 
 @pytest.mark.tpu_compile
 @needs_libtpu
+@pytest.mark.parametrize("dtype, bytes_of_one", [("float32", 4), ("int8", 1)])
+def test_the_step_of_an_adapter_compiles_and_its_figures_add_up(tmp_path, dtype, bytes_of_one):
+    """Forward, and backward the gradient of what goes in alone: frozen matrices and tables have none."""
+    ours = figures(tmp_path, "--config.lora.rank=8", f"--config.lora.frozen={dtype}", "--config.model.remat=none")
+    tokens, layers, head = 8 * 512 / 4, 4 * (256 * 128 * 12 + 3 * 256 * 512), 256 * 1024
+    sides = (
+        512 + 256 + 256 + 512 + 3 * 512
+    )  # of q, k, v, o, feed-forward; the other one is the model's, which fsdp cuts
+    matrices, small = 2 * tokens * 2 * (layers + head), 4 * 8 * (7 * 256 + sides)
+    assert ours["fits"] and not ours["unknown_loops"]
+    assert matrices < ours["gemm_flops"] < matrices + 2 * tokens * 3.01 * small
+    assert ours["model_flops"] == pytest.approx(2 / 3 * figures(tmp_path)["model_flops"])
+    assert ours["trained_bytes"] == pytest.approx(3 * 4 * 4 * 8 * (7 * 256 / 4 + sides), abs=16)
+    frozen = layers * bytes_of_one + 2 * head * min(4, 2 * bytes_of_one)
+    assert frozen / 4 < ours["frozen_bytes"] < 1.05 * frozen / 4
+    assert (ours["hbm_args_gib"] + 0.0005) * 2**30 > ours["trained_bytes"] + ours["frozen_bytes"]
+
+
+@pytest.mark.tpu_compile
+@needs_libtpu
 @pytest.mark.parametrize("mesh", [(2, 2, 1, 1, 1), (1, 1, 2, 2, 1), (4, 1, 1, 2, 2)])
 def test_tensor_context_and_slices_compile(tmp_path, mesh):
     assert figures(tmp_path, mesh=mesh)["devices"] == mesh[0] * mesh[1] * mesh[2] * mesh[3]

@@ -35,10 +35,10 @@ OF_PATHS = {  # what is wrong with a path that the user has named, or a file of 
 }
 
 
-def run_cli(main: Callable[[], None], define_flags: Callable[[], None]) -> None:
-    """Defines and parses flags, runs `main`, exits."""
+def run_cli(main: Callable[..., None], define_flags: Callable[[], None], words: tuple[str, ...] = ()) -> None:
+    """Defines and parses flags, runs `main`, exits. `words` are what is given without a flag, as `main` gets it."""
     try:
-        code = exit_code(main, define_flags)
+        code = exit_code(main, define_flags, words)
     except (Exception, KeyboardInterrupt):
         if processes.first_to_fail(1):
             traceback.print_exc()
@@ -47,14 +47,14 @@ def run_cli(main: Callable[[], None], define_flags: Callable[[], None]) -> None:
     sys.exit(code)
 
 
-def exit_code(main: Callable[[], None], define_flags: Callable[[], None]) -> int:
+def exit_code(main: Callable[..., None], define_flags: Callable[[], None], words: tuple[str, ...] = ()) -> int:
     try:
         define_flags()
-        parse(sys.argv)
+        given = parse(sys.argv, words)
     except Exception as error:  # a config file is a program, and may fail in any way
         return complain(first_line(error), 2)
     try:
-        main()
+        main(*given)
         sys.stdout.flush()
     except UserError as error:
         return complain(str(error), 2)
@@ -77,8 +77,11 @@ def exit_code(main: Callable[[], None], define_flags: Callable[[], None]) -> int
     return 0
 
 
-def parse(argv: list[str]) -> None:
-    """Parses the flags and reads the config file. Raises UserError, and whatever the file raises."""
+def parse(argv: list[str], words: tuple[str, ...] = ()) -> list[str]:
+    """Parses the flags, reads the config file -> what is given without a flag, as many as there are `words`.
+
+    Raises UserError, and whatever the file raises.
+    """
     argv, named = opened(argv) if "config" in flags.FLAGS else (argv, {})
     sys.argv = argv  # ml_collections looks there for its flags
     if (file := config_file(argv)) and not os.path.isfile(file):
@@ -91,8 +94,11 @@ def parse(argv: list[str]) -> None:
         with flags.FLAGS.config.unlocked(), flags.FLAGS.config.ignore_type():
             for (section, name), value in named.items():
                 functools.reduce(getattr, section.split("."), flags.FLAGS.config)[name] = value
-    if rest:
-        raise UserError(f"unexpected argument {rest[0]!r}; every option is a --flag")
+    if len(rest) > len(words):
+        raise UserError(f"unexpected argument {rest[len(words)]!r}; every option is a --flag")
+    if len(rest) < len(words):
+        raise UserError(f"{words[len(rest)]} is missing; give {' '.join(words)}")
+    return rest
 
 
 def opened(argv: list[str]) -> tuple[list[str], dict[tuple[str, str], float]]:

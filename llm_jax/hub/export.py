@@ -44,7 +44,8 @@ def define_flags() -> None:
 
 def described(config: ConfigDict, tokenizer: Tokenizer) -> dict:
     """Its config.json. Raises UserError where no engine has such a model."""
-    out = families.config_json(config.model, tokenizer.vocab_size, config.data.sequence_length)
+    longest = max(config.imported.context, config.data.sequence_length)
+    out = families.config_json(config.model, tokenizer.vocab_size, longest)
     return out | {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.end, "pad_token_id": tokenizer.pad}
 
 

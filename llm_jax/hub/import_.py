@@ -71,8 +71,9 @@ def config_for(source: Source, length: int = LENGTH) -> ConfigDict:
         for key, value in families.model_values(source.config).items():
             config.model[key] = value
     config.tokenizer.vocab_size = source.config["vocab_size"]
-    config.data.sequence_length = min(length, source.config.get("max_position_embeddings", length))
     config.imported.source = str(source.path.absolute())
+    config.imported.context = source.config.get("max_position_embeddings", 0)
+    config.data.sequence_length = min(length, config.imported.context or length)
     validate(config)
     return config
 
@@ -121,8 +122,9 @@ def check(run: Run, stages: list[str]) -> None:
 
 def describe(run: Run) -> str:
     params = sum(leaf.size for leaf in jax.tree.leaves(run.abstract_params()))
-    m = run.config.model
-    return f"{params / 1e6:,.1f}M parameters, {m.layers} layers, {run.config.data.sequence_length} tokens at a time"
+    m, length, longest = run.config.model, run.config.data.sequence_length, run.config.imported.context
+    of = f" of {longest:,}" if longest > length else ""
+    return f"{params / 1e6:,.1f}M parameters, {m.layers} layers, {length:,}{of} tokens at a time"
 
 
 def main() -> None:

@@ -12,10 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from llm_jax.model.outputs_first import INPUTS, OutputsFirst, product
-from llm_jax.sharding import constrain
+from llm_jax.sharding import constrain, named
 
 Tree = dict[str, Any]
 
@@ -100,22 +101,38 @@ def frozen(params: Tree, axes_tree: Tree, dtype: str) -> Tree:
     In bfloat16: matrices and tables; norms, biases and routers stay float32. In int8: the matrices of `INPUTS`, with
     one float32 scale for each output; experts and tables in bfloat16.
     """
-    if dtype == "float32":
-        return params
 
     def leaf(path, axes: tuple, weight: jax.Array):
-        name = path[-1].key
-        if "embed" not in axes or name == "router":
+        kept = kept_as(path[-1].key, axes, dtype)
+        if not kept:
             return weight
-        out = _int8(weight, axes, name) if dtype == "int8" and is_matrix(name, axes) else _bfloat16(weight)
+        out = _int8(weight, axes, path[-1].key) if kept == "int8" else _bfloat16(weight)
         weight.delete()
         return out
 
     return jax.tree_util.tree_map_with_path(leaf, axes_tree, params, is_leaf=lambda x: isinstance(x, tuple))
 
 
-def is_matrix(name: str, axes: tuple) -> bool:
-    return name in INPUTS and "expert" not in axes
+def abstract_frozen(params: Tree, axes_tree: Tree, dtype: str, mesh: Mesh) -> Tree:
+    """Shapes and shardings of what `frozen` makes, of those of the parameters."""
+
+    def leaf(path, axes: tuple, weight: jax.ShapeDtypeStruct):
+        kept, name = kept_as(path[-1].key, axes, dtype), path[-1].key
+        if not kept:
+            return weight
+        turn = functools.partial(_int8, axes=axes, name=name) if kept == "int8" else _bfloat16
+        places = frozen_axes(axes, name) if kept == "int8" else axes
+        with_place = lambda x, names: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=named(mesh, *names))  # noqa: E731
+        return jax.tree.map(with_place, jax.eval_shape(turn, weight), places)
+
+    return jax.tree_util.tree_map_with_path(leaf, axes_tree, params, is_leaf=lambda x: isinstance(x, tuple))
+
+
+def kept_as(name: str, axes: tuple, dtype: str) -> str:
+    """What a parameter under an adapter lies in, for `lora.frozen`; "": as it is."""
+    if dtype == "float32" or "embed" not in axes or name == "router":
+        return ""
+    return "int8" if dtype == "int8" and name in INPUTS and "expert" not in axes else "bfloat16"
 
 
 @jax.jit

@@ -69,8 +69,8 @@ FORMATS = {
 }
 
 
-def kind_of(path: tuple[str, ...]) -> str:
-    """The format that suits the metric at a path of the report."""
+def kind_of(path: tuple[str, ...], metric: Metric) -> str:
+    """The format that suits the metric at a path of the report; what has an interval is a rate, if nothing else."""
     name = path[-1]
     if "seconds" in (path[0], name) or name.endswith("_seconds"):
         return "seconds"
@@ -82,7 +82,8 @@ def kind_of(path: tuple[str, ...]) -> str:
         return "bytes"
     if name == "logp_gap_max":
         return "plain"
-    return "share" if name == "padding" or any(part in SHARE_GROUPS for part in path[:2]) else "plain"
+    is_rate = "ci95" in metric or name == "padding" or any(part in SHARE_GROUPS for part in path[:2])
+    return "share" if is_rate else "plain"
 
 
 def number(metric: Metric, kind: str = "share") -> str:

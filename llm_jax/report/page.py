@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
 from llm_jax.files import whole_lines
 from llm_jax.report import metrics, plots
 from llm_jax.report.metrics import Metric, read_json
+from llm_jax.report.templates import rendered
 from llm_jax.stage_table import STAGES, trained
 
 SECTIONS = (
@@ -174,7 +174,7 @@ def table(report: dict[str, Any]) -> list[dict[str, str]]:
     """Every metric of the report as a row of text."""
     rows = []
     for path, metric in metrics.walk(report):
-        kind = "share" if "ci95" in metric else metrics.kind_of(path)
+        kind = metrics.kind_of(path, metric)
         rows.append(
             {
                 "name": " / ".join(path),
@@ -190,14 +190,8 @@ def write_page(workdir: Path) -> Path:
     """Render the page of the run in `workdir` and return where it lies."""
     report = metrics.measured(read_json(workdir / "report" / "report.json"))
     curves = {stage: whole_lines(workdir / stage / "metrics.jsonl") for stage in trained()}
-    # A group that a run lacks reads as undefined all the way down, and the template then leaves it out.
-    pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=ChainableUndefined,
-    )
-    pages.filters |= {"number": metrics.number, "interval": metrics.interval, "quoted": metrics.quoted}
-    html = pages.get_template("page.html").render(
+    html = rendered(
+        "page.html",
         r=report,
         samples=read_json(workdir / "report" / "samples.json"),
         plots=draw(report, curves),

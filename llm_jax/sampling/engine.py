@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 import jax
 from jax.sharding import Mesh
 
+from llm_jax.sampling import memory
 from llm_jax.sampling.decode import MOST_STEPS
 from llm_jax.sampling.lane import Lane
 from llm_jax.sampling.requests import Completion, Request, Tool
@@ -37,6 +38,8 @@ class Engine:
     `generate` answers a list of requests. For requests that come and go: `submit`, then `step` until it is done.
     Options: `int8_weights`, `int8_cache`; `drafts`, the tokens guessed ahead at each step, which are kept where the
     row would have written them itself, so that completions stay as they are.
+
+    Raises UserError, which names slots x length, where the cache has no room in memory.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Engine:
     ):
         self.tokenizer, self.mesh, self.slots, self.length = tokenizer, mesh, slots, length
         self.tools = tools or {}
+        memory.tell(model, tokenizer.vocab_size, mesh, slots, length, **options)
         lanes, closings = lanes_for(mesh, slots), [tokenizer.close[name] for name in self.tools]
         make = lambda: Slots(model, tokenizer, mesh, slots // lanes, length, closings, **options)  # noqa: E731
         self._pool, self._threads = ThreadPoolExecutor(TOOL_THREADS), ThreadPoolExecutor(lanes)

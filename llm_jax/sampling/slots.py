@@ -26,6 +26,8 @@ def bucket(size: int, sizes: tuple[int, ...]) -> int:
 
 
 def cache_lengths(longest: int) -> tuple[int, ...]:
+    """Those that the cache goes through; the last one holds `longest` tokens."""
+    longest = -(-longest // 8) * 8
     out = [min(CACHE_BUCKET, longest)]
     while out[-1] < longest:
         out.append(min(2 * out[-1], longest))
@@ -50,7 +52,7 @@ class Slots:
         self.tokenizer, self.mesh, self.count = tokenizer, mesh, count
         self.int8_weights, self.drafts = int8_weights, drafts
         self.static = (model.to_json(), tokenizer.vocab_size, self.drafts)
-        self.lengths = cache_lengths(-(-length // 8) * 8)
+        self.lengths = cache_lengths(length)
         shards = sharding.shards(mesh, "batch")
         self.together = tuple(sorted({shards, *(max(1, count // (part * shards)) * shards for part in TOGETHER)}))
         self._by_rank = {n: sharding.named(mesh, "batch", *(None,) * (n - 1)) for n in (1, 2)}

@@ -181,13 +181,16 @@ def test_rank_8_on_all_projections_is_at_most_a_fiftieth_of_adamws_state():
     assert 3 * count(adapter) <= 0.02 * 3 * count(shapes)
 
 
-def test_frozen_matrices_take_fewer_bytes(with_tail):
-    """The old ones are gone."""
+def test_frozen_matrices_take_fewer_bytes(with_tail, mesh):
+    """As many as is told without making them. The old ones are gone."""
     model = with_tail
     axes = transformer.param_axes(model, VOCAB)
     for dtype, bytes_of_one in (("bfloat16", 2), ("int8", 1)):
         params = drawn_params(model, VOCAB)
+        told = lora.abstract_frozen(jax.eval_shape(lambda x: x, params), axes, dtype, mesh)
         frozen = lora.frozen(params, axes, dtype)
+        shape = lambda x: (x.shape, x.dtype)  # noqa: E731
+        assert jax.tree.map(shape, told) == jax.tree.map(shape, frozen)
         q = frozen["stack"]["blocks"]["layer_0"]["attention"]["q"]
         q = q.values if isinstance(q, OutputsFirst) else q
         assert q.nbytes == bytes_of_one * q.size and q.size == model.dim * model.heads * model.head_dim
