@@ -161,7 +161,8 @@ def table(report: dict[str, Any]) -> list[dict[str, str]]:
     """Every metric of the report as a row of text."""
     rows = []
     for path, metric in metrics.walk(report):
-        kind = "share" if "ci95" in metric else metrics.kind_of(path)
+        kind = metrics.kind_of(path)
+        kind = "share" if kind == "plain" and "ci95" in metric else kind
         rows.append(
             {
                 "name": " / ".join(path),
