@@ -6,6 +6,7 @@ beginning or end of a span, the end of a turn) is one id in ours, and may be sev
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,12 @@ class Tokenizer:
     def show(self, ids: Iterable[int]) -> str:
         """Text of ids with special tokens spelled out, for people to read."""
         return "".join(self.special_names.get(run[0]) or self.decode(run) for run in self._runs(list(ids)))
+
+    def encode_shown(self, text: str) -> list[int]:
+        """The inverse of `show`: what spells a special token is this token."""
+        names = {name: i for i, name in self.special_names.items()}
+        pieces = re.split("(" + "|".join(map(re.escape, sorted(names, key=len, reverse=True))) + ")", text)
+        return [i for n, piece in enumerate(pieces) for i in ([names[piece]] if n % 2 else self.encode(piece))]
 
     def _runs(self, ids: list[int]) -> Iterator[list[int]]:
         """Cuts ids into single special tokens and runs of plain ones."""
