@@ -105,21 +105,18 @@ def split(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[i
     return [*begin, *before], after
 
 
-def of_continuations(
-    engine: Engine, params, pairs: list[tuple[list[int], list[int]]], greedy: bool = True
-) -> list[tuple[float, bool]]:
+def of_continuations(engine: Engine, params, pairs: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
     """(log p of the continuation, in nats; whether greedy decoding would have written it) of each (context,
     continuation). No context is empty; what does not fit is cut from the left.
 
-    A context that several share is read once, and so is its beginning where others begin alike. Without `greedy` that
-    is not looked at, and False.
+    A context that several share is read once, and so is its beginning where others begin alike.
     """
-    asked = [request_of(context, after, engine.length, greedy) for context, after in pairs if after]
+    asked = [request_of(context, after, engine.length) for context, after in pairs if after]
     done = iter(engine.generate(params, asked))
-    return [told(next(done), after, greedy) if after else (0.0, greedy) for _, after in pairs]
+    return [told(next(done), after) if after else (0.0, True) for _, after in pairs]
 
 
-def request_of(context: list[int], continuation: list[int], length: int, greedy: bool) -> Request:
+def request_of(context: list[int], continuation: list[int], length: int) -> Request:
     """The continuation is put into the model's mouth; what is too long for that stands in the prompt but for its last
     token."""
     whole = [*context, *continuation][-length:]
@@ -127,13 +124,10 @@ def request_of(context: list[int], continuation: list[int], length: int, greedy:
     written = most if most <= FORCED_ROOM else 1
     prompt, forced = whole[:-written], tuple(whole[-written:])
     scored = len(whole) - most if written < most else None
-    return Request(prompt, max_new_tokens=written, forced=forced, top=int(greedy), prompt_logprobs=scored)
+    return Request(prompt, max_new_tokens=written, forced=forced, top=1, prompt_logprobs=scored)
 
 
-def told(completion: Completion, continuation: list[int], greedy: bool) -> tuple[float, bool]:
+def told(completion: Completion, continuation: list[int]) -> tuple[float, bool]:
     logprob = [*(completion.prompt_logprob or []), *completion.logprob]
-    if not greedy:
-        return sum(logprob), False
-    tops = [*(completion.prompt_top or []), *completion.top]
-    likeliest = [top[0][0] for top in tops]
+    likeliest = [top[0][0] for top in [*(completion.prompt_top or []), *completion.top]]
     return sum(logprob), likeliest == continuation[-len(likeliest) :]

@@ -63,7 +63,7 @@ def measure_file(engine: Engine, params, path: Path, talks: bool = False) -> dic
 def likelihoods(engine: Engine, params, questions: list[Question], talks: bool) -> list[list[float]]:
     """Of each question log p of each choice."""
     pairs = [split(engine.tokenizer, q.prompt, choice) for q in questions for choice in q.choices]
-    told = iter(of_continuations(engine, params, pairs, greedy=False))
+    told = iter(of_continuations(engine, params, pairs))
     return [[next(told)[0] for _ in q.choices] for q in questions]
 
 
