@@ -57,16 +57,18 @@ setup(
         "prometheus-client>=0.21",
         *WEB,
     ],
+    entry_points={"lm_eval.models": ["llm_jax = llm_jax.evals.harness:Model"]},
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "gpu": ["jax[cuda13]>=0.10.2,<0.13"],
         "hf": ["safetensors>=0.6", "gguf>=0.17"],  # models of others, in and out
+        "lm_eval": ["lm_eval>=0.4.13,<0.5"],  # the field's harness; brings no PyTorch
         "clients": [  # what tests/serve/test_clients.py talks with
             "openai>=2,<3",  # llama-index has none newer
             "instructor>=1.13",
             "langchain-openai>=1",
             "litellm>=1.90",
-            "lm_eval[api]>=0.4.9",
+            "lm_eval[api]>=0.4.13,<0.5",
             "llama-index-llms-openai-like>=0.8",
             "pydantic-ai-slim[openai]>=2",
         ],

@@ -129,6 +129,8 @@ def default() -> ConfigDict:
     c.eval.passk_samples = 16  # samples of each
     c.eval.slots = 64  # prompts decoded at a time
     c.eval.max_new_tokens = 80
+    c.eval.texts = ""  # glob of text files whose bits per byte are measured, of every stage
+    c.eval.questions = ""  # glob of .jsonl files with questions of one's own, asked of every stage
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 500  # steps; the last step is always saved

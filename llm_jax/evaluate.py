@@ -1,6 +1,7 @@
 """Measure one stage's newest checkpoint: python -m llm_jax.evaluate --workdir=DIR --stage=rl [--tasks=a,b]
 
-Tasks are the groups of the report. The last line printed is one JSON object, group -> metrics.
+Tasks are the groups of the report. The last line printed is one JSON object, group -> metrics. With --texts=GLOB or
+--questions=GLOB, files of one's own: their bits per byte, and the answers to their questions (evals/shapes.py).
 """
 
 import json
@@ -18,18 +19,24 @@ from llm_jax.evals.table import MEASUREMENTS  # noqa: E402
 from llm_jax.files import user_path  # noqa: E402
 from llm_jax.runs import STAGE_HELP, Run  # noqa: E402
 
+FILES = {"texts": "text files", "questions": "JSON lines of questions"}
+
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
     flags.DEFINE_string("stage", "", STAGE_HELP)
     flags.DEFINE_list("tasks", [], f"Some of {', '.join(MEASUREMENTS)}; all that suit the stage if not given.")
+    for name, what in FILES.items():
+        flags.DEFINE_string(name, None, f"Glob of {what}: measures these, and no other tasks unless they are given.")
 
 
 def main() -> None:
     f = flags.FLAGS
     run = Run.open(user_path(f.workdir, "--workdir"))
+    given = {name: f[name].value for name in FILES if f[name].value is not None}
+    run.config.eval.update(given)
     with jax.set_mesh(run.mesh):
-        measured = measure(run, run.choose(f.stage), f.tasks)
+        measured = measure(run, run.choose(f.stage), list(dict.fromkeys([*f.tasks, *given])))
     print(json.dumps(measured))
 
 

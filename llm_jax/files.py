@@ -101,12 +101,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file. Raises UserError for the first line that is none."""
+    return [found for _, found in numbered_lines(path)]
+
+
+def numbered_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """As `json_lines`, each with the number of its line."""
     objects = []
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if line.strip():
-            objects.append(parsed(line))
-            if objects[-1] is None:
+            found = parsed(line)
+            if found is None:
                 raise UserError(f"{path} line {number} is damaged: it is no JSON object; make the file again")
+            objects.append((number, found))
     return objects
 
 

@@ -184,6 +184,8 @@ RANGES = {
     "eval.passk_samples": whole(1, 64),
     "eval.slots": whole(1),
     "eval.max_new_tokens": whole(1),
+    "eval.texts": ANY_TEXT,
+    "eval.questions": ANY_TEXT,
     "checkpoint.every": whole(1),
     "checkpoint.keep": whole(1),
     "log.eval_every": whole(1),

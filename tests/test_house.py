@@ -12,7 +12,7 @@ from tests.commands import ROOT
 ROOMS = (
     "ranges config files frame tables stage_table rows sharding checkpoint tokenizer model tools "
     "tasks runs lineage planning training sampling prompts stages evals report serve hub "
-    "chat generate evaluate compile_ahead compare main"
+    "chat generate evaluate lm_eval compile_ahead compare main"
 ).split()
 LOOP = "llm_jax.training.loop"
 PACKAGES = ("llm_jax", "data_pipelines")

@@ -13,7 +13,7 @@ import jax
 
 from llm_jax import lineage
 from llm_jax.config import UserError
-from llm_jax.evals import samples
+from llm_jax.evals import questions, samples, texts
 from llm_jax.evals.bpb import xz_bits_per_byte
 from llm_jax.evals.measure import Examiner
 from llm_jax.evals.real import real_group
@@ -29,11 +29,13 @@ from llm_jax.tools.table import Toolbox
 
 @contextlib.contextmanager
 def examiner_of(run: Run):
-    """An Examiner of a run's held-out prompts, with an engine and the run's tools."""
+    """An Examiner of a run's held-out prompts, with an engine and the run's tools. What was imported may have none."""
+    has_prompts = (run.workdir / "data" / "prepared.json").exists()
+    prompts = load_prompts(run.workdir, "test") if has_prompts else []
     with contextlib.closing(Toolbox(run.workdir)) as tools:
         engine = engine_for(run, run.config.eval.slots, tools)
         try:
-            yield Examiner(run, engine, load_prompts(run.workdir, "test"))
+            yield Examiner(run, engine, prompts)
         finally:
             engine.close()
 
@@ -43,6 +45,15 @@ def check(run: Run, stages: list[str]) -> None:
     if "data" not in stages:
         read_json(run.workdir / "data" / "prepared.json")
         load_prompts(run.workdir, "test")
+    check_files(run)
+
+
+def check_files(run: Run) -> None:
+    """Raises UserError for files of the user's own that are not there, or not as they must be."""
+    if run.config.eval.texts:
+        texts.read(run.config.eval.texts)
+    if run.config.eval.questions:
+        questions.files_of(run.config.eval.questions)
 
 
 def evaluate(run: Run) -> None:
@@ -67,7 +78,7 @@ def measured(examiner: Examiner, params: dict[str, dict]) -> dict:
     rows = there(examiner, MEASUREMENTS.values())
     for stage in params:
         wanted = {row.name: [path for path, whose in places(row, list(params)) if whose == stage] for row in rows}
-        asked = measure_stage(examiner, params[stage], [row for row in rows if wanted[row.name]])
+        asked = measure_stage(examiner, stage, params[stage], [row for row in rows if wanted[row.name]])
         for name, group in asked.items():
             for path in wanted[name]:
                 put(report, path, group)
@@ -93,6 +104,7 @@ def places(row: Measurement, stages: list[str]) -> list[tuple[tuple[str, ...], s
         "last": [((row.name,), stage) for stage in chat[-1:]],
         "before and after": [((row.name, "before"), stage) for stage in chat[:1] if stage not in after]
         + [((row.name, "after"), stage) for stage in after],
+        "every": [((row.name, stage), stage) for stage in stages],
     }[row.on]
     return found + [(("final", row.name), stage) for stage in chat[-1:] if row.final]
 
@@ -104,7 +116,8 @@ def put(report: dict, path: tuple[str, ...], group: dict) -> None:
 
 
 def there(examiner: Examiner, rows: Iterable[Measurement]) -> list[Measurement]:
-    """Those that this run has what they need for; a line tells of the others."""
+    """Those that this run has what they need for; a line tells of the others, if they were to be."""
+    rows = [row for row in rows if not row.files or examiner.config[row.files]]
     lacking = {row.name: row.missing(examiner) for row in rows}
     for name, missing in lacking.items():
         if missing:
@@ -112,7 +125,8 @@ def there(examiner: Examiner, rows: Iterable[Measurement]) -> list[Measurement]:
     return [row for row in rows if not lacking[row.name]]
 
 
-def measure_stage(examiner: Examiner, params, rows: Iterable[Measurement]) -> dict:
+def measure_stage(examiner: Examiner, stage: str, params, rows: Iterable[Measurement]) -> dict:
+    examiner.talks = STAGES[stage].kind == "chat" and examiner.tokenizer.talks
     return {row.name: timed(row.name, row.measure, examiner, params) for row in rows}
 
 
@@ -121,14 +135,15 @@ def measure(run: Run, stage: str, names: list[str]) -> dict[str, dict]:
 
     Raises UserError for a name that is unknown, or what the run has not the parts for.
     """
-    suits = lambda row: row.on == "base" or STAGES[stage].kind == "chat"  # noqa: E731
+    suits = lambda row: row.on in ("base", "every") or STAGES[stage].kind == "chat"  # noqa: E731
     rows = [MEASUREMENTS.find(name) for name in names] or [row for row in MEASUREMENTS.values() if suits(row)]
+    check_files(run)
     params = run.load_params(stage)
     with examiner_of(run) as examiner:
         for row in rows:
             if names and (missing := row.missing(examiner)):
                 raise UserError(f"task {row.name!r} needs {missing}, which {run.workdir} has not")
-        return measure_stage(examiner, params, there(examiner, rows))
+        return measure_stage(examiner, stage, params, there(examiner, rows))
 
 
 def timed(name: str, function, *args):

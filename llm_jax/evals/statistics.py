@@ -36,7 +36,11 @@ def bootstrap(values: np.ndarray, items: Sequence[Hashable]) -> tuple[float, flo
     for value, item in zip(values, items, strict=True):
         sums[item][0] += value
         sums[item][1] += 1
-    table = np.array(list(sums.values()))
+    return of_ratio(np.array(list(sums.values())))
+
+
+def of_ratio(table: np.ndarray) -> tuple[float, float]:
+    """Percentile interval of the sum of the first column over that of the second, of resampled rows, seeded."""
     rng = np.random.default_rng(0)
     drawn = table[rng.integers(len(table), size=(RESAMPLES, len(table)))].sum(axis=1)
     low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])

@@ -13,22 +13,26 @@ from llm_jax.evals.measure import (
     measure_think,
     measure_tools,
 )
+from llm_jax.evals.questions import measure_files
 from llm_jax.evals.real import measure_real
+from llm_jax.evals.texts import bits_per_byte_of
 from llm_jax.tables import Row, Table
 
-ON = ("base", "assistant", "last", "before and after")
+ON = ("base", "assistant", "last", "before and after", "every")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measurement(Row):
     """A group of the report. `on` is whose checkpoint it is about: the model that continues documents, the first one
-    that answers turns, the last one, or the one before and the one after reinforcement learning."""
+    that answers turns, the last one, the one before and the one after reinforcement learning, or every one."""
 
     measure: Callable[[Examiner, dict], dict] = None  # (examiner, parameters) -> {name: metric or such a dict}
     on: str = None
     final: bool = False  # asked again of the last checkpoint, for the group `final`
+    prompts: bool = True  # it asks held-out prompts of the run
     tasks: tuple[str, ...] = ()  # families whose held-out prompts it needs
     tools: tuple[str, ...] = ()  # that it needs
+    files: str = ""  # the key of `eval` that names the user's own files; it is measured where some are named
 
     def wrong(self, names: Iterable[str]) -> str:
         return "" if self.on in ON else f"on is {self.on!r}; choose from {', '.join(ON)}"
@@ -36,7 +40,9 @@ class Measurement(Row):
     def missing(self, examiner: Examiner) -> str:
         """What it needs that this run has not, in a few words; empty when all is there."""
         asked = {task for task, _ in examiner.by_level}
-        lacking = [f"prompts of {task!r}" for task in self.tasks if task not in asked]
+        lacking = ["held-out prompts"] if self.prompts and not asked else []
+        lacking += [f"prompts of {task!r}" for task in self.tasks if task not in asked]
+        lacking += [f"eval.{self.files}"] if self.files and not examiner.config[self.files] else []
         lacking += [f"the tool {tool!r}" for tool in self.tools if tool not in examiner.engine.tools]
         return " and ".join(lacking)
 
@@ -44,7 +50,9 @@ class Measurement(Row):
 MEASUREMENTS: Table[Measurement] = Table(
     "task",
     (
-        Measurement(name="bpb", measure=lambda examiner, params: bits_per_byte(examiner.run, params), on="base"),
+        Measurement(
+            name="bpb", measure=lambda examiner, params: bits_per_byte(examiner.run, params), on="base", prompts=False
+        ),
         Measurement(name="sft", measure=measure_sft, on="assistant", final=True),
         Measurement(name="think", measure=measure_think, on="assistant", final=True, tasks=("arithmetic",)),
         Measurement(
@@ -65,5 +73,19 @@ MEASUREMENTS: Table[Measurement] = Table(
             tasks=("arithmetic",),
         ),
         Measurement(name="real", measure=measure_real, on="before and after", tasks=("sums", "arithmetic")),
+        Measurement(
+            name="texts",
+            measure=lambda examiner, params: bits_per_byte_of(examiner.run, params, examiner.config.texts),
+            on="every",
+            prompts=False,
+            files="texts",
+        ),
+        Measurement(
+            name="questions",
+            measure=lambda e, params: measure_files(e.engine, params, e.config.questions, e.talks),
+            on="every",
+            prompts=False,
+            files="questions",
+        ),
     ),
 )

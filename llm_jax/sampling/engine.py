@@ -124,7 +124,10 @@ class Engine:
         cache than each other. Prompts of like length are read together, for little padding; those of a group stand
         side by side. No lane gets more than its share while others have room.
         """
-        key = lambda i: (-requests[i].max_new_tokens, len(requests[i].prompt), requests[i].prompt)  # noqa: E731
+        longest: dict[tuple[int, ...], int] = {}  # of those with a prompt
+        for r in requests:
+            longest[tuple(r.prompt)] = max(r.max_new_tokens, longest.get(tuple(r.prompt), 0))
+        key = lambda i: (-longest[tuple(requests[i].prompt)], len(requests[i].prompt), requests[i].prompt)  # noqa: E731
         share, given, made = -(-len(requests) // len(self._lanes)), collections.Counter(), {}
         for i in sorted(range(len(requests)), key=key):
             roomy = [(lane.known(requests[i].prompt), lane) for lane in self._lanes if lane.room > 0]

@@ -389,10 +389,7 @@ class CutBody(Body):
             records = [message.record() for message in self.messages]
             return tokenizer.render(records, for_generation=self.add_generation_prompt).ids
         text = self.content if self.prompt is None else self.prompt
-        names = {name: i for i, name in tokenizer.special_names.items()}
-        pattern = "(" + "|".join(map(re.escape, names)) + ")"
-        pieces = re.split(pattern, text) if self.parse_special else [text]
-        ids = [i for n, piece in enumerate(pieces) for i in ([names[piece]] if n % 2 else tokenizer.encode(piece))]
+        ids = (tokenizer.encode_shown if self.parse_special else tokenizer.encode)(text)
         return [*tokenizer.begin, *ids] if self.add_special_tokens else ids
 
 

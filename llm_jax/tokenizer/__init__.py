@@ -7,6 +7,7 @@ between the markers of a span is its text in ours; an imported model may have wo
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,12 @@ class Tokenizer:
     def show(self, ids: Iterable[int]) -> str:
         """Text of ids with special tokens spelled out, for people to read."""
         return "".join(self.special_names.get(run[0]) or self.decode(run) for run in self._runs(list(ids)))
+
+    def encode_shown(self, text: str) -> list[int]:
+        """The inverse of `show`: what spells a special token is this token."""
+        names = {name: i for i, name in self.special_names.items()}
+        pieces = re.split("(" + "|".join(map(re.escape, sorted(names, key=len, reverse=True))) + ")", text)
+        return [i for n, piece in enumerate(pieces) for i in ([names[piece]] if n % 2 else self.encode(piece))]
 
     def _runs(self, ids: list[int]) -> Iterator[list[int]]:
         """Cuts ids into single special tokens and runs of plain ones."""
