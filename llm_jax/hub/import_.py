@@ -23,14 +23,13 @@ from ml_collections import ConfigDict  # noqa: E402
 
 from llm_jax import checkpoint, sharding  # noqa: E402
 from llm_jax.config import UserError, default, validate  # noqa: E402
-from llm_jax.files import replace, user_path  # noqa: E402
-from llm_jax.hub import families, folders, gguf_file, vocabularies, weights  # noqa: E402
+from llm_jax.files import user_path  # noqa: E402
+from llm_jax.hub import card, families, folders, gguf_file, streaming, vocabularies, weights  # noqa: E402
 from llm_jax.hub.tokenizer import HubTokenizer  # noqa: E402
 from llm_jax.runs import Run, note  # noqa: E402
 from llm_jax.stage_table import identity  # noqa: E402
 
 STAGE = "imported"
-SOURCE_CONFIG = "model.json"  # in a run's data/: the config.json that the model came with
 LENGTH = 2048  # tokens of a row and a conversation, where the model takes as many
 
 
@@ -46,6 +45,7 @@ class Source:
 
     path: Path
     config: families.Config  # as its config.json
+    note: card.Source
     tensors: Callable[[], Mapping[str, weights.Tensor]]
     tokenizer: Callable[[], HubTokenizer]
 
@@ -56,12 +56,15 @@ def opened(path: Path) -> Source:
         config = folders.config_of(path)
         generation = folders.generation_of(path)
         read = lambda: vocabularies.of_folder(path, config, generation)  # noqa: E731
-        return Source(path, config, lambda: folders.tensors_of(path), read)
+        name = config.get("_name_or_path") or path.absolute().name
+        note = card.Source(config, generation, name, card.licence_in(path))
+        return Source(path, config, note, lambda: folders.tensors_of(path), read)
     if path.suffix != ".gguf" or not path.is_file():
         raise UserError(f"--source={path} is neither a folder nor a .gguf file that is there")
     file = gguf_file.File(path)
     config = file.config()
-    return Source(path, config, file.tensors, lambda: vocabularies.of_gguf(file, config["vocab_size"]))
+    note = card.Source(config, {}, file.value("general.name", path.stem), file.value("general.license", ""))
+    return Source(path, config, note, file.tensors, lambda: vocabularies.of_gguf(file, config["vocab_size"]))
 
 
 def config_for(source: Source, length: int = LENGTH) -> ConfigDict:
@@ -82,23 +85,20 @@ def read(run: Run, source: Source) -> None:
     checkpoint, for weights or a tokenizer that are not the model's."""
     tensors = source.tensors()
     run.tokenizer = source.tokenizer()  # a cached property: what `data/` will hold
-    with jax.set_mesh(run.mesh):
-        params = weights.filled(run.model, run.vocab_size, run.abstract_params(), tensors)
-        folder = run.workdir / "data"
-        folder.mkdir(parents=True, exist_ok=True)
-        run.tokenizer.save(folder / "tokenizer.json")
-        replace(folder / SOURCE_CONFIG, json.dumps(source.config, indent=1))
-        meta = {
-            "stage": STAGE,
-            "steps": 1,
-            "config": json.loads(run.config.to_json()),
-            "identity": identity(run.config, STAGE),
-            "parent": None,
-            "tokenizer": run.tokenizer_sha256,
-        }
-        with checkpoint.Checkpoints(run.workdir, STAGE) as store:
-            store.save(1, params, {}, meta)
-            store.wait()
+    params = weights.leaves_of(run.model, run.vocab_size, run.abstract_params(), tensors)
+    folder = run.workdir / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    run.tokenizer.save(folder / "tokenizer.json")
+    card.note(folder, source.note)
+    meta = {
+        "stage": STAGE,
+        "steps": 1,
+        "config": json.loads(run.config.to_json()),
+        "identity": identity(run.config, STAGE),
+        "parent": None,
+        "tokenizer": run.tokenizer_sha256,
+    }
+    streaming.save(run.workdir, STAGE, params, meta)
 
 
 def stage(run: Run) -> None:

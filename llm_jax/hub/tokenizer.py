@@ -49,7 +49,8 @@ class HubTokenizer(Tokenizer):
         self.close = {name: self._marker(text) for name, (_, text) in self._spelled.items()}
         self.template = Template(beside["template"], beside["special"]) if beside["template"] else None
         self.talks = self.template is not None
-        self._byte_of = byte_level() if "ByteLevel" in json.dumps(json.loads(model_json).get("decoder")) else None
+        self.is_byte_level = "ByteLevel" in json.dumps(json.loads(model_json).get("decoder"))
+        self._byte_of = byte_level() if self.is_byte_level else None
 
     def _spelling(self, name: str) -> tuple[str, str]:
         """How the markers of a span are written: as the model has them, or the plain way."""
@@ -75,6 +76,11 @@ class HubTokenizer(Tokenizer):
     def save(self, path: str | Path) -> None:
         Path(path).write_text(self.model_json, encoding="utf-8")
         Path(path).with_name(BESIDE).write_text(json.dumps(self.beside, indent=1), encoding="utf-8")
+
+    @property
+    def adds_space(self) -> bool:
+        """In front of a text, as SentencePiece does where it is not told otherwise."""
+        return self._plain.encode("a", add_special_tokens=False).tokens[0].startswith("\u2581")
 
     def described(self) -> dict[str, Any]:
         return {**self.beside["special"], "chat_template": self.beside["template"]}

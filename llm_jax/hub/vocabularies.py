@@ -22,7 +22,7 @@ CUTS = {
     "qwen2": LETTERS + r"\p{N}" + REST,
 }
 NORMALISED = {"qwen2": {"type": "NFC"}}
-CONTROL, USER_DEFINED, BYTE = 3, 4, 6  # kinds of tokens in a GGUF file
+UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6  # kinds of tokens in a GGUF file
 
 
 def of_folder(folder: Path, config: dict[str, Any], generation: dict[str, Any]) -> HubTokenizer:
@@ -126,15 +126,10 @@ PIECE = {"id": "A", "type_id": 0}
 def byte_level_bpe(file: File, tokens: list[str], cut: str) -> dict[str, Any]:
     if cut not in CUTS:
         raise UserError(f"{file.path} cuts texts as {cut!r}; supported are {', '.join(CUTS)}: give the model's folder")
-    cuts = CUTS[cut]
-    if isinstance(cuts, str):
-        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-        split = {"type": "Split", "pattern": {"Regex": cuts}, "behavior": "Isolated", "invert": False}
-        cuts = [split, byte_level]
     merges = [pair.split(" ", 1) for pair in file.value("tokenizer.ggml.merges")]
     return {
         "normalizer": NORMALISED.get(cut),
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": cuts},
+        "pre_tokenizer": pre_tokenizer(cut),
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {
             "type": "BPE",
@@ -145,10 +140,19 @@ def byte_level_bpe(file: File, tokens: list[str], cut: str) -> dict[str, Any]:
     }
 
 
+def pre_tokenizer(cut: str) -> dict[str, Any]:
+    cuts = CUTS[cut]
+    if isinstance(cuts, str):
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        split = {"type": "Split", "pattern": {"Regex": cuts}, "behavior": "Isolated", "invert": False}
+        cuts = [split, byte_level]
+    return {"type": "Sequence", "pretokenizers": cuts}
+
+
 def scored_bpe(tokens: list[str], scores: list[float], kinds: list[int]) -> dict[str, Any]:
     """SentencePiece's BPE: it merges the pair whose union has the best score, so merges are ranked by that."""
     ids = {token: i for i, token in enumerate(tokens)}
-    plain = [i for i, kind in enumerate(kinds) if kind not in (CONTROL, BYTE)]
+    plain = [i for i, kind in enumerate(kinds) if kind not in (UNKNOWN, CONTROL, UNUSED, BYTE)]
     known = {tokens[i] for i in plain}
     merges: list[list[str]] = []
     for token in (tokens[i] for i in sorted(plain, key=lambda i: -scores[i])):
