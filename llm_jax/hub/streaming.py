@@ -37,9 +37,12 @@ class OneByOne(ocp.type_handlers.NumpyHandler):
 
     async def serialize(self, values, infos, args=None):
         for leaf, info, arg in zip(values, infos, args, strict=True):
-            for written in await super().serialize([leaf.make()], [info], [arg]):
-                written.result()
+            await self._write(leaf, info, arg)
         return []
+
+    async def _write(self, leaf, info, arg):  # whose names go, and the array with them
+        for written in await super().serialize([leaf.make()], [info], [arg]):
+            written.result()
 
     def memory_size(self, values):
         return [(0, 0) for _ in values]  # for Orbax's log, which nobody reads
