@@ -6,6 +6,7 @@ DIR is a Hugging Face folder with safetensors. Of the run, stage `imported` is t
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -80,9 +81,9 @@ def config_for(source: Source, length: int = LENGTH) -> ConfigDict:
     return config
 
 
-def read(run: Run, source: Source) -> None:
-    """Reads the model into stage `imported` of a run whose config is made for it. Raises UserError, and has written no
-    checkpoint, for weights or a tokenizer that are not the model's."""
+def read(run: Run, source: Source) -> int:
+    """Reads the model into stage `imported` of a run whose config is made for it, and gives how many parameters it has.
+    Raises UserError, and has written no checkpoint, for weights or a tokenizer that are not the model's."""
     tensors = source.tensors()
     run.tokenizer = source.tokenizer()  # a cached property: what `data/` will hold
     params = weights.leaves_of(run.model, run.vocab_size, run.abstract_params(), tensors)
@@ -99,6 +100,7 @@ def read(run: Run, source: Source) -> None:
         "tokenizer": run.tokenizer_sha256,
     }
     streaming.save(run.workdir, STAGE, params, meta)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def stage(run: Run) -> None:
@@ -119,12 +121,6 @@ def check(run: Run, stages: list[str]) -> None:
             raise UserError(f"model.{key} is {mine!r}, and {source.path} has {value!r}; set it as there")
 
 
-def describe(run: Run) -> str:
-    params = sum(leaf.size for leaf in jax.tree.leaves(run.abstract_params()))
-    m = run.config.model
-    return f"{params / 1e6:,.1f}M parameters, {m.layers} layers, {run.config.data.sequence_length} tokens at a time"
-
-
 def main() -> None:
     f = flags.FLAGS
     source = opened(user_path(f.source, "--source"))
@@ -137,9 +133,8 @@ def main() -> None:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         run = Run(config, part, sharding.make_mesh(reader_mesh(config)))
-        read(run, source)
+        count = read(run, source)
         note(part, config)
-        said = describe(run)
         if workdir.is_dir():
             workdir.rmdir()
         part.rename(workdir)
@@ -148,6 +143,9 @@ def main() -> None:
         raise UserError(f"{workdir} cannot be written ({reason}); give --workdir another place") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    said = (
+        f"{count / 1e6:,.1f}M parameters, {config.model.layers} layers, {config.data.sequence_length} tokens at a time"
+    )
     print(f"{workdir}: {said}; talk to it with python -m llm_jax.chat --workdir={f.workdir}")
 
 

@@ -23,7 +23,7 @@ import tokenizers
 from llm_jax.config import UserError
 from llm_jax.files import read_json
 from llm_jax.hub.template import MARK, Template, marked
-from llm_jax.tokenizer import FORCED, SPANS, TURNS, Rendered, Tokenizer
+from llm_jax.tokenizer import FORCED, SPANS, TURNS, Marker, Rendered, Tokenizer
 
 BESIDE = "template.json"
 SPELLINGS = ("<{}>", "<|{}|>")  # of the markers of spans; the plain one first
@@ -40,17 +40,26 @@ class HubTokenizer(Tokenizer):
         added = self._all.get_added_tokens_decoder()
         of_spans = {text for name in SPANS for spelling in SPELLINGS for text in spelled(spelling, name)}
         self.special_names = {i: t.content for i, t in added.items() if t.special or t.content in of_spans}
-        self._plain = without_specials(model_json, self.special_names)
         self._ids = {name: i for i, name in self.special_names.items()}
         self.begin, self.ends = tuple(beside["begin"]), tuple(beside["ends"])
         self.pad = beside["pad"]
         self._spelled = {name: self._spelling(name) for name in SPANS}
-        self.open = {name: self._marker(text) for name, (text, _) in self._spelled.items()}
-        self.close = {name: self._marker(text) for name, (_, text) in self._spelled.items()}
         self.template = Template(beside["template"], beside["special"]) if beside["template"] else None
         self.talks = self.template is not None
         self.is_byte_level = "ByteLevel" in json.dumps(json.loads(model_json).get("decoder"))
         self._byte_of = byte_level() if self.is_byte_level else None
+
+    @functools.cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        return without_specials(self.model_json, self.special_names)
+
+    @functools.cached_property
+    def open(self) -> dict[str, Marker]:
+        return {name: self._marker(text) for name, (text, _) in self._spelled.items()}
+
+    @functools.cached_property
+    def close(self) -> dict[str, Marker]:
+        return {name: self._marker(text) for name, (_, text) in self._spelled.items()}
 
     def _spelling(self, name: str) -> tuple[str, str]:
         """How the markers of a span are written: as the model has them, or the plain way."""

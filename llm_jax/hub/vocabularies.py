@@ -1,5 +1,6 @@
 """What a model's folder or GGUF file says of its tokenizer -> `hub.tokenizer.HubTokenizer`."""
 
+import concurrent.futures
 import json
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,18 @@ def flat(ids: list[Any]) -> list[int]:
 def made(
     model_json: str, source: str, special: dict[str, str], ends: list[int], vocab_size: int, path: Path
 ) -> HubTokenizer:
-    """Puts it together. Raises UserError for what is no tokenizer, has ids that the model has not, or no end."""
+    """Puts it together. Raises UserError for what is no tokenizer, has ids that the model has not, or no end, and for
+    a template that is not to be trusted."""
+    with concurrent.futures.ThreadPoolExecutor(1) as other:  # the template's trial takes as long as all the rest
+        trial = other.submit(template.check, source, special) if source else None
+        beside = described(model_json, special, ends, vocab_size, path)
+        if trial:
+            trial.result()
+    return HubTokenizer(model_json, beside | {"template": source})
+
+
+def described(model_json: str, special: dict[str, str], ends: list[int], vocab_size: int, path: Path) -> dict[str, Any]:
+    """What `HubTokenizer` needs to know beside the tokenizer and the template."""
     import tokenizers
 
     try:
@@ -74,17 +86,13 @@ def made(
         raise UserError(f"{path.parent} does not say which token ends a turn (eos_token); add it to its config.json")
     begins = read.encode("a").ids[:1] != read.encode("a", add_special_tokens=False).ids[:1]
     pad = id_of("pad_token")
-    beside = {
-        "template": source,
+    return {
         "special": special,
         "begin": read.encode("a").ids[:1] if begins else [],
         "ends": ends,
         "pad": ends[0] if pad is None else pad,
         "vocab_size": vocab_size,
     }
-    if source:
-        template.check(source, special)
-    return HubTokenizer(model_json, beside)
 
 
 def of_gguf(file: File, vocab_size: int) -> HubTokenizer:

@@ -1,6 +1,8 @@
 """GGUF out: what `gguf` opens and our importer reads as the same model; what llama.cpp answers; and broken headers."""
 
+import json
 import tracemalloc
+import urllib.request
 
 import hypothesis
 import jax
@@ -28,6 +30,7 @@ from llm_jax.hub import (
 from llm_jax.model import transformer
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.requests import Request
+from tests.commands import DEADLINE
 from tests.conftest import drawn_params
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed")
@@ -225,10 +228,17 @@ def test_llama_cpp_gives_the_tokens_of_our_engine(tokenizer, tmp_path, mesh):
             engine = Engine(c.model, tokenizer, mesh, len(prompts), 64)
             ours = engine.generate(params, [Request(ids, 0, 0.0, 24) for ids in wanted])
         settings = llama.CommonParams()
-        settings.model.path, settings.n_ctx, settings.cache_type_k, settings.cache_type_v = str(path), 64, "f32", "f32"
-        server = llama.Server(settings)
+        settings.model.path, settings.n_ctx, settings.cpuparams.n_threads = str(path), 64, 1
+        server = llama.Server(settings)  # at work until it is forgotten
         for text, ids, answer in zip(prompts, wanted, ours, strict=True):
-            told = server.handle_tokenize({"content": text, "add_special": True})["tokens"]
-            assert told == ids
-            said = server.handle_completions({"prompt": ids, "temperature": 0, "n_predict": 24, "return_tokens": True})
+            assert ask(server, "tokenize", content=text, add_special=True)["tokens"] == ids
+            said = ask(server, "completion", prompt=ids, temperature=0, n_predict=24, return_tokens=True)
             assert said["tokens"][: len(answer.ids)] == answer.ids
+        del server
+
+
+def ask(server, what: str, **body):
+    request = urllib.request.Request(f"{server.listening_address}/{what}", json.dumps(body).encode())
+    request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+        return json.load(answer)

@@ -10,16 +10,14 @@ from llm_jax import checkpoint
 from llm_jax.config import UserError
 from llm_jax.hub import streaming
 
-OTHERS = [(name, (50,)) for name in "cdef"]
+SHAPES = {"a": (30, 7), "b": (3, 5, 14), **dict.fromkeys("cdef", (50,))}
 
 
 @pytest.fixture
 def arrays(monkeypatch):
     monkeypatch.setattr(streaming, "CHUNK", 100)
     rng = np.random.default_rng(0)
-    return {
-        name: rng.normal(size=shape).astype(np.float32) for name, shape in (("a", (30, 7)), ("b", (3, 5, 14)), *OTHERS)
-    }
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
 
 
 def leaves(arrays, made=None):
