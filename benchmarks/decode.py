@@ -89,13 +89,16 @@ def ours(config: ConfigDict, folder: Path) -> Run:
     """Exports the model to `folder`, too."""
     quiet_logs()
     from benchmarks.ours import context_of
-    from llm_jax.hub.export import export
+    from llm_jax.hub.export import write_model
+    from llm_jax.hub.families import config_json
     from llm_jax.sampling.engine import Engine
     from llm_jax.sampling.requests import Request
 
     context = context_of(config)
     params, tokenizer = context.init_params(), NoText(context.vocab_size)
-    export(config, tokenizer, params, folder)
+    folder.mkdir()
+    positions = config.data.sequence_length
+    write_model(folder, config_json(config.model, context.vocab_size, positions), config, params)
     engines = {
         slots: Engine(context.model, tokenizer, context.mesh, slots=slots, length=config.data.sequence_length)
         for slots in MIXES.values()

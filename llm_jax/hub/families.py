@@ -172,6 +172,8 @@ def model_values(config: Config) -> dict[str, Any]:
         }
     except KeyError as error:
         raise UserError(f"config.json lacks {error}; take the one that belongs to the model") from None
+    except (TypeError, ZeroDivisionError) as error:
+        raise UserError(f"config.json has values that no model has ({error}); fetch it again") from None
     activation = c.get("hidden_activation", c["hidden_act"])
     if activation not in ACTIVATIONS:
         raise UserError(f"config.json has the activation {activation!r}; supported are {', '.join(ACTIVATIONS)}")

@@ -1,16 +1,19 @@
 """A Hugging Face folder, read: its config, and its weights without loading them."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from llm_jax.config import UserError
 from llm_jax.files import read_json
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}  # little-endian
 INDEX = "model.safetensors.index.json"
 
 
@@ -28,28 +31,46 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 
 class Slices:
-    """A tensor of a safetensors file, of which rows are read by slicing."""
+    """A tensor of a safetensors file, of which rows are read by slicing; nothing of the file stays in memory."""
 
-    def __init__(self, file, name: str):
-        self._slice = file.get_slice(name)
-        self.shape = tuple(self._slice.get_shape())
+    def __init__(self, path: Path, kind: str, shape: list[int], offset: int):
+        self._path, self._kind, self.shape, self._offset = path, kind, tuple(shape), offset
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        return self._slice[rows]
+        if self._kind not in DTYPES:
+            raise UserError(f"{self._path} has weights of the kind {self._kind}; supported are {', '.join(DTYPES)}")
+        start, stop, _ = rows.indices(self.shape[0])
+        dtype, row = DTYPES[self._kind], math.prod(self.shape[1:])
+        at = self._offset + start * row * dtype.itemsize
+        values = np.fromfile(self._path, dtype, (stop - start) * row, offset=at)
+        return values.reshape(stop - start, *self.shape[1:])
 
 
 def tensors_of(folder: Path) -> Mapping[str, Slices]:
     """Name -> tensor, of all the files. Raises UserError for a file that lacks, is damaged or pickled."""
-    from safetensors import SafetensorError, safe_open
-
     tensors: dict[str, Slices] = {}
     for path in weight_files(folder):
-        try:
-            file = safe_open(path, "numpy")  # stays open: what is read of it is read later
-            tensors |= {name: Slices(file, name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} does not read as safetensors ({error}); fetch it again") from None
+        tensors |= tensors_in(path)
     return tensors
+
+
+def tensors_in(path: Path) -> dict[str, Slices]:
+    """The library checks the file. It would map it, too, and what was read of it would stay in memory."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy"):
+            pass
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} does not read as safetensors ({error}); fetch it again") from None
+    header.pop("__metadata__", None)
+    return {
+        name: Slices(path, entry["dtype"], entry["shape"], 8 + length + entry["data_offsets"][0])
+        for name, entry in header.items()
+    }
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -79,4 +100,4 @@ def weight_files(folder: Path) -> list[Path]:
 
 def generation_of(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}

@@ -6,6 +6,7 @@ DIR is a Hugging Face folder with safetensors. Of the run, stage `imported` is t
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -23,14 +24,13 @@ from ml_collections import ConfigDict  # noqa: E402
 
 from llm_jax import checkpoint, sharding  # noqa: E402
 from llm_jax.config import UserError, default, validate  # noqa: E402
-from llm_jax.files import replace, user_path  # noqa: E402
-from llm_jax.hub import families, folders, gguf_file, vocabularies, weights  # noqa: E402
+from llm_jax.files import user_path  # noqa: E402
+from llm_jax.hub import card, families, folders, gguf_file, streaming, vocabularies, weights  # noqa: E402
 from llm_jax.hub.tokenizer import HubTokenizer  # noqa: E402
 from llm_jax.runs import Run, note  # noqa: E402
 from llm_jax.stage_table import identity  # noqa: E402
 
 STAGE = "imported"
-SOURCE_CONFIG = "model.json"  # in a run's data/: the config.json that the model came with
 LENGTH = 2048  # tokens of a row and a conversation, where the model takes as many
 
 
@@ -46,6 +46,7 @@ class Source:
 
     path: Path
     config: families.Config  # as its config.json
+    note: card.Source
     tensors: Callable[[], Mapping[str, weights.Tensor]]
     tokenizer: Callable[[], HubTokenizer]
 
@@ -56,12 +57,15 @@ def opened(path: Path) -> Source:
         config = folders.config_of(path)
         generation = folders.generation_of(path)
         read = lambda: vocabularies.of_folder(path, config, generation)  # noqa: E731
-        return Source(path, config, lambda: folders.tensors_of(path), read)
+        name = config.get("_name_or_path") or path.absolute().name
+        note = card.Source(config, generation, name, card.licence_in(path))
+        return Source(path, config, note, lambda: folders.tensors_of(path), read)
     if path.suffix != ".gguf" or not path.is_file():
         raise UserError(f"--source={path} is neither a folder nor a .gguf file that is there")
     file = gguf_file.File(path)
     config = file.config()
-    return Source(path, config, file.tensors, lambda: vocabularies.of_gguf(file, config["vocab_size"]))
+    note = card.Source(config, {}, file.value("general.name", path.stem), file.value("general.license", ""))
+    return Source(path, config, note, file.tensors, lambda: vocabularies.of_gguf(file, config["vocab_size"]))
 
 
 def config_for(source: Source, length: int = LENGTH) -> ConfigDict:
@@ -78,28 +82,26 @@ def config_for(source: Source, length: int = LENGTH) -> ConfigDict:
     return config
 
 
-def read(run: Run, source: Source) -> None:
-    """Reads the model into stage `imported` of a run whose config is made for it. Raises UserError, and has written no
-    checkpoint, for weights or a tokenizer that are not the model's."""
+def read(run: Run, source: Source) -> int:
+    """Reads the model into stage `imported` of a run whose config is made for it, and gives how many parameters it has.
+    Raises UserError, and has written no checkpoint, for weights or a tokenizer that are not the model's."""
     tensors = source.tensors()
     run.tokenizer = source.tokenizer()  # a cached property: what `data/` will hold
-    with jax.set_mesh(run.mesh):
-        params = weights.filled(run.model, run.vocab_size, run.abstract_params(), tensors)
-        folder = run.workdir / "data"
-        folder.mkdir(parents=True, exist_ok=True)
-        run.tokenizer.save(folder / "tokenizer.json")
-        replace(folder / SOURCE_CONFIG, json.dumps(source.config, indent=1))
-        meta = {
-            "stage": STAGE,
-            "steps": 1,
-            "config": json.loads(run.config.to_json()),
-            "identity": identity(run.config, STAGE),
-            "parent": None,
-            "tokenizer": run.tokenizer_sha256,
-        }
-        with checkpoint.Checkpoints(run.workdir, STAGE) as store:
-            store.save(1, params, {}, meta)
-            store.wait()
+    params = weights.leaves_of(run.model, run.vocab_size, run.abstract_params(), tensors)
+    folder = run.workdir / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    run.tokenizer.save(folder / "tokenizer.json")
+    card.note(folder, source.note)
+    meta = {
+        "stage": STAGE,
+        "steps": 1,
+        "config": json.loads(run.config.to_json()),
+        "identity": identity(run.config, STAGE),
+        "parent": None,
+        "tokenizer": run.tokenizer_sha256,
+    }
+    streaming.save(run.workdir, STAGE, params, meta)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def stage(run: Run) -> None:
@@ -120,13 +122,6 @@ def check(run: Run, stages: list[str]) -> None:
             raise UserError(f"model.{key} is {mine!r}, and {source.path} has {value!r}; set it as there")
 
 
-def describe(run: Run) -> str:
-    params = sum(leaf.size for leaf in jax.tree.leaves(run.abstract_params()))
-    m, length, longest = run.config.model, run.config.data.sequence_length, run.config.imported.context
-    of = f" of {longest:,}" if longest > length else ""
-    return f"{params / 1e6:,.1f}M parameters, {m.layers} layers, {length:,}{of} tokens at a time"
-
-
 def main() -> None:
     f = flags.FLAGS
     source = opened(user_path(f.source, "--source"))
@@ -139,9 +134,8 @@ def main() -> None:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         run = Run(config, part, sharding.make_mesh(reader_mesh(config)))
-        read(run, source)
+        count = read(run, source)
         note(part, config)
-        said = describe(run)
         if workdir.is_dir():
             workdir.rmdir()
         part.rename(workdir)
@@ -150,6 +144,9 @@ def main() -> None:
         raise UserError(f"{workdir} cannot be written ({reason}); give --workdir another place") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    length, longest = config.data.sequence_length, config.imported.context
+    of = f" of {longest:,}" if longest > length else ""
+    said = f"{count / 1e6:,.1f}M parameters, {config.model.layers} layers, {length:,}{of} tokens at a time"
     print(f"{workdir}: {said}; talk to it with python -m llm_jax.chat --workdir={f.workdir}")
 
 

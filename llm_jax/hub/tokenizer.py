@@ -25,7 +25,7 @@ from llm_jax.config import UserError
 from llm_jax.files import read_json
 from llm_jax.hub import calls
 from llm_jax.hub.template import MARK, Template, mark, marked
-from llm_jax.tokenizer import FORCED, SPANS, TURNS, Rendered, Tokenizer
+from llm_jax.tokenizer import FORCED, SPANS, TURNS, Marker, Rendered, Tokenizer
 
 BESIDE = "template.json"
 SPELLINGS = ("<{}>", "<|{}|>")  # of the markers of spans; the plain one first
@@ -43,7 +43,6 @@ class HubTokenizer(Tokenizer):
         of_spans = {text for name in SPANS for spelling in SPELLINGS for text in spelled(spelling, name)}
         of_spans.update(calls.MARKERS)
         self.special_names = {i: t.content for i, t in added.items() if t.special or t.content in of_spans}
-        self._plain = without_specials(model_json, self.special_names)
         self._ids = {name: i for i, name in self.special_names.items()}
         self.begin, self.ends = tuple(beside["begin"]), tuple(beside["ends"])
         self.pad = beside["pad"]
@@ -52,11 +51,24 @@ class HubTokenizer(Tokenizer):
         self._spelled = {name: self._spelling(name) for name in SPANS}
         self._frames: dict[str, tuple[str, str]] = {}  # of what tools say: what stands around it between its markers
         self.calls = self._framed(calls.of(self.template)) if self.template else None
-        self.open = {name: self._marker(text) for name, (text, _) in self._spelled.items()}
-        self.close = {name: self._marker(text) for name, (_, text) in self._spelled.items()}
-        if self.calls:
-            self.call = self.open[calls.CALLS[0]], self.close[calls.CALLS[0]]
-        self._byte_of = byte_level() if "ByteLevel" in json.dumps(json.loads(model_json).get("decoder")) else None
+        self.is_byte_level = "ByteLevel" in json.dumps(json.loads(model_json).get("decoder"))
+        self._byte_of = byte_level() if self.is_byte_level else None
+
+    @functools.cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        return without_specials(self.model_json, self.special_names)
+
+    @functools.cached_property
+    def open(self) -> dict[str, Marker]:
+        return {name: self._marker(text) for name, (text, _) in self._spelled.items()}
+
+    @functools.cached_property
+    def close(self) -> dict[str, Marker]:
+        return {name: self._marker(text) for name, (_, text) in self._spelled.items()}
+
+    @functools.cached_property
+    def call(self) -> tuple[Marker, Marker] | None:
+        return (self.open[calls.CALLS[0]], self.close[calls.CALLS[0]]) if self.calls else None
 
     def _spelling(self, name: str) -> tuple[str, str]:
         """How the markers of a span are written: as the model has them, or the plain way."""
@@ -126,6 +138,11 @@ class HubTokenizer(Tokenizer):
     def save(self, path: str | Path) -> None:
         Path(path).write_text(self.model_json, encoding="utf-8")
         Path(path).with_name(BESIDE).write_text(json.dumps(self.beside, indent=1), encoding="utf-8")
+
+    @property
+    def adds_space(self) -> bool:
+        """In front of a text, as SentencePiece does where it is not told otherwise."""
+        return self._plain.encode("a", add_special_tokens=False).tokens[0].startswith("\u2581")
 
     def described(self) -> dict[str, Any]:
         return {**self.beside["special"], "chat_template": self.beside["template"]}

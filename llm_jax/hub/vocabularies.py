@@ -1,5 +1,6 @@
 """What a model's folder or GGUF file says of its tokenizer -> `hub.tokenizer.HubTokenizer`."""
 
+import concurrent.futures
 import json
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ CUTS = {
     "qwen2": LETTERS + r"\p{N}" + REST,
 }
 NORMALISED = {"qwen2": {"type": "NFC"}}
-CONTROL, USER_DEFINED, BYTE = 3, 4, 6  # kinds of tokens in a GGUF file
+UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6  # kinds of tokens in a GGUF file
 
 
 def of_folder(folder: Path, config: dict[str, Any], generation: dict[str, Any]) -> HubTokenizer:
@@ -56,7 +57,18 @@ def flat(ids: list[Any]) -> list[int]:
 def made(
     model_json: str, source: str, special: dict[str, str], ends: list[int], vocab_size: int, path: Path
 ) -> HubTokenizer:
-    """Puts it together. Raises UserError for what is no tokenizer, has ids that the model has not, or no end."""
+    """Puts it together. Raises UserError for what is no tokenizer, has ids that the model has not, or no end, and for
+    a template that is not to be trusted."""
+    with concurrent.futures.ThreadPoolExecutor(1) as other:  # the template's trial takes as long as all the rest
+        trial = other.submit(template.check, source, special) if source else None
+        beside = described(model_json, special, ends, vocab_size, path)
+        if trial:
+            trial.result()
+    return HubTokenizer(model_json, beside | {"template": source})
+
+
+def described(model_json: str, special: dict[str, str], ends: list[int], vocab_size: int, path: Path) -> dict[str, Any]:
+    """What `HubTokenizer` needs to know beside the tokenizer and the template."""
     import tokenizers
 
     try:
@@ -74,17 +86,13 @@ def made(
         raise UserError(f"{path.parent} does not say which token ends a turn (eos_token); add it to its config.json")
     begins = read.encode("a").ids[:1] != read.encode("a", add_special_tokens=False).ids[:1]
     pad = id_of("pad_token")
-    beside = {
-        "template": source,
+    return {
         "special": special,
         "begin": read.encode("a").ids[:1] if begins else [],
         "ends": ends,
         "pad": ends[0] if pad is None else pad,
         "vocab_size": vocab_size,
     }
-    if source:
-        template.check(source, special)
-    return HubTokenizer(model_json, beside)
 
 
 def of_gguf(file: File, vocab_size: int) -> HubTokenizer:
@@ -126,15 +134,10 @@ PIECE = {"id": "A", "type_id": 0}
 def byte_level_bpe(file: File, tokens: list[str], cut: str) -> dict[str, Any]:
     if cut not in CUTS:
         raise UserError(f"{file.path} cuts texts as {cut!r}; supported are {', '.join(CUTS)}: give the model's folder")
-    cuts = CUTS[cut]
-    if isinstance(cuts, str):
-        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-        split = {"type": "Split", "pattern": {"Regex": cuts}, "behavior": "Isolated", "invert": False}
-        cuts = [split, byte_level]
     merges = [pair.split(" ", 1) for pair in file.value("tokenizer.ggml.merges")]
     return {
         "normalizer": NORMALISED.get(cut),
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": cuts},
+        "pre_tokenizer": pre_tokenizer(cut),
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {
             "type": "BPE",
@@ -145,10 +148,19 @@ def byte_level_bpe(file: File, tokens: list[str], cut: str) -> dict[str, Any]:
     }
 
 
+def pre_tokenizer(cut: str) -> dict[str, Any]:
+    cuts = CUTS[cut]
+    if isinstance(cuts, str):
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        split = {"type": "Split", "pattern": {"Regex": cuts}, "behavior": "Isolated", "invert": False}
+        cuts = [split, byte_level]
+    return {"type": "Sequence", "pretokenizers": cuts}
+
+
 def scored_bpe(tokens: list[str], scores: list[float], kinds: list[int]) -> dict[str, Any]:
     """SentencePiece's BPE: it merges the pair whose union has the best score, so merges are ranked by that."""
     ids = {token: i for i, token in enumerate(tokens)}
-    plain = [i for i, kind in enumerate(kinds) if kind not in (CONTROL, BYTE)]
+    plain = [i for i, kind in enumerate(kinds) if kind not in (UNKNOWN, CONTROL, UNUSED, BYTE)]
     known = {tokens[i] for i in plain}
     merges: list[list[str]] = []
     for token in (tokens[i] for i in sorted(plain, key=lambda i: -scores[i])):

@@ -1,8 +1,7 @@
 """Weights by their names in Hugging Face's folders, to and from our parameter tree.
 
 A matrix of theirs is (outputs, inputs), ours inputs first, with heads as axes of their own; layers of ours are stacked.
-What is read goes tensor by tensor, large tables in blocks of rows, to its place on the mesh: the host has no copy of
-the whole.
+What is read goes leaf by leaf of our tree, large tables in blocks of rows: the host has no copy of the whole.
 """
 
 import functools
@@ -10,17 +9,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from llm_jax.config import UserError
 from llm_jax.hub.families import layer_specs, scales_alike
+from llm_jax.hub.streaming import Leaf
 from llm_jax.model.attention import LayerSpec
 from llm_jax.model.outputs_first import INPUTS
 
 TABLES = ("embedding", "head")
-BLOCK_BYTES = 16 * 2**20  # of a table, read at a time
+BLOCK_BYTES = 4 * 2**20  # of a table, read at a time
 DERIVED = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")  # ends of names that some folders have and nobody needs
 
 Path = tuple[str, ...]
@@ -99,31 +98,33 @@ def to_theirs(place: Place, weight: jax.Array) -> jax.Array:
     return weight.reshape(rows[::-1]).T
 
 
-@functools.partial(jax.jit, donate_argnums=0, static_argnums=(3, 4))
-def _put(leaf: jax.Array, tensor: jax.Array, at: jax.Array, shape: tuple[int, ...], turned: bool) -> jax.Array:
-    """A leaf with a tensor of theirs, or some rows of it, in its place; `shape` is what it has in the leaf."""
-    block = (tensor.T if turned else tensor).reshape(shape).astype(leaf.dtype)
-    return jax.lax.dynamic_update_slice(leaf, block, tuple(at))
-
-
-def filled(m: ConfigDict, vocab_size: int, abstract: dict, tensors: Mapping[str, Tensor]) -> dict:
-    """Parameters like the abstract tree, filled with tensors. Raises UserError as `check` does, before any is read."""
+def leaves_of(m: ConfigDict, vocab_size: int, abstract: dict, tensors: Mapping[str, Tensor]) -> dict:
+    """A tree like the abstract one, of leaves that are made of the tensors when they are asked for. Raises UserError as
+    `check` does, before any is read."""
     leaves = flat(abstract)
     where = places(m, vocab_size, {path: leaf.shape for path, leaf in leaves.items()})
     check(where, tensors, m.tied_embedding)
-    params = {path: zeros(leaf) for path, leaf in leaves.items()}
+    inside: dict[Path, dict[str, Place]] = {path: {} for path in leaves}
     for name, place in where.items():
-        leaf, turned = params[place.path], len(their_shape(place)) == 2 and place.path != ("embedding",)
+        inside[place.path][name] = place
+    make = lambda path: functools.partial(filled, leaves[path].shape, inside[path], tensors)  # noqa: E731
+    return nested({path: Leaf(leaf.shape, make(path)) for path, leaf in leaves.items()})
+
+
+def filled(shape: tuple[int, ...], where: dict[str, Place], tensors: Mapping[str, Tensor]) -> np.ndarray:
+    """A leaf in float32, from the tensors that lie in it; what none fills, as rows that pad a vocabulary, is 0."""
+    out = np.zeros(shape, np.float32)
+    for name, place in where.items():
+        theirs = their_shape(place)
+        turned = len(theirs) == 2 and place.path != ("embedding",)
         for start, rows in row_blocks(tensors[name], place):
-            block = (*(1 for _ in place.at), *place.shape)
-            at = [*place.at, *(0 for _ in place.shape)]
-            if place.path[-1] in TABLES:
-                axis = int(turned)  # of the vocabulary
-                block = tuple(len(rows) if i == axis else n for i, n in enumerate(block))
-                at[axis] = start
-            leaf = _put(leaf, rows, jnp.array(at, jnp.int32), block, turned)
-        params[place.path] = leaf
-    return nested(params)
+            at = slice(start, start + len(rows))
+            if place.path == ("head",):
+                out[:, at] = rows.T
+            else:
+                flat_out = out[place.at].reshape(theirs[::-1] if turned else (-1, *theirs[1:]))
+                flat_out[(slice(None), at) if turned else at] = rows.T if turned else rows
+    return out
 
 
 def row_blocks(tensor: Tensor, place: Place) -> Iterator[tuple[int, np.ndarray]]:
@@ -133,15 +134,6 @@ def row_blocks(tensor: Tensor, place: Place) -> Iterator[tuple[int, np.ndarray]]
         step = max(1, BLOCK_BYTES // (4 * tensor.shape[1]))
     for start in range(0, rows, step):
         yield start, tensor[start : min(start + step, rows)]
-
-
-@functools.cache
-def _zeros(shape, dtype, sharding):
-    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
-
-
-def zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    return _zeros(leaf.shape, leaf.dtype, leaf.sharding)()
 
 
 def check(where: dict[str, Place], tensors: Mapping[str, Tensor], tied: bool) -> None:

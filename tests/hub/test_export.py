@@ -107,7 +107,8 @@ def test_loaders_find_no_tokenizer_that_is_not_ours(tokenizer, tmp_path):
     exported("dense", tokenizer, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     weights = {"model-00001.safetensors", "model.safetensors.index.json"}
-    assert names == {"config.json", "tokenizer.json", "tokenizer_config.json", export.TOKENIZER, *weights}
+    told = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert names == {*told, export.TOKENIZER, *weights}
     assert not export.TOKENIZER.endswith((".model", ".json", ".txt"))
     text = "  Two  spaces,\n\tthree tabs. "
     assert Tokenizer.load(tmp_path / "out" / export.TOKENIZER).encode(text) == tokenizer.encode(text)

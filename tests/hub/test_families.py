@@ -3,13 +3,12 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from families_reference import CASES, FILE, SMALL, TOKENS, weight
 from safetensors.numpy import save_file
 
-from llm_jax import sharding
-from llm_jax.checkpoint import abstract_like
 from llm_jax.config import UserError, default, validate
 from llm_jax.hub import families, folders, import_, weights
 from llm_jax.model import transformer
@@ -34,24 +33,26 @@ def folder_of(noted, case, path):
     return tensors
 
 
-def read(path, mesh):
+def read(path):
     """(model config, parameters) of a folder."""
     config = default()
     for key, value in families.model_values(folders.config_of(path)).items():
         config.model[key] = value
     config.tokenizer.vocab_size = 2048
     validate(config)
-    shapes = jax.eval_shape(lambda: transformer.init_params(config.model, V, jax.random.key(0)))
-    places = jax.tree.map(lambda _: sharding.named(mesh), shapes)
-    with jax.set_mesh(mesh):
-        params = weights.filled(config.model, V, abstract_like(shapes, places), folders.tensors_of(path))
-    return config.model, params
+    return config.model, filled(config.model, V, folders.tensors_of(path))
+
+
+def filled(m, vocab_size, tensors):
+    """Parameters made of tensors."""
+    shapes = jax.eval_shape(lambda: transformer.init_params(m, vocab_size, jax.random.key(0)))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf.make()), weights.leaves_of(m, vocab_size, shapes, tensors))
 
 
 @pytest.mark.parametrize("case", [c if c in FAST else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
-def test_logits_are_those_of_transformers(case, noted, tmp_path, forward, mesh):
+def test_logits_are_those_of_transformers(case, noted, tmp_path, forward):
     given = folder_of(noted, case, tmp_path / "in")
-    m, params = read(tmp_path / "in", mesh)
+    m, params = read(tmp_path / "in")
     _, logits = forward(m, V, params, TOKENS)
     np.testing.assert_allclose(logits[..., :V], noted[f"{case}_logits"], atol=1e-4)
     back = dict(weights.named(m, V, params))
@@ -61,16 +62,16 @@ def test_logits_are_those_of_transformers(case, noted, tmp_path, forward, mesh):
     assert families.model_values(described) == families.model_values(folders.config_of(tmp_path / "in"))
 
 
-def test_each_row_of_a_table_is_read_once(noted, tmp_path, monkeypatch, mesh):
+def test_each_row_of_a_table_is_read_once(noted, tmp_path, monkeypatch):
     given = folder_of(noted, "qwen3", tmp_path)
     monkeypatch.setattr(weights, "BLOCK_BYTES", 4 * SMALL["hidden_size"] * 7)  # so that 64 rows are ten blocks
-    _, params = read(tmp_path, mesh)
+    _, params = read(tmp_path)
     np.testing.assert_array_equal(params["embedding"][:V], given["model.embed_tokens.weight"])
     np.testing.assert_array_equal(params["head"][:, :V], given["lm_head.weight"].T)
     assert not params["embedding"][V:].any()
 
 
-def test_what_is_no_model_of_ours_is_told(noted, tmp_path, mesh):
+def test_what_is_no_model_of_ours_is_told(noted, tmp_path):
     folder_of(noted, "llama", tmp_path)
     right = json.loads((tmp_path / "config.json").read_text())
     for change, said in (
@@ -86,10 +87,10 @@ def test_what_is_no_model_of_ours_is_told(noted, tmp_path, mesh):
     ):
         (tmp_path / "config.json").write_text(json.dumps(right | change))
         with pytest.raises(UserError, match=said):
-            read(tmp_path, mesh)
+            read(tmp_path)
 
 
-def test_folders_that_are_not_whole_or_not_to_be_trusted_are_refused(noted, tmp_path, mesh):
+def test_folders_that_are_not_whole_or_not_to_be_trusted_are_refused(noted, tmp_path):
     folder_of(noted, "llama", tmp_path)
     index, file = tmp_path / folders.INDEX, tmp_path / "model.safetensors"
     for named, said in (
@@ -100,14 +101,14 @@ def test_folders_that_are_not_whole_or_not_to_be_trusted_are_refused(noted, tmp_
     ):
         index.write_text(json.dumps({"weight_map": {"model.norm.weight": named}}))
         with pytest.raises(UserError, match=said):
-            read(tmp_path, mesh)
+            read(tmp_path)
     index.unlink()
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(UserError, match="does not read as safetensors"):
-        read(tmp_path, mesh)
+        read(tmp_path)
     file.rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="pickled"):
-        read(tmp_path, mesh)
+        read(tmp_path)
     with pytest.raises(UserError, match=r"neither a folder nor a \.gguf"):
         import_.opened(tmp_path / "nothing")
     (tmp_path / "config.json").write_text('{"model_type": "llama", "auto_map": {"AutoModel": "evil.Model"}}')

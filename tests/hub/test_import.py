@@ -9,7 +9,7 @@ from families_reference import SMALL
 from test_families import folder_of, noted  # noqa: F401 (a fixture)
 
 from llm_jax.config import UserError, validate
-from llm_jax.hub import export, families, folders, gguf_file, import_
+from llm_jax.hub import card, export, families, folders, gguf_file, import_
 from llm_jax.runs import Run
 from tests.commands import run as command
 
@@ -40,6 +40,11 @@ def test_out_and_in_again_are_the_same_bits(tokenizer, tiny, draw_params, tmp_pa
     text = "The cat sat.  Twice\n"
     assert run.tokenizer.encode(text) == tokenizer.encode(text)
     assert not (tmp_path / "run.part").exists()
+    source = card.source_of(tmp_path / "run")
+    export.export(run.config, run.tokenizer, again, tmp_path / "out2", source)
+    for name in ("model-00001.safetensors", "generation_config.json", "tokenizer_config.json"):
+        assert (tmp_path / "out2" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert source.name == "out" and source.generation["temperature"] == card.SAMPLING["temperature"]
     second = command("llm_jax.hub.import_", f"--source={tmp_path}/out", f"--workdir={tmp_path}/run")
     assert second.returncode == 2 and "exists" in second.stderr
 
