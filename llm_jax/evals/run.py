@@ -118,7 +118,7 @@ def measure(run: Run, stage: str, names: list[str]) -> dict[str, dict]:
 
     Raises UserError for a name that is unknown, or what the run has not the parts for.
     """
-    suits = lambda row: row.on == "base" or STAGES[stage].kind == "chat"  # noqa: E731
+    suits = lambda row: row.on == "base" or run.kind_of(stage) == "chat"  # noqa: E731
     rows = [MEASUREMENTS.find(name) for name in names] or [row for row in MEASUREMENTS.values() if suits(row)]
     params = run.load_params(stage)
     with examiner_of(run) as examiner:
