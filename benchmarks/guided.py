@@ -1,12 +1,13 @@
 """What a grammar costs: tokens a second of answers that obey one, against plain answers as long, in turns.
 
-    python -m benchmarks.guided [--cases='*'] [--rounds=5] [--slots=32]
+    python -m benchmarks.guided [--cases='*'] [--rounds=5] [--slots=32] [--workdir=DIR]
 
 One engine at temperature 1, twice as many requests as slots. `json`: records with names, numbers, choices and lists,
-whose keys come by themselves. `text`: a string of free text, where every token waits for a mask. Weights are random;
-the tokenizer is trained on Python's own files.
+whose keys come by themselves. `text`: a string of free text, where every token waits for a mask. Weights are random,
+and the tokenizer is trained on Python's own files, or they are those of a run.
 """
 
+import copy
 import fnmatch
 import json
 from pathlib import Path
@@ -23,10 +24,11 @@ quiet_logs()
 import numpy as np  # noqa: E402
 
 from benchmarks.ours import context_of  # noqa: E402
+from llm_jax.runs import Run  # noqa: E402
 from llm_jax.sampling.engine import Engine  # noqa: E402
 from llm_jax.sampling.grammar import compiled, of_schema  # noqa: E402
 from llm_jax.sampling.requests import Request  # noqa: E402
-from llm_jax.tokenizer import train_tokenizer  # noqa: E402
+from llm_jax.tokenizer.sentencepiece import train_tokenizer  # noqa: E402
 
 PERSON = {
     "type": "object",
@@ -46,24 +48,37 @@ PERSON = {
     "additionalProperties": False,
 }
 SCHEMAS = {"json": PERSON, "text": {"type": "string", "minLength": 400}}
-CASES = [f"{model}/{kind}" for model in MODELS for kind in SCHEMAS]
-NEW = 96  # tokens at most
+CASES = [f"{model}/{kind}" for model in (*MODELS, "run") for kind in SCHEMAS]
+NEW, LENGTH = 96, 256  # tokens of an answer at most; of prompt and answer
 
 
 def define_flags() -> None:
     flags.DEFINE_string("cases", "*", f"Which of {', '.join(CASES)}; * and ? are wildcards.")
     flags.DEFINE_integer("rounds", 5, "Pairs of measurements.", lower_bound=2)
     flags.DEFINE_integer("slots", 32, "Of the engine.", lower_bound=1)
+    flags.DEFINE_string("workdir", "", "Measure the newest stage of this run, as the cases run/*, and no other.")
+
+
+def made(model: str, slots: int) -> tuple:
+    """(parameters, engine, one whose plain answers do not end by themselves) of a model, or of the run."""
+    if model == "run":
+        run = Run.open(Path(flags.FLAGS.workdir))
+        tokenizer, params = run.tokenizer, run.load_params(run.choose())
+    else:
+        config = shape(model)
+        config.tokenizer.vocab_size = min(MODELS[model], 8192)  # Python's files give no more
+        tokenizer, run = train_tokenizer(texts(), config.tokenizer.vocab_size), context_of(config)
+        params = run.init_params()
+    endless = copy.copy(tokenizer)
+    endless.ends = (tokenizer.vocab_size,)
+    return params, *(Engine(run.model, one, run.mesh, slots, LENGTH) for one in (tokenizer, endless))
 
 
 def measure(case: str, rounds: int, slots: int) -> dict[str, float]:
     """The ratio of rates, guided over plain; each round is printed."""
     model, kind = case.split("/")
-    config = shape(model)
-    config.tokenizer.vocab_size = min(MODELS[model], 8192)  # Python's files give no more
-    tokenizer = train_tokenizer(texts(), config.tokenizer.vocab_size)
-    context = context_of(config)
-    params, engine = context.init_params(), Engine(context.model, tokenizer, context.mesh, slots, 256)
+    params, engine, endless = made(model, slots)
+    tokenizer = engine.tokenizer
     grammar = compiled(tokenizer, f"start: {of_schema(SCHEMAS[kind])}")
     print(f"\n{case}: {2 * slots} requests, {slots} slots\nround   plain tok/s  guided tok/s   ratio   of CPU seconds")
     ratios = []
@@ -74,7 +89,7 @@ def measure(case: str, rounds: int, slots: int) -> dict[str, float]:
         plain = ask()
         for request, answer in zip(plain, guided, strict=True):
             request.max_new_tokens = len(answer.ids)
-        free, free_seconds = timed(engine, params, plain)
+        free, free_seconds = timed(endless, params, plain)
         rates = [sum(len(c.ids) for c in done) / took for done, took in ((free, free_seconds), (guided, seconds))]
         if i:  # the first compiles
             ratios.append(rates[1] / rates[0])
@@ -100,7 +115,7 @@ def timed(engine: Engine, params, requests: list[Request]) -> tuple[list, np.nda
 
 def main() -> None:
     f = flags.FLAGS
-    wanted = fnmatch.filter(CASES, f.cases)
+    wanted = [case for case in fnmatch.filter(CASES, f.cases) if case.startswith("run/") == bool(f.workdir)]
     if not wanted:
         raise UserError(f"no case matches {f.cases!r}; one is {CASES[0]!r}")
     results = {case: measure(case, f.rounds, f.slots) for case in wanted}

@@ -100,7 +100,7 @@ def overhead(context, params, slots: int, rounds: int) -> None:
             limits = {slot: r.max_new_tokens for slot, r in group.items()}
             bare.begin(group, hidden_RD, {slot: slot - i for slot in group}, limits)
         for count in counts:
-            jax.device_get(bare.chunk(count, bare.count, {})["steps"])
+            jax.device_get(bare.chunk(count, bare.count, {})["counts"])
 
     def side_by_side(requests: list[Request]) -> None:
         parts = [requests[i::lanes] for i in range(lanes)]

@@ -150,6 +150,10 @@ class Run:
             raise UserError(f"{what}; bring that back, or move {Path(workdir) / stage} away to have it done again")
         return self.load_params(parent["stage"], where, step)
 
+    def kind_of(self, stage: str) -> str:
+        """Of a stage's model: "base" continues documents, "chat" answers turns, which its tokenizer must know."""
+        return STAGES[stage].kind if self.tokenizer.talks else "base"
+
     def trained(self) -> list[str]:
         """Stages that have a whole checkpoint, in the order of training."""
         return [stage for stage in trained() if checkpoint.written(self.workdir, stage)]

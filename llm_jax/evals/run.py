@@ -135,7 +135,7 @@ def measure(run: Run, stage: str, names: list[str]) -> dict[str, dict]:
 
     Raises UserError for a name that is unknown, or what the run has not the parts for.
     """
-    suits = lambda row: row.on in ("base", "every") or STAGES[stage].kind == "chat"  # noqa: E731
+    suits = lambda row: row.on in ("base", "every") or run.kind_of(stage) == "chat"  # noqa: E731
     rows = [MEASUREMENTS.find(name) for name in names] or [row for row in MEASUREMENTS.values() if suits(row)]
     check_files(run)
     params = run.load_params(stage)

@@ -201,8 +201,10 @@ def decode_chunk(static: Static, params, cache: kv_cache.Cache, state: State, st
     `resumed`: `rows` (B), those that have waited and go on, with what is put into their mouths, `forced` (B, F) and
     `length` (B); and `allowed` (B, W), the ids that grammars allow each guided row to sample next.
 
-    The outputs have admitted rows' first tokens, too. `steps` and `worked` in them count the steps that were done, and
-    those of each slot in which it wrote.
+    The outputs, in few arrays, since each takes its time on the way to the host: `written` (4, B, room), the OUTPUTS of
+    each row's new tokens, admitted rows' first ones too, where floats are bits of int32; `rows` (3, B), its `fresh`,
+    `done`, `waiting`; `counts`, of the steps that were done, and of those of each slot in which it wrote; and the
+    likeliest ids, `top` and `top_ids` (B, room, TOP).
     """
     drafts, room = static[2], state["out_ids"].shape[1]
     rows_B = resumed["rows"]
@@ -233,8 +235,13 @@ def decode_chunk(static: Static, params, cache: kv_cache.Cache, state: State, st
         return step + 1, worked, cache, state
 
     steps, worked, cache, state = jax.lax.while_loop(going, body, (0, 0, cache, state))
-    names = [name for name in state if name.startswith("out_")]
-    outputs = {name: state[name] for name in (*names, "fresh", "done", "waiting")} | {"steps": steps, "worked": worked}
+    bits = lambda x: jax.lax.bitcast_convert_type(x, jnp.int32)  # noqa: E731
+    outputs = {
+        "written": jnp.stack([bits(state[f"out_{name}"]) for name in OUTPUTS]),
+        "rows": jnp.stack([state[name].astype(jnp.int32) for name in ("fresh", "done", "waiting")]),
+        "counts": jnp.stack([steps, worked]),
+        **{name: state[f"out_{name}"] for name in ("top", "top_ids")},
+    }
     return cache, state | {"fresh": jnp.zeros_like(state["fresh"])}, outputs
 
 

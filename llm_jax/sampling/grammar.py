@@ -50,7 +50,8 @@ class Guide:
         """Reads what the row wrote: at most `room` ids that must come now, read already."""
         self.matcher.consume_tokens(list(ids))
         must = self.matcher.compute_ff_tokens()[:room]
-        self.matcher.consume_tokens(must)
+        if must:
+            self.matcher.consume_tokens(must)
         return must
 
 

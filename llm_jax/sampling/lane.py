@@ -117,14 +117,26 @@ class Lane:
     # The loop
 
     def step(self, steps: int = MOST_STEPS, wait_for_tools: bool = True) -> list[Completion]:
-        """Admits what it can and runs one chunk of at most `steps` steps; gives the completions that moved."""
-        self._take_answers(wait_for_tools)
-        while self._queue and len(self._free) >= min(self._refill, len(self._queue)):
-            self._admit(self._next_prompts())
-        live = [slot for slot, row in enumerate(self._rows) if row and slot not in self._calls]
+        """Admits what it can and runs at most `steps` steps; gives the completions that moved.
+
+        They are one chunk, or, where rows have grammars, a chunk for every mask that has to be worked out.
+        """
+        moved: dict[int, Completion] = {}
+        last = self.steps + min(steps, MOST_STEPS)
+        while self.steps < last:
+            self._take_answers(wait_for_tools)
+            while self._queue and len(self._free) >= min(self._refill, len(self._queue)):
+                self._admit(self._next_prompts())
+            live = [slot for slot, row in enumerate(self._rows) if row and slot not in self._calls]
+            moved |= {id(completion): completion for completion in self._chunk(last - self.steps, live)}
+            if not self._guides:
+                break
+        return list(moved.values())
+
+    def _chunk(self, steps: int, live: list[int]) -> list[Completion]:
+        """Runs one chunk of at most `steps` steps; gives the completions that moved."""
         if not live:
             return []
-        steps = min(steps, MOST_STEPS)
         ahead = steps * (1 + self._slots.drafts)
         self._make_room(max(min(self._position(slot) + ahead, self._end(slot)) for slot in live))
         stuck = self.count - len(live)
@@ -139,24 +151,31 @@ class Lane:
     def _take(self, out: decode.State, live: list[int]) -> list[Completion]:
         """Hands what was written to its completions, frees slots that are done, starts the tools of those that wait."""
         wanted = any(self._rows[slot][0].top for slot in live)
-        out = jax.device_get({k: v for k, v in out.items() if wanted or not k.startswith("out_top")})
-        self.steps, self.worked = self.steps + int(out["steps"]), self.worked + int(out["worked"])
+        out = jax.device_get({name: values for name, values in out.items() if wanted or not name.startswith("top")})
+        steps, worked = out["counts"].tolist()
+        self.steps, self.worked = self.steps + steps, self.worked + worked
+        fresh, done, waiting = out["rows"].tolist()
+        written = out["written"][:, :, : max(fresh)]
+        columns = [*written[:2].tolist(), *written[2:].view(np.float32).tolist()]
         moved = []
         for slot in live:
             request, completion = self._rows[slot]
             moved.append(completion)
-            before = len(completion.ids)
-            append(completion, request.top, out, slot)
+            before, n = len(completion.ids), fresh[slot]
+            for values, new in zip(completion.columns, columns, strict=True):
+                values += new[slot][:n]
+            if request.top:
+                completion.top += likeliest(out, slot, n, request.top)
             if request.stop and self._ends(completion, request, before):
                 self._slots.stop([slot])
                 self._finish(slot, "stop")
-            elif out["done"][slot]:
+            elif done[slot]:
                 ends = (*self.tokenizer.ends, *request.stop_ids)
                 self._finish(slot, "stop" if completion.ids and completion.ids[-1] in ends else "length")
             elif slot in self._guides:
-                if out["waiting"][slot]:
+                if waiting[slot]:
                     self._resumed[slot] = self._guides[slot].take(completion.ids[-1:], FORCED_ROOM)
-            elif out["waiting"][slot]:
+            elif waiting[slot]:
                 completion.tool_calls += 1
                 self._calls[slot] = self._pool.submit(self._call, list(completion.ids))
         self._mask(self._resumed)
@@ -341,11 +360,7 @@ def tell(request: Request, completion: Completion, told: list[dict[str, np.ndarr
         completion.prompt_top = [*[[]] * nobody, *tops]
 
 
-def append(completion: Completion, top: int, out: dict[str, np.ndarray], slot: int) -> None:
-    """Adds what a slot wrote in a chunk."""
-    n = int(out["fresh"][slot])
-    for name, values in zip(decode.OUTPUTS, completion.columns, strict=True):
-        values += out[f"out_{name}"][slot, :n].tolist()
-    if top:
-        ids, values = out["out_top_ids"][slot, :n, :top].tolist(), out["out_top"][slot, :n, :top].tolist()
-        completion.top += [list(zip(*pair, strict=True)) for pair in zip(ids, values, strict=True)]
+def likeliest(out: dict[str, np.ndarray], slot: int, n: int, top: int) -> list[list[tuple[int, float]]]:
+    """The likeliest ids of what a slot wrote in a chunk, with their log-probabilities."""
+    ids, values = out["top_ids"][slot, :n, :top].tolist(), out["top"][slot, :n, :top].tolist()
+    return [list(zip(*pair, strict=True)) for pair in zip(ids, values, strict=True)]

@@ -6,7 +6,6 @@ from pathlib import Path
 from llm_jax import sharding
 from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
-from llm_jax.stage_table import STAGES
 from llm_jax.tokenizer import Tokenizer
 from llm_jax.tools.table import Toolbox
 
@@ -14,15 +13,11 @@ from llm_jax.tools.table import Toolbox
 @dataclasses.dataclass
 class Loaded:
     stage: str
+    is_base: bool  # it continues documents; others answer turns
     tokenizer: Tokenizer
     params: dict
     engine: Engine
     tools: Toolbox
-
-    @property
-    def is_base(self) -> bool:
-        """It continues documents; any other stage answers turns."""
-        return STAGES[self.stage].kind == "base" or not self.tokenizer.talks
 
     def close(self) -> None:
         self.engine.close()
@@ -37,7 +32,8 @@ def load(workdir: Path, stage: str = "", slots: int = 1, **options) -> Loaded:
     run = Run.open(workdir)
     stage = run.choose(stage)
     params, tools = run.load_params(stage), Toolbox(run.workdir)
-    return Loaded(stage, run.tokenizer, params, engine_for(run, slots, tools, **options), tools)
+    engine = engine_for(run, slots, tools, **options)
+    return Loaded(stage, run.kind_of(stage) == "base", run.tokenizer, params, engine, tools)
 
 
 def engine_for(run: Run, slots: int, tools: Toolbox | None = None, **options) -> Engine:

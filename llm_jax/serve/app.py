@@ -19,13 +19,13 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from llm_jax.config import UserError
 from llm_jax.serve.answers import ChatStyle, Names, Shown, TextStyle, Writer, usage
 from llm_jax.serve.bodies import AnyBody, ApiError, parsed
 from llm_jax.serve.feedback import Feedback, FeedbackBody
 from llm_jax.serve.metrics import Clock, Counted, Metrics
 from llm_jax.serve.protocol import ChatBody, CompletionBody, CutBody, JoinBody, Sampling, TokenizeBody
 from llm_jax.serve.worker import Job, Workers
-from llm_jax.stage_table import STAGES
 from llm_jax.tokenizer import Tokenizer
 from llm_jax.tools.table import TOOLS
 
@@ -61,7 +61,8 @@ class Site:
 def make_app(workers: Workers, limits: Limits) -> FastAPI:
     """The application. Its default stage must have been asked for (`workers.get`) in the event loop that serves it."""
     site = Site(workers, limits, Metrics(workers), Names(workers.tokenizer))
-    handlers = {ApiError: failed, HTTPException: not_routed, Gone: left, ClientDisconnect: left, Exception: broken}
+    handlers = {ApiError: failed, UserError: mistaken, HTTPException: not_routed, Gone: left, ClientDisconnect: left}
+    handlers |= {Exception: broken}
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, exception_handlers=handlers)
     app.add_middleware(Counted, metrics=site.metrics)
     app.include_router(interface(site))
@@ -95,6 +96,11 @@ def add_heads(routes: APIRouter) -> None:
 
 async def failed(_: Request, error: ApiError) -> JSONResponse:
     return JSONResponse(error.body(), error.status, error.headers)
+
+
+async def mistaken(request: Request, error: UserError) -> JSONResponse:
+    """What a chat template does not take, for one."""
+    return await failed(request, ApiError(400, str(error)))
 
 
 async def left(*_) -> Response:
@@ -149,7 +155,7 @@ def interface(site: Site) -> APIRouter:
     @routes.post("/chat/completions")
     async def chat(request: Request) -> Response:
         body = await body_of(request, ChatBody)
-        if STAGES[stage := workers.known(body.model)].kind == "base":
+        if workers.run.kind_of(stage := workers.known(body.model)) == "base":
             raise ApiError(400, f"model: {stage!r} continues documents; ask /v1/completions, or another model", "model")
         return await Answer(site, body, ChatStyle(body, site.names)).response(request)
 
@@ -220,7 +226,7 @@ async def read(request: Request, most: int) -> bytes:
 
 
 def described(workers: Workers, stage: str, created: int) -> dict[str, Any]:
-    ours = {"kind": STAGES[stage].kind, "context": workers.length, "default": stage == workers.default}
+    ours = {"kind": workers.run.kind_of(stage), "context": workers.length, "default": stage == workers.default}
     told = lambda tool: {p: getattr(tool, p) for p in ("name", "description", "argument", "limits")}  # noqa: E731
     ours["tools"] = [told(TOOLS[name]) for name in workers.tools]
     return {"id": stage, "object": "model", "created": created, "owned_by": "llm_jax", **ours}

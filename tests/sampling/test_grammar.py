@@ -1,6 +1,8 @@
 """Grammars: what is sampled under one is valid, whatever the model; masks are those of the bytes of our tokens."""
 
 import json
+import os
+from pathlib import Path
 
 import jax
 import jsonschema
@@ -10,9 +12,11 @@ import pytest
 from llm_jax.config import UserError
 from llm_jax.sampling import decode, grammar
 from llm_jax.sampling.engine import Engine
+from llm_jax.sampling.loaded import load
 from llm_jax.sampling.requests import Request
 
 LENGTH = 192
+RUNS = os.environ.get("RUNS", "runs/speedrun:runs/real").split(":")  # of trained models
 SHORT = {"type": "string", "maxLength": 5}
 PERSON = {
     "type": "object",
@@ -56,12 +60,35 @@ def test_what_a_random_model_writes_is_valid(engine, tokenizer, params, answers)
     plain = [Request(prompt, 7, 1.0, 12), Request(prompt, 0, 0.0, 9)]
     before = engine.generate(params, plain)
     done = engine.generate(params, [*asked, *plain])
-    for request, answer in zip(range(answers), done, strict=False):
+    are_valid(tokenizer, done[:answers])
+    assert [answer.ids for answer in done[answers:]] == [answer.ids for answer in before]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workdir", RUNS)
+def test_what_a_trained_model_writes_is_valid(workdir):
+    """200 of 200, of those runs that are there; RUNS names others."""
+    if not Path(workdir, "config.json").is_file():
+        pytest.skip(f"{workdir} is no run")
+    model = load(Path(workdir), slots=32)
+    t = model.tokenizer
+    try:
+        asked = [{"role": "user", "content": "Write one line of JSON about a person."}]
+        prompt = t.render(asked, for_generation=True).ids
+        grammars = [schema_grammar(t, schema) for schema in SCHEMAS[:3]]
+        requests = [Request(prompt, seed, 1.0, LENGTH, grammar=grammars[seed % 3]) for seed in range(200)]
+        are_valid(t, model.engine.generate(model.params, requests))
+    finally:
+        model.close()
+
+
+def are_valid(tokenizer, done) -> None:
+    """Of the first three schemas in turn; and no two thirds are alike."""
+    for i, answer in enumerate(done):
         assert answer.finish == "stop" and answer.ids[-1] == tokenizer.end
         assert not set(answer.ids[:-1]) & set(tokenizer.special_names)
-        jsonschema.validate(json.loads(tokenizer.decode(answer.ids)), SCHEMAS[request % 3])
-    assert len({tuple(answer.ids) for answer in done[:answers]}) > answers / 2
-    assert [answer.ids for answer in done[answers:]] == [answer.ids for answer in before]
+        jsonschema.validate(json.loads(tokenizer.decode(answer.ids)), SCHEMAS[i % 3])
+    assert len({tuple(answer.ids) for answer in done}) > len(done) / 3
 
 
 def test_a_grammar_leaves_the_recorded_logprob_alone(engine, tokenizer, params, forward, tiny_model):

@@ -22,7 +22,7 @@ export function startSettings() {
 }
 
 // What each kind of model is called; ids are the stages that trained them.
-const LABELS = { pretrain: "Base model", sft: "Assistant", rl: "Thinking model" };
+const LABELS = { imported: "Imported model", pretrain: "Base model", sft: "Assistant", rl: "Thinking model" };
 
 export function label(id) {
   return LABELS[id] ?? id;
