@@ -21,7 +21,7 @@ from data_pipelines.packing import pack_records
 from data_pipelines.python_docs import python_documents
 from llm_jax.rows import facts, row_sets
 from llm_jax.tasks import calculator
-from llm_jax.tasks.base import Item, split_of
+from llm_jax.tasks.base import Item, Problem, split_of
 from llm_jax.tasks.table import FAMILIES, Family
 from llm_jax.tokenizer import Tokenizer, path_in
 
@@ -81,15 +81,21 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
 
 def conversations(seed: int, amount: float) -> Iterator[dict]:
     """`conversation` records of TAUGHT, in a random order; `amount` scales their number."""
-    rng = random.Random(f"{seed}/fine_tuning")
-    taught = [
-        (name, talk.exchange(FAMILIES[name].problem(rng, level, "train", {}), way))
-        for (name, level, way), count in TAUGHT.items()
-        for _ in range(max(1, round(count * amount)))
-    ]
+    rng, taught = random.Random(f"{seed}/fine_tuning"), []
+    for (name, level, way), count in TAUGHT.items():
+        wanted = len(taught) + max(1, round(count * amount))
+        while len(taught) < wanted:
+            problem = FAMILIES[name].problem(rng, level, "train", {})
+            if shows_train_alone(problem):
+                taught.append((name, talk.exchange(problem, way)))
     rng.shuffle(taught)
     for number, (source, messages) in enumerate(taught):
         yield {"id": f"{number:05d}", "source": source, "messages": messages}
+
+
+def shows_train_alone(problem: Problem) -> bool:
+    """Whether no step of its solution is itself a problem that is kept for testing."""
+    return all(split_of(line.partition("=")[0]) == "train" for line in problem.think.splitlines())
 
 
 def prompts(seed: int, split: str, amount: float) -> Iterator[dict]:

@@ -53,6 +53,11 @@ class Function(Body):
         return f"{self.name}({listed})" + (f" {said}" if said else "")
 
 
+def has_span(function: Function, tokenizer: Tokenizer) -> bool:
+    """Whether the model calls it by a span that one id closes, where the answer then ends; else calls are JSON."""
+    return bool(function.argument) and not tokenizer.call and len(tokenizer.close[function.name]) == 1
+
+
 def takes_text(schema: Any) -> bool:
     """Whether a JSON schema takes any text."""
     if not isinstance(schema, dict):
@@ -97,7 +102,7 @@ def turn(tokenizer: Tokenizer, say: str, functions: Sequence[Function], must: bo
     marked = lambda ids: " ".join(f"<[{i}]>" for i in ids)  # noqa: E731
     span = lambda name: f"{marked(tokenizer.open[name])} TEXT {marked(tokenizer.close[name])}"  # noqa: E731
     free = f"SAY | SAY? {span('answer')}"
-    spans = [function.name for function in functions if function.argument and not tokenizer.call]
+    spans = [function.name for function in functions if has_span(function, tokenizer)]
     calls = [function.rule for function in functions if function.name not in spans]
     opening, closing = json.dumps(CALL), json.dumps(CALLED)
     if tokenizer.call and all(len(marker) == 1 for marker in tokenizer.call):  # which text does not spell

@@ -21,7 +21,7 @@ from llm_jax.sampling.requests import Request
 from llm_jax.sampling.settings import not_here, some, whole
 from llm_jax.sampling.turns import SAID, TooLong, continued, fitted
 from llm_jax.serve.bodies import ApiError, Body, Whole
-from llm_jax.serve.functions import CHOICES, Function, Tool, chosen, told, turn
+from llm_jax.serve.functions import CHOICES, Function, Tool, chosen, has_span, told, turn
 from llm_jax.serve.messages import Messages
 from llm_jax.tokenizer import Tokenizer
 from llm_jax.tools.table import TOOLS
@@ -291,7 +291,7 @@ class ChatBody(Sampling):
 
     def by_spans(self, tokenizer: Tokenizer) -> bool:
         """Whether all its tools have spans, which the model calls without a grammar."""
-        return not self.functions or (not tokenizer.call and len(self.arguments) == len(self.functions))
+        return all(has_span(function, tokenizer) for function in self.functions)
 
     @property
     def wanted(self) -> bool:
@@ -315,7 +315,8 @@ class ChatBody(Sampling):
         records = [message.record(self.arguments) for message in self.messages]
         prompt, notices = self._prompt(tokenizer, records, length)
         form = self._guided(tokenizer, rule) if is_guided else self._free(tokenizer, present)
-        form["stop_ids"] = tuple(tokenizer.close[name][-1] for name in self.arguments)
+        closings = [tokenizer.close[name] for name in self.arguments]
+        form["stop_ids"] = tuple(ids[0] for ids in closings if len(ids) == 1)
         requests = self.requests(prompt, tokenizer, length, max_new_tokens=self.most(length, length), **form)
         return requests, "; ".join(notices)
 

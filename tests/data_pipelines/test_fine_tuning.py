@@ -1,6 +1,7 @@
 """What a model from elsewhere learns and is asked: nothing asked is taught, and choices have one right ending."""
 
 import importlib
+import re
 import sys
 from collections import Counter
 
@@ -31,7 +32,8 @@ def test_each_level_is_taught_as_often_as_it_says(fine_tuning, amount):
 
 
 def test_no_problem_that_is_asked_is_taught(fine_tuning):
-    taught = " ".join(str(record["messages"]) for record in fine_tuning.conversations(0, 1.0))
+    text = " ".join(str(record["messages"]) for record in fine_tuning.conversations(0, 1.0))
+    taught = set(re.findall(r"[0-9]+(?:[+-][0-9]+)+", text))
     for split in ("train", "dev", "test"):
         asked = list(fine_tuning.prompts(0, split, 1.0))
         assert Counter((p["task"], p["level"]) for p in asked) == {

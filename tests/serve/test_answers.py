@@ -16,7 +16,6 @@ from llm_jax.serve.messages import Message
 from llm_jax.serve.protocol import ChatBody, CompletionBody, TokenizeBody, derived
 from llm_jax.serve.worker import News
 from llm_jax.tools.table import TOOLS
-from tests.hub.templates import CALLS, MARKS, hub_tokenizer
 
 LENGTH = 128
 HELLO = [{"role": "user", "content": "How many cats are there?"}]
@@ -136,28 +135,6 @@ def test_a_call_is_handed_over_only_where_the_client_has_the_tool(tokenizer):
         assert [json.loads(c["function"]["arguments"]) for c in calls] == [{"code": 'print("a")'}] * (
             expected == "tool_calls"
         )
-
-
-@pytest.mark.parametrize("name, arguments", [("python", {"code": "6*7"}), ("weather", {"city": "Oslo"})])
-def test_where_a_model_calls_by_json_all_tools_are_called_so_by_its_own_markers(name, arguments):
-    theirs = hub_tokenizer(CALLS, *MARKS)
-    city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-    offered = [{"name": "python"}, {"name": "weather", "parameters": city}]
-    fields = {"messages": HELLO, "tools": [{"type": "function", "function": one} for one in offered]}
-    body = parsed(json.dumps({**fields, "tool_choice": "required"}).encode(), ChatBody)
-    (request,), _ = body.asked(theirs, 512, TOOLS)
-    call = json.dumps({"name": name, "arguments": arguments})
-    ids = [*theirs.open["python"], *theirs.encode(f"\n{call}\n"), *theirs.close["python"]]
-    guide = request.grammar.begin()
-    guide.take(ids, 0)
-    assert not guide.failed and ids[-1] in request.stop_ids
-    writer = Writer(theirs, [])
-    told = ChatStyle(body, Names(theirs)).whole(0, writer, writer.take(news(ids, "stop")))["message"]
-    (called,) = told["tool_calls"]
-    assert (called["function"]["name"], json.loads(called["function"]["arguments"])) == (name, arguments)
-    record = Message(role="assistant", content="", tool_calls=[{"function": called["function"]}]).record(body.arguments)
-    rendered = theirs.render([*HELLO, record])
-    assert rendered.ids[rendered.loss_mask.index(1) : -1] == [*ids, theirs.end]
 
 
 # Bodies
