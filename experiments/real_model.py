@@ -25,10 +25,10 @@ def get_config(source=""):
     c.model.remat = "none"
     c.train.microbatch = 4
     c.optimizer.schedule, c.optimizer.warmup = "cosine", 0.1
-    c.sft.batch, c.sft.epochs = 4, 2
+    c.sft.batch, c.sft.epochs = 4, 1
     c.lora.rank, c.lora.learning_rate = 16, 1e-3
     c.rl.tasks = {"arithmetic/3 numbers": 0.8, "sums": 0.2}
-    c.rl.batch, c.rl.group, c.rl.slots, c.rl.steps = 64, 8, 64, 8
+    c.rl.batch, c.rl.group, c.rl.slots, c.rl.steps = 64, 8, 64, 6
     c.eval.problems, c.eval.passk_problems, c.eval.passk_samples = 64, 32, 8
     c.eval.grid_items, c.eval.slots, c.eval.max_new_tokens = 64, 32, 96
     return c
