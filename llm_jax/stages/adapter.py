@@ -22,6 +22,6 @@ def train(run: Run, job: loop.Job, params, rate: Callable):
         job,
         optimizer=optax.chain(optax.clip_by_global_norm(clip), optimizer) if clip else optimizer,
         flops_per_step=job.flops_per_step * 2 / 3,  # frozen matrices need no gradient of their own
-        join=functools.partial(lora.attached, scale=values.alpha / values.rank),
+        join=functools.partial(lora.attached, scale=lora.scale_of(values)),
     )
     return loop.train(run, job, run.init_adapter(job.stage), lora.frozen(params, run.axes(), values.frozen))
