@@ -110,7 +110,7 @@ class Run:
             return params
         values = ConfigDict(meta["lora"])
         base = lora.frozen(self._base_of(stage, workdir, meta["parent"]), self.axes(), values.frozen)
-        return lora.merged(lora.attached(params, base, values.alpha / values.rank), self.axes())
+        return lora.merged(lora.attached(params, base, lora.scale_of(values)), self.axes())
 
     def load_adapter(self, stage: str):
         """(the record, the adapter) of a stage that trained one. Raises UserError when it did not, or has none."""

@@ -86,6 +86,11 @@ def init(axes_tree: Tree, shapes: Tree, lora: ConfigDict, key: jax.Array) -> Tre
     return adapter_of(leaf, axes_tree, tuple(lora.projections), shapes)
 
 
+def scale_of(values: ConfigDict) -> float:
+    """Of x A B, by the values of a section `lora`."""
+    return values.alpha / values.rank
+
+
 def attached(adapter: Tree, params: Tree, scale: float) -> Tree:
     """The parameters, with an `Adapted` in the place of each matrix of the adapter."""
     out = dict(params)

@@ -30,7 +30,7 @@ def adapted(run: Run, job: loop.Job, rate: Callable) -> loop.Job:
         job,
         optimizer=optax.chain(optax.clip_by_global_norm(clip), optimizer) if clip else optimizer,
         flops_per_step=job.flops_per_step * FLOPS,
-        join=functools.partial(lora.attached, scale=values.alpha / values.rank),
+        join=functools.partial(lora.attached, scale=lora.scale_of(values)),
     )
 
 

@@ -127,6 +127,10 @@ def test_int8_decoding_keeps_the_adapter(model):
     assert gap(sampled(model, drawn_params(model, VOCAB), int8=True), trained(model, params)) > 0.1
 
 
+def test_the_scale_is_alpha_for_each_of_the_rank():
+    assert lora.scale_of(values(rank=8, alpha=4.0)) == 0.5
+
+
 def test_gradients_are_those_of_the_sum(model):
     """By the chain rule through W + scale A B, an array of its own."""
     axes, base, adapter = transformer.param_axes(model, VOCAB), drawn_params(model, VOCAB), disturbed(fresh(model))
