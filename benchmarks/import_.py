@@ -11,6 +11,7 @@ accelerate, memory and our seconds alone are told.
 import importlib.util
 import json
 import math
+import resource
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 
 from benchmarks.common import shown, spread
@@ -66,7 +68,7 @@ def sizes(source: Path) -> tuple[int, int]:
     return 4 * sum(counts), 4 * max(counts)
 
 
-def ours(source: Path) -> tuple[float, int]:
+def ours(source: Path) -> tuple[np.ndarray, int]:
     """(seconds, bytes at the peak above those after `import jax`)."""
     folder = Path(tempfile.mkdtemp(prefix="llm_jax_import_"))
     try:
@@ -76,12 +78,18 @@ def ours(source: Path) -> tuple[float, int]:
     return seconds, int(out.rsplit("bytes", 1)[1])
 
 
-def timed(program: str, *args: str) -> tuple[float, str]:
-    started = time.perf_counter()
+def clocks() -> np.ndarray:
+    """Seconds: [of the wall, that ended children have worked]."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return np.array([time.perf_counter(), used.ru_utime + used.ru_stime])
+
+
+def timed(program: str, *args: str) -> tuple[np.ndarray, str]:
+    started = clocks()
     done = subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"an import fails: {done.stderr.strip().splitlines()[-1]}")
-    return time.perf_counter() - started, done.stdout
+    return clocks() - started, done.stdout
 
 
 def main() -> None:
@@ -91,19 +99,23 @@ def main() -> None:
     if not peer:
         print("torch, transformers or accelerate, the peer of this comparison, is not installed: ours alone")
     parameters, largest = sizes(source)
-    rows = []
+    told = "{:.1f} s ({:.1f} of a CPU)".format
+    peaks, ratios = [], []
     for i in range(f.rounds):
         seconds, peak = ours(source)
-        rows.append({"seconds": seconds, "peak": peak} | ({"theirs": timed(THEIRS, str(source))[0]} if peer else {}))
-        print(f"{i + 1:3}  ours {seconds:.1f} s, peak {peak / 2**20:,.0f} MiB", end="")
-        print(f", Transformers {rows[-1]['theirs']:.1f} s" if peer else "", flush=True)
-    bar, peak = parameters + SPARE * largest, max(row["peak"] for row in rows)
+        peaks.append(peak)
+        print(f"{i + 1:3}  ours {told(*seconds)}, peak {peak / 2**20:,.0f} MiB", end="" if peer else "\n", flush=True)
+        if peer:
+            theirs, _ = timed(THEIRS, str(source))
+            ratios.append(seconds / theirs)
+            print(f", Transformers {told(*theirs)}", flush=True)
+    bar, peak = parameters + SPARE * largest, max(peaks)
     sizes_told = [f"{size / 2**20:,.0f}" for size in (peak, parameters, bar)]
     print("MiB: peak above import jax {}, parameters {}, bar {}".format(*sizes_told))
-    out = {"peak_bytes": peak, "bar_bytes": bar, "rows": rows}
+    out = {"peak_bytes": peak, "bar_bytes": bar}
     if peer:
-        out["ratio"] = spread([row["seconds"] / row["theirs"] for row in rows])
-        print(f"seconds, ours / Transformers  {shown(out['ratio'])}")
+        out["ratio"], out["cpu_ratio"] = (spread(list(column)) for column in zip(*ratios, strict=True))
+        print(f"seconds, ours / Transformers  {shown(out['ratio'])}; of a CPU  {shown(out['cpu_ratio'])}")
     if f.json:
         print(json.dumps(out))
 

@@ -1,1 +1,1 @@
-"""To and from Hugging Face folders."""
+"""To and from Hugging Face folders and GGUF files."""

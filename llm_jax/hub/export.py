@@ -8,6 +8,7 @@
 """
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -141,13 +142,18 @@ def export_gguf(
     model_json = described(config, tokenizer, source)
     about = {key: text for key, text in (("name", source.name), ("license", source.licence)) if text}
     values = gguf_write.values_of(model_json, gguf_tokenizer.values_of(tokenizer), kind, about)
-    named = lambda params: weights.named(config.model, tokenizer.vocab_size, params)  # noqa: E731
+    named = functools.partial(weights.named, config.model, tokenizer.vocab_size)
     names: list[str] = []
-    listed = jax.eval_shape(lambda params: [names.append(name) or array for name, array in named(params)], params)
-    shapes = {name: array.shape for name, array in zip(names, listed, strict=True)}
+
+    def listed(params: dict) -> list[jax.Array]:
+        pairs = list(named(params))
+        names.extend(name for name, _ in pairs)
+        return [array for _, array in pairs]
+
+    shapes = [array.shape for array in jax.eval_shape(listed, params)]
     with made_whole(output) as part:
         part.parent.mkdir(parents=True, exist_ok=True)
-        gguf_write.write(part, model_json, values, shapes, named(params), kind)
+        gguf_write.write(part, model_json, values, dict(zip(names, shapes, strict=True)), named(params), kind)
 
 
 @contextlib.contextmanager

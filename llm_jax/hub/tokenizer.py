@@ -37,12 +37,14 @@ class HubTokenizer(Tokenizer):
     def __init__(self, model_json: str, beside: dict[str, Any]):
         self.model_json, self.beside = model_json, beside
         self.sha256 = hashlib.sha256((model_json + json.dumps(beside, sort_keys=True)).encode()).hexdigest()
-        self._all = tokenizers.Tokenizer.from_str(model_json)
         self.vocab_size = beside["vocab_size"]
-        added = self._all.get_added_tokens_decoder()
+        model = json.loads(model_json)
+        added = {token["id"]: token for token in model.get("added_tokens") or ()}
         of_spans = {text for name in SPANS for spelling in SPELLINGS for text in spelled(spelling, name)}
         of_spans.update(calls.MARKERS)
-        self.special_names = {i: t.content for i, t in added.items() if t.special or t.content in of_spans}
+        self.special_names = {
+            i: token["content"] for i, token in added.items() if token.get("special") or token["content"] in of_spans
+        }
         self._ids = {name: i for i, name in self.special_names.items()}
         self.begin, self.ends = tuple(beside["begin"]), tuple(beside["ends"])
         self.pad = beside["pad"]
@@ -51,8 +53,12 @@ class HubTokenizer(Tokenizer):
         self._spelled = {name: self._spelling(name) for name in SPANS}
         self._frames: dict[str, tuple[str, str]] = {}  # of what tools say: what stands around it between its markers
         self.calls = self._framed(calls.of(self.template)) if self.template else None
-        self.is_byte_level = "ByteLevel" in json.dumps(json.loads(model_json).get("decoder"))
+        self.is_byte_level = "ByteLevel" in json.dumps(model.get("decoder"))
         self._byte_of = byte_level() if self.is_byte_level else None
+
+    @functools.cached_property
+    def _all(self) -> tokenizers.Tokenizer:
+        return tokenizers.Tokenizer.from_str(self.model_json)
 
     @functools.cached_property
     def _plain(self) -> tokenizers.Tokenizer:
@@ -129,7 +135,9 @@ class HubTokenizer(Tokenizer):
         if not beside.is_file():
             raise UserError(f"{path} lacks {BESIDE} beside it; import the model again")
         try:
-            return cls(path.read_text(encoding="utf-8"), read_json(beside))
+            found = cls(path.read_text(encoding="utf-8"), read_json(beside))
+            found.decode([])  # made when it is first used: here, where it can be told what is wrong
+            return found
         except UserError:
             raise
         except Exception as error:  # the library raises nothing more special

@@ -1,6 +1,7 @@
 """A model of ours goes out and comes in again; a folder or a GGUF file becomes a run that talks."""
 
 import runpy
+import sys
 
 import jax
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 from families_reference import SMALL
 from test_families import folder_of, noted  # noqa: F401 (a fixture)
 
+from benchmarks import import_ as measured
 from llm_jax.config import UserError, validate
 from llm_jax.hub import card, export, families, folders, gguf_file, import_
+from llm_jax.model import transformer
 from llm_jax.runs import Run
 from tests.commands import run as command
 
@@ -117,6 +120,24 @@ def test_rotary_pairs_go_side_by_side_and_back():
     rows = np.arange(24.0).reshape(12, 2)
     np.testing.assert_array_equal(gguf_file.halves_apart(gguf_file.side_by_side(rows, 3), 3), rows)
     np.testing.assert_array_equal(gguf_file.side_by_side(rows, 3)[:4], rows[[0, 2, 1, 3]])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's peak of a process is Linux's")
+def test_an_import_takes_less_than_the_parameters_and_a_fifth_over_a_tensor(tokenizer, tiny, tmp_path):
+    m = tiny.model
+    m.dim, m.layers, m.heads, m.kv_heads, m.head_dim, m.ff_dim = 1024, 8, 16, 8, 64, 2560
+    params = jax.tree.map(lambda x: np.full(x.shape, 0.01, np.float32), abstract(m, tokenizer.vocab_size))
+    export.export(tiny, tokenizer, params, tmp_path / "out")
+    export.export_gguf(tiny, tokenizer, params, tmp_path / "m.gguf", "q8_0")
+    for source in (tmp_path / "out", tmp_path / "m.gguf"):
+        parameters, largest = measured.sizes(source)
+        assert parameters > 2**28
+        assert measured.ours(source)[1] <= parameters + measured.SPARE * largest
+
+
+def abstract(m, vocab_size):
+    return jax.eval_shape(lambda: transformer.init_params(m, vocab_size, jax.random.key(0)))
 
 
 @pytest.mark.slow
