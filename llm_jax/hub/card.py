@@ -121,7 +121,7 @@ def figures(run: Run) -> str:
     lines = []
     for where, metric in flat({key: report[key] for key in REPORTED if key in report}):
         if "n" in metric:
-            show = metrics.FORMATS[metrics.kind_of(where)]
+            show = metrics.FORMATS[metrics.kind_of(where, metric)]
             between = " to ".join(map(show, metric["ci95"])) if "ci95" in metric else ""
             lines.append(f"| {'.'.join(where)} | {show(metric['value'])} | {metric['n']:,} | {between} |")
     if not lines:
