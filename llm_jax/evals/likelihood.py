@@ -9,9 +9,8 @@ import numpy as np
 from llm_jax import sharding
 from llm_jax.model import transformer
 from llm_jax.runs import Run
-from llm_jax.sampling.decode import FORCED_ROOM, model_of
+from llm_jax.sampling.decode import model_of
 from llm_jax.sampling.engine import Engine
-from llm_jax.sampling.requests import Completion, Request
 from llm_jax.tokenizer import Tokenizer
 from llm_jax.training import losses
 
@@ -108,26 +107,11 @@ def split(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[i
 def of_continuations(engine: Engine, params, pairs: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
     """(log p of the continuation, in nats; whether greedy decoding would have written it) of each (context,
     continuation). No context is empty; what does not fit is cut from the left.
-
-    A context that several share is read once, and so is its beginning where others begin alike.
     """
-    asked = [request_of(context, after, engine.length) for context, after in pairs if after]
-    done = iter(engine.generate(params, asked))
-    return [told(next(done), after) if after else (0.0, True) for _, after in pairs]
-
-
-def request_of(context: list[int], continuation: list[int], length: int) -> Request:
-    """The continuation is put into the model's mouth; what is too long for that stands in the prompt but for its last
-    token."""
-    whole = [*context, *continuation][-length:]
-    most = min(len(continuation), len(whole) - 1)
-    written = most if most <= FORCED_ROOM else 1
-    prompt, forced = whole[:-written], tuple(whole[-written:])
-    scored = len(whole) - most if written < most else None
-    return Request(prompt, max_new_tokens=written, forced=forced, top=1, prompt_logprobs=scored)
-
-
-def told(completion: Completion, continuation: list[int]) -> tuple[float, bool]:
-    logprob = [*(completion.prompt_logprob or []), *completion.logprob]
-    likeliest = [top[0][0] for top in [*(completion.prompt_top or []), *completion.top]]
-    return sum(logprob), likeliest == continuation[-len(likeliest) :]
+    asked = []
+    for context, after in pairs:
+        kept = [*context, *after][-engine.length - 1 :]
+        at = max(1, len(kept) - len(after))
+        asked.append((kept[:at], kept[at:]))
+    told = iter(engine.score(params, [pair for pair in asked if pair[1]]))
+    return [next(told) if after else (0.0, True) for _, after in asked]

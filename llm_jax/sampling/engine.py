@@ -17,6 +17,7 @@ from llm_jax.sampling import memory
 from llm_jax.sampling.decode import MOST_STEPS
 from llm_jax.sampling.lane import Lane
 from llm_jax.sampling.requests import Completion, Request, Tool
+from llm_jax.sampling.scoring import Pair, Score, by_context
 from llm_jax.sampling.slots import Slots
 from llm_jax.tokenizer import Tokenizer
 
@@ -93,6 +94,23 @@ class Engine:
         finally:
             self.cancel(completion)
 
+    def score(self, params, pairs: list[Pair]) -> list[Score]:
+        """Of each (context, what follows it), neither empty: (log p of what follows, whether greedy decoding would have
+        written it). Together they have at most one token more than the engine's length. Nothing else may be at work.
+        """
+        self.use(params)
+        order = [number for numbers in by_context(pairs).values() for number in numbers]
+        share = max(1, -(-len(order) // len(self._lanes)))
+        cut = [order[start : start + share] for start in range(0, len(order), share)]
+        work = [
+            self._threads.submit(self._on_mesh, lane.score, [pairs[number] for number in numbers])
+            for lane, numbers in zip(self._lanes, cut, strict=False)
+        ]
+        told: dict[int, Score] = {}
+        for part, numbers in zip(work, cut, strict=True):
+            told.update(zip(numbers, part.result(), strict=True))
+        return [told[number] for number in range(len(pairs))]
+
     def use(self, params) -> None:
         """Decodes with these parameters from now on. What was read with others is forgotten."""
         if params is self._params:
@@ -124,10 +142,7 @@ class Engine:
         cache than each other. Prompts of like length are read together, for little padding; those of a group stand
         side by side. No lane gets more than its share while others have room.
         """
-        longest: dict[tuple[int, ...], int] = {}  # of those with a prompt
-        for r in requests:
-            longest[tuple(r.prompt)] = max(r.max_new_tokens, longest.get(tuple(r.prompt), 0))
-        key = lambda i: (-longest[tuple(requests[i].prompt)], len(requests[i].prompt), requests[i].prompt)  # noqa: E731
+        key = lambda i: (-requests[i].max_new_tokens, len(requests[i].prompt), requests[i].prompt)  # noqa: E731
         share, given, made = -(-len(requests) // len(self._lanes)), collections.Counter(), {}
         for i in sorted(range(len(requests)), key=key):
             roomy = [(lane.known(requests[i].prompt), lane) for lane in self._lanes if lane.room > 0]

@@ -15,7 +15,7 @@ from concurrent.futures import Executor, Future, wait
 import jax
 import numpy as np
 
-from llm_jax.sampling import decode
+from llm_jax.sampling import decode, scoring
 from llm_jax.sampling.decode import FORCED_ROOM, MOST_STEPS
 from llm_jax.sampling.grammar import Guide, fill
 from llm_jax.sampling.requests import Completion, Request, Tool
@@ -81,6 +81,12 @@ class Lane:
             if row and row[1] is completion:
                 self._slots.stop([slot])
                 self._finish(slot, "cancelled")
+
+    def score(self, pairs: list[scoring.Pair]) -> list[scoring.Score]:
+        """`scoring.scored`, of a lane that is not at work."""
+        told = scoring.scored(self._slots, pairs)
+        self.forget()
+        return told
 
     def warm_up(self, backwards: bool) -> None:
         self._slots.warm_up(backwards)

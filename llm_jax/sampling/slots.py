@@ -82,12 +82,19 @@ class Slots:
         if length > self.length or (shrink and length < self.length):
             self._cache = decode.resized(self._cache, length)
 
-    def read(self, pieces: list[Piece], after: list[int] | None = None) -> tuple[jax.Array, decode.State]:
+    def read(
+        self,
+        pieces: list[Piece],
+        after: list[int] | None = None,
+        together: tuple[int, ...] = (),
+        lengths: tuple[int, ...] = PIECES,
+    ) -> tuple[jax.Array, decode.State]:
         """Reads a piece of each of a few prompts into the cache: the hidden state of each one's last token, and
-        `decode.scores`, which are zeros without the ids that come `after` the pieces.
+        `decode.scores`, which are zeros without the ids that come `after` the pieces. Padded to one of the numbers
+        `together`, and one of the lengths.
         """
-        R = bucket(len(pieces), self.together)
-        P = bucket(max((len(ids) for ids, *_ in pieces), default=1), PIECES)
+        R = bucket(len(pieces), together or self.together)
+        P = bucket(max((len(ids) for ids, *_ in pieces), default=1), lengths)
         tokens = np.full((R, P), self.tokenizer.pad, np.int32)
         prompts = {"length": np.ones(R, np.int32), "slot": np.full(R, self.count, np.int32)}  # past the last: nowhere
         prompts |= {name: np.zeros(R, np.int32) for name in ("origin", "start")}
