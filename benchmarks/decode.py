@@ -72,7 +72,7 @@ def requests_of(case: str, draw: tuple[int, int] = (0, 0)) -> list[tuple[list[in
 class NoText:
     """A tokenizer for ids alone. No token is `end`, so every row gets as many as it wants."""
 
-    pad, bos, open, close = 0, 1, {}, {}
+    pad, bos, open, close, ends = 0, 1, {}, {}, ()
 
     def __init__(self, vocab_size: int):
         self.vocab_size = self.end = vocab_size
