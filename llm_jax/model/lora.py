@@ -49,7 +49,7 @@ def spread(inside: jax.Array, b: jax.Array) -> jax.Array:
     """`product(inside, b, 1)`: the rank's few numbers of each token to all outputs.
 
     The gradient of b has the few on the left. Left to itself, JAX has the gradient of the outputs there, which XLA
-    first copies, transposed: a sixth of the step on a CPU (1,024 tokens of SmolLM2-135M).
+    first copies, transposed: an eighth of the step's CPU time (1,024 tokens of SmolLM2-135M).
     """
     return product(inside, b, 1)
 
