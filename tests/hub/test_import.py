@@ -32,7 +32,8 @@ def test_out_and_in_again_are_the_same_bits(tokenizer, tiny, draw_params, tmp_pa
     assert run.choose() == "imported"
     with jax.set_mesh(run.mesh):
         again = run.load_params("imported")
-    validate(runpy.run_path("experiments/imported.py")["get_config"](str(tmp_path / "out")))
+    for name in ("imported", "real_model"):
+        validate(runpy.run_path(f"experiments/{name}.py")["get_config"](str(tmp_path / "out")))
     shorter = import_.config_for(import_.opened(tmp_path / "out"), 12)
     lengths = [(c.imported.context, c.data.sequence_length) for c in (run.config, shorter)]
     assert lengths == [(16, 16), (16, 12)]
