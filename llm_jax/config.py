@@ -70,6 +70,7 @@ def default() -> ConfigDict:
     c.data.python_docs_bytes = 400_000  # how much prose and code to read from this Python's own documentation
     c.data.epochs = ConfigDict()  # how often one pass reads each source's rows; others once
     c.data.weights = ConfigDict()  # in place of epochs: share of the rows from each source; then all must be named
+    c.data.first = ()  # sources that pre-training reads before all others
     c.data.lessons = 1.0  # amount of worked lessons
 
     c.imported = ConfigDict()

@@ -134,6 +134,7 @@ RANGES = {
     "data.python_docs_bytes": whole(0),
     "data.epochs": FROM_0,
     "data.weights": FROM_0,
+    "data.first": Text(".+", "names of sources, as in ('copies',)", many=True),
     "data.lessons": FROM_0,
     "imported.source": ANY_TEXT,
     "imported.context": whole(0),

@@ -13,7 +13,7 @@ def check(run: Run, stages: list[str]) -> None:
 
 def mixture(run: Run) -> loader.Mixture:
     data = run.config.data
-    return loader.mixture(run.workdir / "data" / "pretrain", data.epochs, data.weights)
+    return loader.mixture(run.workdir / "data" / "pretrain", data.epochs, data.weights, data.first)
 
 
 def train(run: Run, params):

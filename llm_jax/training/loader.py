@@ -10,7 +10,7 @@ import functools
 import heapq
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -31,6 +31,7 @@ class Mixture:
     folders: tuple[Path, ...]
     sizes: tuple[int, ...]  # rows that are there
     quotas: tuple[int, ...]  # rows in a pass
+    first: int = 0  # so many of them are read to their end before the others begin, in each pass
 
     @property
     def rows(self) -> int:
@@ -45,17 +46,24 @@ class Mixture:
         return out
 
 
-def mixture(folder: Path, epochs: Mapping[str, float] | None = None, weights: Mapping[str, float] | None = None):
+def mixture(
+    folder: Path,
+    epochs: Mapping[str, float] | None = None,
+    weights: Mapping[str, float] | None = None,
+    first: Sequence[str] = (),
+) -> Mixture:
     """The Mixture of the row sets in `folder`: each row is read once a pass, or `epochs[source]` times.
 
     With `weights`, shares of the rows by source, a pass is as many rows as there are, and `epochs` does not count.
+    The sources `first` are read before the others.
     Raises UserError when there are no rows, a name is of no source, or the weights leave one out.
     """
     sets = [path for path in rows.row_sets(folder) if rows.shards(path)]
+    sets.sort(key=lambda path: path.name not in first)  # stable
     names, sizes = [path.name for path in sets], [rows.facts(path)["rows"] for path in sets]
     if not sets:
         raise UserError(f"no rows in {folder}; run stage `data` first, and give it text")
-    for key, named in (("data.epochs", epochs), ("data.weights", weights)):
+    for key, named in (("data.epochs", epochs), ("data.weights", weights), ("data.first", first)):
         for name in named or ():
             known(f"source in {key}", name, names)
     if weights:
@@ -67,7 +75,7 @@ def mixture(folder: Path, epochs: Mapping[str, float] | None = None, weights: Ma
     chosen = [(path, size, quota) for path, size, quota in zip(sets, sizes, quotas, strict=True) if quota]
     if not chosen:
         raise UserError(f"data.epochs leaves no row of {folder} to read; give one of {', '.join(names)} more")
-    return Mixture(*zip(*chosen, strict=True))
+    return Mixture(*zip(*chosen, strict=True), sum(path.name in first for path, *_ in chosen))
 
 
 def apportion(total: int, weights: list[float]) -> list[int]:
@@ -107,10 +115,11 @@ def turns(quotas: tuple[int, ...]) -> np.ndarray:
 class Turns(grain.transforms.DatasetSelectionMap):
     """Row of the mixture -> (source, row of the source's stream). Grain's own `mix` rounds the shares."""
 
-    def __init__(self, quotas: tuple[int, ...]):
-        self.quotas, self.source = quotas, turns(quotas)
+    def __init__(self, mixed: Mixture):
+        self.quotas, first = mixed.quotas, mixed.first
+        self.source = np.concatenate([turns(self.quotas[:first]), first + turns(self.quotas[first:])])
         self.rank = np.empty(len(self.source), np.uint32)  # among the rows of its source in a pass
-        for source, quota in enumerate(quotas):
+        for source, quota in enumerate(self.quotas):
             self.rank[self.source == source] = np.arange(quota)
 
     def __len__(self) -> int:
@@ -147,7 +156,7 @@ def dataset(mixed: Mixture, batch: int, seed: int, own: np.ndarray | None = None
         own_seed = zlib.crc32(f"{seed}/{folder.name}".encode())
         streams.append(grain.MapDataset.source(source).seed(own_seed).shuffle().repeat(EPOCHS))
     mix = grain.MapDataset.select_from_datasets
-    stream = mix(streams, Turns(mixed.quotas)) if len(streams) > 1 else streams[0]
+    stream = mix(streams, Turns(mixed)) if len(streams) > 1 else streams[0]
     if own is not None and len(own) < batch:
         stream = mix([stream], Some(batch, own, len(stream)))
     return stream.map(rows.from_bytes).batch(batch if own is None else len(own))

@@ -173,6 +173,17 @@ def test_grain_reads_what_the_turns_say(folder):
         assert source_of[batch].tolist() == order.tolist(), passes
 
 
+def test_some_sources_come_before_all_others_in_each_pass(folder):
+    mixed = loader.mixture(folder, {"code": 2}, first=("web", "code"))
+    assert [path.name for path in mixed.folders] == ["code", "web", "books"] and mixed.first == 2
+    names = np.repeat(list(SIZES), list(SIZES.values()))
+    early = 2 * SIZES["code"] + SIZES["web"]
+    for batch in numbers(mixed, mixed.rows, 3, range(2)):
+        assert set(names[batch][:early]) == {"code", "web"} and set(names[batch][early:]) == {"books"}
+    with pytest.raises(UserError, match="'wbe' in data.first|data.first.*'wbe'"):
+        loader.mixture(folder, first=("wbe",))
+
+
 def test_mistakes_are_named(folder, tmp_path):
     with pytest.raises(UserError, match="no rows in"):
         loader.mixture(tmp_path / "missing")
