@@ -21,6 +21,8 @@ FACTS = 600  # questions about people behind a rate, at most
 TURNS = 300  # problems of each kind as first and as second turn, at most
 PASS_AT = (1, 2, 4, 8, 16)
 RL_LEVELS = ("3 numbers", "4 numbers")
+TOOL_LEVELS = ("3 digits", "4 digits")
+MIXED = 4  # problems of each family and level, to see whether all kinds of answers end
 
 
 class Examiner:
@@ -92,7 +94,7 @@ def measure_sft(e: Examiner, params) -> dict:
     tiers = {tier: e.ask(params, e.facts("tier", tier=tier)) for tier in TIERS}
     unasked = e.ask(params, e.facts("unasked", tier=100))
     nobody = e.ask(params, e.facts("heldout", "near_miss"))
-    mixed = e.ask(params, [p for (task, _), level in e.by_level.items() if task != "facts" for p in level[:20]])
+    mixed = e.ask(params, [p for (task, _), level in e.by_level.items() if task != "facts" for p in level[:MIXED]])
     return {
         "ends_turn": share(tiers[30] + tiers[100] + mixed, lambda o: o.ended),
         **{f"recall_tier_{tier}": share(outcomes, right) for tier, outcomes in tiers.items()},
@@ -111,7 +113,7 @@ def measure_turns(e: Examiner, params) -> dict:
     count = min(TURNS, e.config.problems)
     prompts = {
         "sums": e.choose("arithmetic", ("2 numbers",), count),
-        "tools": e.choose("calculator", e.levels("calculator"), count),
+        "tools": e.choose("calculator", TOOL_LEVELS, count),
         "recall": e.facts("tier", tier=100)[:count],
     }
     first = {kind: e.ask(params, asked) for kind, asked in prompts.items()}
@@ -145,7 +147,7 @@ def measure_think(e: Examiner, params) -> dict:
 
 def measure_tools(e: Examiner, params) -> dict:
     """Sums beyond the model, with the python tool and without it."""
-    prompts = e.choose("calculator", e.levels("calculator"), e.config.problems)
+    prompts = e.choose("calculator", TOOL_LEVELS, e.config.problems)
     with_tool, without = e.ask(params, prompts), e.ask(params, prompts, suppress=tuple(TOOLS))
     return {
         "with": share(with_tool, right),
