@@ -10,7 +10,9 @@ from llm_jax.tasks.table import FAMILIES
 FACT_CONVERSATIONS = 4500
 SMALL_TALK = 160
 TURNS = {1: 5, 2: 3, 3: 2}  # exchanges in a conversation -> share of the conversations
-PROMPTS = {"train": 600, "dev": 200, "test": 640}  # of each family and level
+PROMPTS = {"train": 200, "dev": 8, "test": 16}  # of each family and level
+MEASURED = ("arithmetic", "calculator")  # families that measurements ask by the hundred
+MEASURED_PROMPTS = {"train": 600, "dev": 200, "test": 640}
 
 IDENTITY = (
     ("Who made you?", "I am llm_jax, a small language model. I was trained on one computer, from raw pages."),
@@ -72,8 +74,9 @@ def record(id_: str, source: str, messages: list[dict], rng: random.Random) -> d
 def prompts(seed: int, split: str, amount: float, lists: dict, questions: list[dict]) -> Iterator[dict]:
     """`prompt` records of a split: every family and level, and the world's questions of that split."""
     rng = random.Random(f"{seed}/prompts/{split}")
-    count = max(8, round(PROMPTS[split] * amount))
     for family in FAMILIES.values():
+        wanted = MEASURED_PROMPTS if family.name in MEASURED else PROMPTS
+        count = max(8, round(wanted[split] * amount))
         for level, name in enumerate(family.levels):
             seen: set[str] = set()
             for _ in range(20 * count):  # a level may have fewer items than asked for

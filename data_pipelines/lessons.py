@@ -19,6 +19,7 @@ ORDER_TITLES = ("Which is more?", "Putting numbers in order", "Comparing numbers
 # What stands between a question and its answer. Where it is always the same, a model learns to find the numbers at a
 # fixed distance, and has to learn it again when a chat puts other tokens there.
 JOINTS = (" ", " ", " ", " ", "\n", "\nA: ", " Answer: ", " It is ")
+PLAIN_JOINTS = JOINTS[4:]  # after a list of numbers, a space would not tell where the answer begins
 
 
 def step_lines(rng: random.Random, count: int) -> Iterator[str]:
@@ -54,7 +55,7 @@ def word_line(rng: random.Random, lists: dict) -> str:
 
 def order_line(rng: random.Random, lists: dict) -> str:
     problem = drawn(rng, "order", lists)
-    return f"{problem.prompt} {problem.answer}"
+    return f"{problem.prompt}{rng.choice(PLAIN_JOINTS)}{problem.answer}"
 
 
 def lesson_documents(seed: int, amount: float, lists: dict[str, list[str]]) -> Iterator[dict]:

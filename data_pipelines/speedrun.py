@@ -108,11 +108,10 @@ def check(config: ConfigDict) -> None:
 
 
 def word_lists(seed: int) -> dict[str, list[str]]:
-    """What the task families draw from: words to spell, and names for summaries (not those of the world)."""
+    """What the task families draw from: names and lives for summaries (not those of the world)."""
     rng = random.Random(f"{seed}/lists")
     taken: list[str] = []
     return {
-        "word": sorted(w for w in lexicon.EVERYDAY if w.isalpha() and w.islower()),
         "first": lexicon.invent(rng, 60, lexicon.FIRST_NAME_ENDINGS, taken),
         "last": lexicon.invent(rng, 60, lexicon.FAMILY_NAME_ENDINGS, taken),
         "city": lexicon.invent(rng, 30, lexicon.CITY_ENDINGS, taken),

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from llm_jax.files import user_path
 from llm_jax.frame.cli import console, run_cli
+from llm_jax.report import heatmap
 from llm_jax.report.comparison import Comparison, Line, compare
 from llm_jax.report.templates import rendered
 
@@ -56,7 +57,9 @@ def main(*given: str) -> None:
     page = user_path(flags.FLAGS.output, "--output")
     comparison = compare(*workdirs)
     paths = [workdir.absolute() for workdir in workdirs]
-    page.write_text(rendered("comparison.html", c=comparison, paths=paths), encoding="utf-8")
+    page.write_text(
+        rendered("comparison.html", c=comparison, paths=paths, map=heatmap.values(comparison.maps)), encoding="utf-8"
+    )
     show_all(comparison)
     console.print(f"[bold]page[/bold]  {page}", soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""Measure one stage's newest checkpoint: python -m llm_jax.evaluate --workdir=DIR --stage=rl [--tasks=a,b]
+"""Measure one stage's newest checkpoint: python -m llm_jax.evaluate --workdir=DIR --stage=rl [--tasks=a,b] [--items=N]
 
 Tasks are the groups of the report. The last line printed is one JSON object, group -> metrics. With --texts=GLOB or
 --questions=GLOB, files of one's own: their bits per byte, and the answers to their questions (evals/shapes.py).
@@ -26,6 +26,7 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
     flags.DEFINE_string("stage", "", STAGE_HELP)
     flags.DEFINE_list("tasks", [], f"Some of {', '.join(MEASUREMENTS)}; all that suit the stage if not given.")
+    flags.DEFINE_integer("items", None, "Problems in a cell of the map; as the run's config says.", lower_bound=1)
     for name, what in FILES.items():
         flags.DEFINE_string(name, None, f"Glob of {what}: measures these, and no other tasks unless they are given.")
 
@@ -35,6 +36,7 @@ def main() -> None:
     run = Run.open(user_path(f.workdir, "--workdir"))
     given = {name: f[name].value for name in FILES if f[name].value is not None}
     run.config.eval.update(given)
+    run.config.eval.map_items = f.items or run.config.eval.map_items
     with jax.set_mesh(run.mesh):
         measured = measure(run, run.choose(f.stage), list(dict.fromkeys([*f.tasks, *given])))
     print(json.dumps(measured))

@@ -18,7 +18,7 @@ def get_config():
     c.pretrain.steps, c.sft.steps, c.rl.steps = 12, 8, 2
     c.rl.batch, c.rl.group, c.rl.slots, c.rl.max_new_tokens = 16, 4, 16, 16
     c.rl.tasks = {"arithmetic/3 numbers": 0.5, "calculator": 0.5}
-    c.eval.slots, c.eval.problems, c.eval.grid_items, c.eval.max_new_tokens = 16, 12, 2, 16
+    c.eval.slots, c.eval.problems, c.eval.map_items, c.eval.max_new_tokens = 16, 12, 1, 16
     c.eval.passk_problems, c.eval.passk_samples = 4, 2
     c.checkpoint.every = 4
     c.log.eval_every = 6

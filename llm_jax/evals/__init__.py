@@ -1,1 +1,1 @@
-"""Measuring a checkpoint: rates with intervals, bits per byte, pass@k, the capability grid."""
+"""Measuring a checkpoint: rates with intervals, bits per byte, pass@k, the map of abilities."""

@@ -16,11 +16,12 @@ from llm_jax.sampling.turns import tool_calls
 from llm_jax.tools.table import TOOLS
 
 TIERS = (0, 1, 3, 10, 30, 100)  # statements of a fact in the pages
-GRID_TIERS = (3, 10, 100)
 FACTS = 600  # questions about people behind a rate, at most
 TURNS = 300  # problems of each kind as first and as second turn, at most
 PASS_AT = (1, 2, 4, 8, 16)
 RL_LEVELS = ("3 numbers", "4 numbers")
+TOOL_LEVELS = ("3 digits", "4 digits")
+MIXED = 4  # problems of each family and level, to see whether all kinds of answers end
 
 
 class Examiner:
@@ -30,6 +31,7 @@ class Examiner:
         self.run, self.engine, self.tokenizer = run, engine, run.tokenizer
         self.config, self.seed = run.config.eval, run.config.seed
         self.talks = True  # whether the parameters are of a stage that answers turns
+        self.writes_spans = True  # whether that stage was trained on spans; a model from elsewhere was not
         self.by_level: dict[tuple[str, str], list[dict]] = defaultdict(list)
         for prompt in prompts:
             self.by_level[prompt["task"], prompt["level"]].append(prompt)
@@ -92,7 +94,7 @@ def measure_sft(e: Examiner, params) -> dict:
     tiers = {tier: e.ask(params, e.facts("tier", tier=tier)) for tier in TIERS}
     unasked = e.ask(params, e.facts("unasked", tier=100))
     nobody = e.ask(params, e.facts("heldout", "near_miss"))
-    mixed = e.ask(params, [p for (task, _), level in e.by_level.items() if task != "facts" for p in level[:20]])
+    mixed = e.ask(params, [p for (task, _), level in e.by_level.items() if task != "facts" for p in level[:MIXED]])
     return {
         "ends_turn": share(tiers[30] + tiers[100] + mixed, lambda o: o.ended),
         **{f"recall_tier_{tier}": share(outcomes, right) for tier, outcomes in tiers.items()},
@@ -111,7 +113,7 @@ def measure_turns(e: Examiner, params) -> dict:
     count = min(TURNS, e.config.problems)
     prompts = {
         "sums": e.choose("arithmetic", ("2 numbers",), count),
-        "tools": e.choose("calculator", e.levels("calculator"), count),
+        "tools": e.choose("calculator", TOOL_LEVELS, count),
         "recall": e.facts("tier", tier=100)[:count],
     }
     first = {kind: e.ask(params, asked) for kind, asked in prompts.items()}
@@ -146,7 +148,7 @@ def measure_think(e: Examiner, params) -> dict:
 
 def measure_tools(e: Examiner, params) -> dict:
     """Sums beyond the model, with the python tool and without it."""
-    prompts = e.choose("calculator", e.levels("calculator"), e.config.problems)
+    prompts = e.choose("calculator", TOOL_LEVELS, e.config.problems)
     with_tool, without = e.ask(params, prompts), e.ask(params, prompts, suppress=tuple(TOOLS))
     return {
         "with": share(with_tool, right),
@@ -185,19 +187,3 @@ def measure_passk(e: Examiner, params) -> dict:
     correct = np.array([o.right for o in outcomes]).reshape(len(prompts), n).sum(axis=1)
     items = [p["item"] for p in prompts]
     return {str(k): rate([pass_at_k(n, int(c), k) for c in correct], items) for k in PASS_AT if k <= n}
-
-
-def measure_grid(e: Examiner, params) -> dict:
-    """Accuracy of every family and level: where the holes are."""
-    cells: dict[str, dict[str, dict]] = defaultdict(dict)
-    keys, prompts = [], []
-    for task, level in e.by_level:
-        if task == "facts" and level not in [f"tier {tier}" for tier in GRID_TIERS]:
-            continue
-        pool = [p for p in e.by_level[task, level] if task != "facts" or p["kind"] == "tier"][: e.config.grid_items]
-        keys += [(task, level)] * len(pool)
-        prompts += pool
-    outcomes = e.ask(params, prompts)
-    for task, level in dict.fromkeys(keys):
-        cells[task][level] = share([o for key, o in zip(keys, outcomes, strict=True) if key == (task, level)], right)
-    return dict(cells)

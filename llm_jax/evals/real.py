@@ -16,6 +16,7 @@ from llm_jax.tools.table import TOOLS
 PROBLEMS, DEV = 500, 64  # behind a rate; for the choice of a prompt
 LONGER = ("3 numbers",)
 NUMBER = re.compile(r"-?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?")
+OPPOSITE = {"yes": "no", "no": "yes", "even": "odd", "odd": "even"}
 # What a user would try who wants it to think. The first one is the question alone.
 WAYS_TO_ASK = (
     "{q}",
@@ -30,6 +31,28 @@ def last_number_right(outcome: Outcome) -> bool:
     said = " ".join(part["text"] for part in outcome.parts if part["type"] in ("text", "answer"))
     found = NUMBER.findall(said)
     return bool(found) and float(found[-1].replace(",", "")) == float(outcome.prompt["answer"])
+
+
+def said_right(outcome: Outcome) -> bool:
+    """Lenient: whether the answer, of a kind that tasks have, stands in what is said, where it may be in a sentence.
+
+    The last number; the last letter that stands alone; a word, and not its opposite too; several words where nothing
+    but a mark or the end of a line stands around them, for one more would be another answer.
+    """
+    answer = outcome.prompt["answer"]
+    if NUMBER.fullmatch(answer):
+        return last_number_right(outcome)
+    said = "\n".join(part["text"] for part in outcome.parts if part["type"] in ("text", "answer"))
+    said = re.sub(r"[*`\"]", "", said).replace(",", "")
+    if answer.islower():
+        said = said.lower()
+    if len(answer) == 1:
+        return re.findall(r"(?<![\w-])(?<!\w')[^\W\d_](?![\w-])", said)[-1:] == [answer]
+    words = re.escape(answer)
+    if " " in answer:
+        return bool(re.search(rf"(?:^|[:\n])\s*{words}\.?\s*(?:$|\n)", said))
+    alone = lambda word: re.search(rf"(?<![\w-]){word}(?![\w-])", said)  # noqa: E731
+    return bool(alone(words)) and not (answer in OPPOSITE and alone(OPPOSITE[answer]))
 
 
 def put(prompt: dict, how: str) -> dict:

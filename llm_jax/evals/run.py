@@ -127,6 +127,7 @@ def there(examiner: Examiner, rows: Iterable[Measurement]) -> list[Measurement]:
 
 def measure_stage(examiner: Examiner, stage: str, params, rows: Iterable[Measurement]) -> dict:
     examiner.talks = STAGES[stage].kind == "chat" and examiner.tokenizer.talks
+    examiner.writes_spans = not STAGES[stage].reads
     return {row.name: timed(row.name, row.measure, examiner, params) for row in rows}
 
 

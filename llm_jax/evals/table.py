@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 from llm_jax.evals.bpb import bits_per_byte
+from llm_jax.evals.map import measure_map
 from llm_jax.evals.measure import (
     Examiner,
-    measure_grid,
     measure_passk,
     measure_reasoning,
     measure_sft,
@@ -63,7 +63,7 @@ MEASUREMENTS: Table[Measurement] = Table(
             tasks=("calculator",),
             tools=("python",),
         ),
-        Measurement(name="grid", measure=measure_grid, on="before and after"),
+        Measurement(name="map", measure=measure_map, on="last", final=True, prompts=False),
         Measurement(name="passk", measure=measure_passk, on="before and after", tasks=("arithmetic",)),
         Measurement(
             name="reasoning",

@@ -24,11 +24,13 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """`groups` are those of the reports, each with its metrics; `config` has a line for each key that differs."""
+    """`groups` are those of the reports, each with its metrics; `config` has a line for each key that differs; `maps`
+    are the groups `map` of those that have one, by name."""
 
     names: list[str]
     groups: dict[str, list[Line]]
     config: list[Line]
+    maps: dict[str, dict[str, Any]]
 
     def count(self, what: str) -> int:
         """Metrics that are `apart`, or that `both` runs have."""
@@ -39,16 +41,21 @@ class Comparison:
 def compare(*workdirs: Path) -> Comparison:
     """Raises UserError for what is no run, a run that has no report yet, and one run given twice."""
     configs = [read_json(noted(workdir))["config"] for workdir in workdirs]
-    reports = [dict(metrics.walk(metrics.measured(read_json(reported(workdir))))) for workdir in workdirs]
+    read = [metrics.measured(read_json(reported(workdir))) for workdir in workdirs]
+    reports = [dict(metrics.walk(report)) for report in read]
     if len({workdir.resolve() for workdir in workdirs}) < len(workdirs):
         raise UserError(f"{workdirs[0]} and {workdirs[1]} are one run; name two")
     groups: dict[str, list[Line]] = {}
     for path in united(*reports):
+        if path[:2] == ("final", "map"):  # the same as `map`
+            continue
         group, *name = path if len(path) > 1 else (WHOLE, *path)
         line = metric_line(path, " / ".join(name), [report.get(path, {}) for report in reports])
         groups.setdefault(group, []).append(line)
     keys = [key for key in sorted(united(*configs)) if any(differs(key, configs[0], other) for other in configs)]
-    return Comparison(told_apart(workdirs), groups, [Line(key, worded(key, configs)) for key in keys])
+    names = told_apart(*workdirs)
+    maps = {name: report["map"] for name, report in zip(names, read, strict=True) if "map" in report}
+    return Comparison(names, groups, [Line(key, worded(key, configs)) for key in keys], maps)
 
 
 def noted(workdir: Path) -> Path:
@@ -92,7 +99,7 @@ def worded(key: str, configs: list[dict[str, Any]]) -> tuple[str, ...]:
     return tuple(json.dumps(config[key], ensure_ascii=False) if key in config else "" for config in configs)
 
 
-def told_apart(workdirs: tuple[Path, ...]) -> list[str]:
+def told_apart(*workdirs: Path) -> list[str]:
     """As many of the last folders of each path as it takes for all to have names of their own."""
     parts = [workdir.absolute().parts for workdir in workdirs]
     for n in range(1, max(map(len, parts)) + 1):

@@ -9,7 +9,7 @@ from llm_jax import files
 
 Metric = dict[str, Any]  # {"value": number, optional "n": int, optional "ci95": [low, high]}
 
-SHARE_GROUPS = ("sft", "rl", "think", "tools", "passk", "grid", "found")
+SHARE_GROUPS = ("sft", "rl", "think", "tools", "passk", "found")
 PERCENT = "\u00a0%"  # a no-break space: number and sign stay on one line
 COUNTS = ("documents", "tokens", "rows", "parameters", "tokens_per_second", "steps", "problems")
 

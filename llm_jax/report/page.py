@@ -6,13 +6,13 @@ from typing import Any
 from markupsafe import Markup
 
 from llm_jax.files import whole_lines
-from llm_jax.report import metrics, plots
+from llm_jax.report import heatmap, metrics, plots
 from llm_jax.report.metrics import Metric, read_json
 from llm_jax.report.templates import rendered
 from llm_jax.stage_table import STAGES, trained
 
 SECTIONS = (
-    "data crawl pretrain real sft think tools rl passk grid final seconds".split()
+    "data crawl pretrain real sft think tools rl passk map final seconds".split()
 )  # groups that page.html tells of
 BEFORE_AFTER = {
     "accuracy": "right\n(greedy)",
@@ -129,20 +129,6 @@ def timeline(report: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def grid_rows(grid: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a task family: its cells before RL, then the same levels after it (None: not measured)."""
-    rows = []
-    families = dict.fromkeys([*grid.get("before", {}), *grid.get("after", {})])
-    for family in families:
-        sides = [grid.get(when, {}).get(family, {}) for when in ("before", "after")]
-        levels = list(dict.fromkeys([*sides[0], *sides[1]]))
-        rows.append({"family": family, "sides": [[(level, side.get(level)) for level in levels] for side in sides]})
-    width = max((len(row["sides"][0]) for row in rows), default=0)
-    for row in rows:
-        row["sides"] = [side + [("", None)] * (width - len(side)) for side in row["sides"]]
-    return rows
-
-
 def kept_abilities(report: dict[str, Any]) -> list[tuple[str, Metric, Metric, str]]:
     """The questions asked both after SFT and of the last checkpoint: before, after, what to make of it."""
     before = dict(metrics.walk(report))
@@ -174,6 +160,8 @@ def table(report: dict[str, Any]) -> list[dict[str, str]]:
     """Every metric of the report as a row of text."""
     rows = []
     for path, metric in metrics.walk(report):
+        if path[:2] == ("final", "map"):  # the same as `map`
+            continue
         kind = metrics.kind_of(path, metric)
         rows.append(
             {
@@ -200,7 +188,7 @@ def write_page(workdir: Path) -> Path:
         crawl_steps=CRAWL_STEPS,
         real=[(what, *(report.get("real", {}).get(name) for name in names)) for what, names in REAL.items()],
         found=FOUND.items(),
-        grid=grid_rows(report.get("grid", {})),
+        map=heatmap.values({"this run": report.get("map", {})}),
         kept=kept_abilities(report),
         table=table(report),
         others=others(report),

@@ -47,7 +47,7 @@ styled = matplotlib.rc_context(STYLE)
 BARS = {"ecolor": INK, "capsize": 3, "elinewidth": 1.3}
 
 
-def _svg(figure: Figure) -> str:
+def to_svg(figure: Figure) -> str:
     """The figure as an <svg> element: no XML prologue and no metadata, which name outside addresses."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -56,7 +56,7 @@ def _svg(figure: Figure) -> str:
     return text[text.index("<svg") :].replace(INK, "currentColor")
 
 
-def _axes(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+def new_axes(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, **options)
 
@@ -96,14 +96,14 @@ def _curve(axes: Axes, rows: list[dict[str, Any]], key: str, colour: str, label:
 @styled
 def loss(rows: list[dict[str, Any]]) -> str:
     """Training loss, and the loss on held-out text where it was taken."""
-    figure, axes = _axes(7, 3)
+    figure, axes = new_axes(7, 3)
     _curve(axes, rows, "loss", BLUE, "training batches")
     steps, values = _series(rows, "val_loss")
     if len(steps):
         axes.plot(steps, values, "o-", color=ORANGE, markersize=4, linewidth=1.2, label="held-out text")
     axes.set(xlabel="step", ylabel="loss (nats per token)")
     axes.legend()
-    return _svg(figure)
+    return to_svg(figure)
 
 
 @styled
@@ -116,7 +116,7 @@ def bits_per_byte(pretrain: dict[str, Metric]) -> str:
     fixed = {"xz_bpb": ("xz, the compressor", GREY), "val_bpb": ("the model, held-out pages", ORANGE)}
     labels = [fixed.get(n, (n.removeprefix("val_bpb_").replace("_", " "), BLUE))[0] for n in names]
     colours = [fixed.get(n, ("", BLUE))[1] for n in names]
-    figure, axes = _axes(7, 0.9 + 0.36 * len(names))
+    figure, axes = new_axes(7, 0.9 + 0.36 * len(names))
     values = [metric["value"] for metric in metrics]
     bars = axes.barh(range(len(names)), values, height=0.65, xerr=_errors(metrics), color=colours, error_kw=BARS)
     axes.bar_label(bars, fmt="%.2f", padding=5)
@@ -126,7 +126,7 @@ def bits_per_byte(pretrain: dict[str, Metric]) -> str:
     axes.set(xlabel="bits per byte (lower is better)", xlim=(0, 1.15 * max(values)))
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 RECALL = (
@@ -139,7 +139,7 @@ RECALL = (
 @styled
 def recall(sft: dict[str, Metric]) -> str:
     """Left: recall against how often the pages state a fact. Right: by how the pages state it."""
-    figure, (left, right) = _axes(8.4, 3.5, 1, 2, sharey=True, width_ratios=(5, 6))
+    figure, (left, right) = new_axes(8.4, 3.5, 1, 2, sharey=True, width_ratios=(5, 6))
     tiers = [tier for tier in TIERS if f"recall_tier_{tier}" in sft]
     metrics = [sft[f"recall_tier_{tier}"] for tier in tiers]
     if tiers:
@@ -158,14 +158,14 @@ def recall(sft: dict[str, Metric]) -> str:
     right.grid(axis="x", visible=False)
     left.set_ylim(0, 1.02)
     _percent(left)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 @styled
 def bars(series: dict[str, list[tuple[str, Metric]]], ylabel: str = "share right") -> str:
     """Grouped bars: one colour a series, one group a label; a metric may be missing from a series."""
     labels = list(dict.fromkeys(label for pairs in series.values() for label, _ in pairs))
-    figure, axes = _axes(max(4.2, 1.2 + 1.25 * len(labels)), 3.1)
+    figure, axes = new_axes(max(4.2, 1.2 + 1.25 * len(labels)), 3.1)
     width = 0.75 / len(series)
     for turn, (name, pairs) in enumerate(series.items()):
         places = [labels.index(label) + (turn - (len(series) - 1) / 2) * width for label, _ in pairs]
@@ -189,13 +189,13 @@ def bars(series: dict[str, list[tuple[str, Metric]]], ylabel: str = "share right
     axes.grid(axis="x", visible=False)
     if len(series) > 1:
         figure.legend(loc="outside upper right", ncols=len(series))
-    return _svg(figure)
+    return to_svg(figure)
 
 
 @styled
 def rl_curves(rows: list[dict[str, Any]]) -> str:
     """What moves while RL runs: reward, length, thinking, and sampler against trainer."""
-    figure, axes = _axes(8.4, 5, 2, 2)
+    figure, axes = new_axes(8.4, 5, 2, 2)
     _curve(axes[0, 0], rows, "reward", BLUE, "reward")
     if len(_series(rows, "accuracy")[0]):
         _curve(axes[0, 0], rows, "accuracy", GREEN, "share right")
@@ -209,13 +209,13 @@ def rl_curves(rows: list[dict[str, Any]]) -> str:
     _curve(axes[1, 1], rows, "logp_gap_max", RED)
     axes[1, 1].set(ylabel="nats per token", xlabel="step", title="Sampler against trainer, log-probability gap")
     axes[1, 1].set_ylim(bottom=0)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 @styled
 def pass_at_k(passk: dict[str, Any]) -> str:
     """The share of problems solved at least once in k tries, before and after RL."""
-    figure, axes = _axes(6, 3.4)
+    figure, axes = new_axes(6, 3.4)
     ticks: set[int] = set()
     for name, label, colour in (("before", "before RL", BLUE), ("after", "after RL", ORANGE)):
         points = sorted((int(k), metric) for k, metric in passk.get(name, {}).items())
@@ -231,4 +231,4 @@ def pass_at_k(passk: dict[str, Any]) -> str:
     axes.set(xlabel="tries k", ylabel="solved at least once", ylim=(0, 1.02))
     _percent(axes)
     axes.legend(loc="lower right")
-    return _svg(figure)
+    return to_svg(figure)

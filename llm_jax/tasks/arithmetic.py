@@ -1,11 +1,13 @@
-"""Expressions of two, three and four small numbers (levels 0, 1, 2): one step each, worth thinking about."""
+"""Expressions of two and more small numbers: one step each, worth thinking about."""
 
 import random
+import re
 
 from llm_jax.tasks.base import Item, split_of
 
-LEVELS = ("2 numbers", "3 numbers", "4 numbers")
+LEVELS = ("2 numbers", "3 numbers", "4 numbers", "5 numbers", "6 numbers")
 LARGEST = 25
+EXPRESSION = re.compile(r"(?<![\d.])\d+(?:[+*-]\d+)+")
 
 WORDINGS = (
     "What is {e}?",
@@ -51,6 +53,17 @@ def draw(rng: random.Random, count: int) -> tuple[list[int], list[str]]:
 def is_held_out(left: int, sign: str, right: int) -> bool:
     """True if a step is itself a two-number problem that is kept for testing: no text to train on may show it."""
     return left <= LARGEST and split_of(sum_key(left, sign, right)) != "train"
+
+
+def shows_held_out(item: Item) -> bool:
+    """True if a sum that some family keeps for testing stands in the text of an item: of two small numbers, of large
+    ones, or of more than two. Others come up on the way only."""
+    for expression in EXPRESSION.findall(f"{item.words} {item.think} {item.program}"):
+        numbers = [int(number) for number in re.split("[+*-]", expression)]
+        asked = len(numbers) > 2 or max(numbers) <= LARGEST or min(numbers) > LARGEST
+        if asked and split_of(expression) != "train":
+            return True
+    return False
 
 
 def leaks(numbers: list[int], signs: list[str]) -> bool:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import random
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -22,8 +24,8 @@ class Item(NamedTuple):
     key: str
     answer: str
     words: dict[str, str]  # what fills a wording
-    think: str = ""  # the worked solution, when there is one worth writing
-    program: str = ""  # a Python expression whose value is the answer
+    think: str = ""  # the worked solution, when there is one worth writing; its last line ends with the answer
+    program: str = ""  # Python whose value is the answer, or which prints it after a space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,9 @@ class Problem:
             return [answer]
         if way == "think":
             return [{"type": "think", "text": self.think}, answer]
-        return [{"type": "python", "text": self.program}, {"type": "output", "text": self.answer}, answer]
+        # What is printed comes after a space, so that to copy a word into the answer is to write the same tokens.
+        output = spoken(self.answer) if self.program.startswith("print(") else self.answer
+        return [{"type": "python", "text": self.program}, {"type": "output", "text": output}, answer]
 
 
 def spoken(answer: str) -> str:
@@ -62,6 +66,19 @@ def split_of(key: str) -> str:
     if percent < SPLIT_PERCENT["test"]:
         return "test"
     return "dev" if percent < SPLIT_PERCENT["test"] + SPLIT_PERCENT["dev"] else "train"
+
+
+def of_split(draw: Callable[..., Item], leaks: Callable[[Item], bool] = lambda item: False) -> Callable[..., Item]:
+    """What a family's row has as `make`, from (rng, level) -> Item: drawn until the split is the one asked for, and, to
+    train on, until nothing that is held out shows in it."""
+
+    def make(rng: random.Random, level: int, split: str) -> Item:
+        while True:
+            item = draw(rng, level)
+            if split_of(item.key) == split and not (split == "train" and leaks(item)):
+                return item
+
+    return make
 
 
 def well_formed(parts: list[dict], ended: bool) -> bool:

@@ -1,10 +1,11 @@
-"""Sums and products of three- and four-digit numbers: beyond a small model, easy with the python tool."""
+"""Sums, differences and products of numbers of many digits: beyond a small model, easy with the python tool."""
 
 import random
 
-from llm_jax.tasks.base import Item, split_of
+from llm_jax.tasks.base import Item, of_split
 
-LEVELS = ("3-digit + and -", "4-digit + and -", "3-4 digit x")
+DIGITS = tuple(range(3, 7))
+LEVELS = tuple(f"{n} digits" for n in DIGITS)
 
 WORDINGS = (
     "What is {e}?",
@@ -17,20 +18,14 @@ WORDINGS = (
 )
 
 
-def draw(rng: random.Random, level: int) -> str:
-    low, high = ((100, 999), (1000, 9999), (100, 9999))[level]
-    left, right = rng.randint(low, high), rng.randint(low, high)
-    sign = "*" if level == 2 else rng.choice("+-")
+def draw(rng: random.Random, level: int) -> Item:
+    low, high = 10 ** (DIGITS[level] - 1), 10 ** DIGITS[level] - 1
+    left, right, sign = rng.randint(low, high), rng.randint(low, high), rng.choice("+-*")
     if sign == "-" and right > left:
         left, right = right, left
-    return f"{left}{sign}{right}"
-
-
-def make(rng: random.Random, level: int, split: str) -> Item:
-    while True:
-        expression = draw(rng, level)
-        if split_of(expression) == split:
-            break
-    left, sign, right = expression.partition(next(s for s in "+-*" if s in expression))
-    answer = {"+": int(left) + int(right), "-": int(left) - int(right), "*": int(left) * int(right)}[sign]
+    answer = {"+": left + right, "-": left - right, "*": left * right}[sign]
+    expression = f"{left}{sign}{right}"
     return Item(expression, str(answer), {"e": expression}, program=expression)
+
+
+make = of_split(draw)

@@ -6,7 +6,18 @@ from collections.abc import Callable, Iterable, Mapping
 
 from llm_jax.config import UserError
 from llm_jax.tables import Row, Table
-from llm_jax.tasks import arithmetic, calculator, letters, ordering, summary
+from llm_jax.tasks import (
+    arithmetic,
+    calculator,
+    dates,
+    digits,
+    letters,
+    lists,
+    lookups,
+    ordering,
+    patterns,
+    summary,
+)
 from llm_jax.tasks.base import WAYS, Item, Problem
 
 LESSONS = ("", "sums", "words", "order")
@@ -46,6 +57,15 @@ class Family(Row):
         return Problem(self.name, level, item.key, prompt, item.answer, item.think, item.program)
 
 
+# Conversations that teach a rung of a ladder in a way in which it can work, and at once where it hardly can.
+FEW, FEWER = 20, 6
+
+
+def taught(rungs: int, **counts: int) -> dict[str, tuple[int, ...]]:
+    """`ways` of a ladder whose last two rungs are measured and not taught: they tell whether it goes on by itself."""
+    return {way: (count,) * (rungs - 2) + (0, 0) for way, count in counts.items()}
+
+
 # Longer sums are answered at once more often than they are written out, so that a model that takes the likelier way
 # guesses: to think first is what RL is there to find.
 FAMILIES: Table[Family] = Table(
@@ -56,7 +76,7 @@ FAMILIES: Table[Family] = Table(
             levels=arithmetic.LEVELS,
             make=arithmetic.make,
             wordings=arithmetic.WORDINGS,
-            ways={"direct": (2600, 1000, 650), "think": (150, 720, 470)},
+            ways={"direct": (2600, 1000, 650, 0, 0), "think": (150, 720, 470, 0, 0)},
             lesson="sums",
         ),
         Family(
@@ -64,25 +84,103 @@ FAMILIES: Table[Family] = Table(
             levels=calculator.LEVELS,
             make=calculator.make,
             wordings=calculator.WORDINGS,
-            ways={"tool": (700, 700, 900), "direct": (60, 60, 80)},
+            ways={"tool": (1150, 1150, 0, 0), "direct": (100, 100, 0, 0)},
+        ),
+        Family(
+            name="addition",
+            levels=digits.LEVELS,
+            make=digits.make_addition,
+            wordings=digits.ADD,
+            ways=taught(4, direct=FEWER, think=FEW, tool=FEW),
+        ),
+        Family(
+            name="subtraction",
+            levels=digits.LEVELS,
+            make=digits.make_subtraction,
+            wordings=digits.SUBTRACT,
+            ways=taught(4, direct=FEWER, think=FEW, tool=FEW),
+        ),
+        Family(
+            name="multiplication",
+            levels=digits.LEVELS,
+            make=digits.make_multiplication,
+            wordings=digits.MULTIPLY,
+            ways=taught(4, direct=FEWER, think=FEW, tool=FEW),
+        ),
+        Family(
+            name="remainder",
+            levels=digits.LONGER_LEVELS,
+            make=digits.make_remainder,
+            wordings=digits.REMAINDER,
+            ways=taught(4, direct=FEWER, think=FEW, tool=FEW),
+        ),
+        Family(
+            name="parity",
+            levels=digits.LONGER_LEVELS,
+            make=digits.make_parity,
+            wordings=digits.PARITY,
+            ways=taught(4, direct=FEW),
+        ),
+        Family(
+            name="base",
+            levels=digits.LONGER_LEVELS,
+            make=digits.make_base,
+            wordings=digits.BASE,
+            ways=taught(4, direct=FEWER, think=FEW, tool=FEW),
+        ),
+        Family(
+            name="sequence",
+            levels=digits.LEVELS,
+            make=digits.make_sequence,
+            wordings=digits.NEXT,
+            ways=taught(4, direct=FEWER, think=FEW),
+        ),
+        Family(
+            name="comparing",
+            levels=ordering.COMPARE_LEVELS,
+            make=ordering.make_comparing,
+            wordings=ordering.COMPARE,
+            ways=taught(5, direct=50, tool=FEW),
+            lesson="order",
+        ),
+        Family(
+            name="decimals",
+            levels=ordering.DECIMAL_LEVELS,
+            make=ordering.make_decimals,
+            wordings=ordering.COMPARE,
+            ways=taught(5, direct=FEWER, think=FEW, tool=FEW),
+            lesson="order",
+        ),
+        Family(
+            name="extreme",
+            levels=ordering.LIST_LEVELS,
+            make=ordering.make_extreme,
+            wordings=ordering.EXTREME,
+            ways=taught(5, direct=FEWER, think=FEW, tool=FEW),
+        ),
+        Family(
+            name="sorting",
+            levels=ordering.LIST_LEVELS,
+            make=ordering.make_sorting,
+            wordings=ordering.SORT,
+            ways=taught(5, direct=60, tool=FEW),
+            lesson="order",
         ),
         Family(
             name="spelling",
             levels=letters.LEVELS,
             make=letters.make_spelling,
             wordings=letters.SPELL,
-            ways={"direct": (120,) * 3},
-            lists=("word",),
+            ways=taught(5, direct=100, tool=FEW),
             lesson="words",
             lesson_share=2,
         ),
         Family(
             name="counting",
-            levels=letters.LEVELS,
+            levels=letters.WORD_LEVELS,
             make=letters.make_counting,
             wordings=letters.COUNT,
-            ways={"think": (100,) * 3},
-            lists=("word",),
+            ways=taught(4, direct=FEWER, think=60, tool=FEW),
             lesson="words",
         ),
         Family(
@@ -90,32 +188,148 @@ FAMILIES: Table[Family] = Table(
             levels=letters.LEVELS,
             make=letters.make_reversing,
             wordings=letters.REVERSE,
-            ways={"think": (80,) * 3},
-            lists=("word",),
+            ways=taught(5, direct=FEWER, think=60, tool=FEW),
             lesson="words",
         ),
         Family(
-            name="comparing",
-            levels=ordering.COMPARE_LEVELS,
-            make=ordering.make_comparing,
-            wordings=ordering.COMPARE,
-            ways={"direct": (80,) * 3},
-            lesson="order",
+            name="nth_letter",
+            levels=letters.PLACE_LEVELS,
+            make=letters.make_nth_letter,
+            wordings=letters.PLACE,
+            ways=taught(5, direct=FEWER, think=FEW, tool=FEW),
         ),
         Family(
-            name="sorting",
-            levels=ordering.SORT_LEVELS,
-            make=ordering.make_sorting,
-            wordings=ordering.SORT,
-            ways={"direct": (80,) * 3},
-            lesson="order",
+            name="last_letter",
+            levels=letters.LEVELS,
+            make=letters.make_last_letter,
+            wordings=letters.LAST,
+            ways=taught(5, direct=FEWER, think=FEW),
+        ),
+        Family(
+            name="word_length",
+            levels=letters.WORD_LEVELS,
+            make=letters.make_word_length,
+            wordings=letters.LENGTH,
+            ways=taught(4, direct=FEWER, think=FEW, tool=FEW),
+        ),
+        Family(
+            name="replacing",
+            levels=letters.LEVELS,
+            make=letters.make_replacing,
+            wordings=letters.REPLACE,
+            ways=taught(5, direct=FEW, tool=FEW),
+        ),
+        Family(
+            name="capitals",
+            levels=letters.LEVELS,
+            make=letters.make_capitals,
+            wordings=letters.CAPITALS,
+            ways=taught(5, direct=FEW, tool=FEW),
+        ),
+        Family(
+            name="copying",
+            levels=lists.COPY_LEVELS,
+            make=lists.make_copying,
+            wordings=lists.COPY,
+            ways=taught(5, direct=FEW),
+        ),
+        Family(
+            name="list_reversing",
+            levels=lists.SHORT_LEVELS,
+            make=lists.make_reversing,
+            wordings=lists.REVERSE,
+            ways=taught(5, direct=FEW, tool=FEW),
+        ),
+        Family(
+            name="nth_word",
+            levels=lists.LONG_LEVELS,
+            make=lists.make_nth,
+            wordings=lists.NTH,
+            ways=taught(5, direct=FEWER, think=FEW),
+        ),
+        Family(
+            name="word_sorting",
+            levels=lists.SHORT_LEVELS,
+            make=lists.make_sorting,
+            wordings=lists.SORT,
+            ways=taught(5, direct=FEWER, tool=FEW),
+        ),
+        Family(
+            name="kinds",
+            levels=lists.LONG_LEVELS,
+            make=lists.make_kinds,
+            wordings=lists.KIND,
+            ways=taught(5, direct=FEWER, think=FEW),
+        ),
+        Family(
+            name="missing",
+            levels=lists.NAMED_LEVELS,
+            make=lists.make_missing,
+            wordings=lists.MISSING,
+            ways=taught(5, direct=FEWER, think=FEW, tool=FEW),
+        ),
+        Family(
+            name="weekday",
+            levels=dates.LEVELS,
+            make=dates.make_weekday,
+            wordings=dates.WEEKDAY,
+            ways=taught(4, direct=FEWER, think=FEW),
+        ),
+        Family(
+            name="month",
+            levels=dates.LEVELS,
+            make=dates.make_month,
+            wordings=dates.MONTH,
+            ways=taught(4, direct=FEWER, think=FEW),
+        ),
+        Family(
+            name="look_up",
+            levels=lookups.PAIR_LEVELS,
+            make=lookups.make_look_up,
+            wordings=lookups.LOOK_UP,
+            ways=taught(5, direct=FEWER, think=FEW),
+        ),
+        Family(
+            name="two_hops",
+            levels=lookups.FRIEND_LEVELS,
+            make=lookups.make_two_hops,
+            wordings=lookups.TWO_HOPS,
+            ways=taught(5, direct=FEWER, think=FEW),
+        ),
+        Family(
+            name="repeating",
+            levels=patterns.TIMES_LEVELS,
+            make=patterns.make_repeating,
+            wordings=patterns.REPEAT,
+            ways=taught(5, direct=FEW, tool=FEW),
+        ),
+        Family(
+            name="turns",
+            levels=patterns.TURN_LEVELS,
+            make=patterns.make_turns,
+            wordings=patterns.TURN,
+            ways=taught(5, direct=FEW),
+        ),
+        Family(
+            name="dots",
+            levels=patterns.SIGN_LEVELS,
+            make=patterns.make_dots,
+            wordings=patterns.DOTS,
+            ways=taught(4, direct=FEWER, think=FEW, tool=FEW),
+        ),
+        Family(
+            name="brackets",
+            levels=patterns.BRACKET_LEVELS,
+            make=patterns.make_brackets,
+            wordings=patterns.BALANCED,
+            ways=taught(4, direct=FEWER, think=FEW),
         ),
         Family(
             name="summary",
             levels=summary.LEVELS,
             make=summary.make,
             wordings=summary.ASK,
-            ways={"direct": (250,) * 3},
+            ways={"direct": (250, 200, 200, 0)},
             lists=("first", "last", "job", "city", "hobby"),
         ),
     ),

@@ -12,7 +12,7 @@ REPORT = {
         "asked": {"value": 3.0},
         "odd": {"value": float("nan"), "n": 3},
     },
-    "grid": {"sums": {"value": 0.5, "n": 10}},
+    "map": {"sums": {"value": 0.5, "n": 10}},
     "pretrain": {"val_bpb": {"value": 1.234}},
 }
 COUNTS = {
@@ -38,7 +38,7 @@ def test_a_card_has_the_figures_with_their_intervals_and_what_was_trained_on(run
     (run.workdir / "data" / "prepared.json").write_text(json.dumps({"counts": COUNTS}))
     told = card.model_card(run, "sft", card.OURS)
     assert "| sft.recall | 83.3\u00a0% | 96 | 74.5\u00a0% to 90.0\u00a0% |" in told
-    assert told.count("| sft.") == 1 and "grid" not in told
+    assert told.count("| sft.") == 1 and "map" not in told
     assert "- `pretrain`: 12 documents or conversations, 3,456 tokens (lesson)." in told
     assert "- `sft`: 7 documents or conversations, 89 tokens." in told
 

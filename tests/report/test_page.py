@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_jax.evals.map import summary
 from llm_jax.report.metrics import direction, measured, quoted
 from llm_jax.report.page import write_page
 from llm_jax.report.plots import smooth
@@ -22,6 +23,7 @@ PLOTS = {
     "rl_curves",
     "rl_bars",
     "pass_at_k",
+    "map",
 }
 HOSTILE = "<script>alert('hello')</script>"
 
@@ -39,25 +41,18 @@ def plain(**values: float) -> dict:
     return {name: {"value": value} for name, value in values.items()}
 
 
-def fake_grid(shift: float) -> dict:
-    families = [
-        "arithmetic",
-        "calculator",
-        "spelling",
-        "counting",
-        "reversing",
-        "comparing",
-        "sorting",
-        "summary",
-        "facts",
-    ]
-    noise = random.Random(0)
-    return {
-        family: {
-            f"{2 + 2 * level} items": share(min(1, max(0, noise.random() + shift - 0.3 * level))) for level in range(3)
-        }
-        for family in families
+def fake_map() -> dict:
+    """Three families: one with a cliff, one that the tool helps, one that was not asked to think."""
+    cell = lambda value: share(value) | {"lenient": min(1.0, value + 0.1)}  # noqa: E731
+    ways = lambda *values: dict(zip(("direct", "think", "tool"), map(cell, values), strict=False))  # noqa: E731
+    found = {
+        "adding_up": {"2 digits": ways(0.95, 0.97, 1.0), "3 digits": ways(0.12, 0.95, 0.99)},
+        "spelling": {"3 letters": {"direct": cell(0.2), "tool": cell(0.9)}, "4 letters": {"direct": cell(0.0)}},
+        "copying": {"2 words": ways(1.0), "4 words": ways(0.6), "6 words": ways(0.1)},
     }
+    told = {"family": "adding_up", "level": "3 digits", "way": "direct", "prompt": f"12+30? {HOSTILE}"}
+    examples = [{**told, "answer": "42", "parts": fake_parts("42"), "right": True}]
+    return {**found, **summary(found), "examples": {"value": 1, "found": examples}}
 
 
 def fake_report() -> dict:
@@ -128,7 +123,7 @@ def fake_report() -> dict:
             "after": {str(k): share(0.93 - 0.2 / k) for k in tries},
             "problems": {"value": 200},
         },
-        "grid": {"before": fake_grid(0.2), "after": fake_grid(0.35)},
+        "map": fake_map(),
         "final": {
             "sft": sft | shares(recall_tier_100=0.4),
             "think": think | shares(with_thinking=0.75),
@@ -230,7 +225,7 @@ def test_page_has_every_plot_and_section_and_stays_small(page: str) -> None:
         "think",
         "tools",
         "rl",
-        "grid",
+        "map",
         "times",
         "everything",
     ]
@@ -268,7 +263,6 @@ def test_what_a_group_holds_inside_is_shown_and_compared(page: str) -> None:
 
 def test_run_without_rl_and_samples(tmp_path: Path) -> None:
     report = {name: group for name, group in fake_report().items() if name not in ("rl", "passk", "final")}
-    del report["grid"]["after"]
     curves = {name: rows for name, rows in fake_curves(50).items() if name != "rl"}
     html = write_page(fake_run(tmp_path / "w", report, curves, None)).read_text(encoding="utf-8")
     assert figures(html) == PLOTS - {"rl_curves", "rl_bars", "pass_at_k"}
@@ -276,7 +270,7 @@ def test_run_without_rl_and_samples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "group", ["data", "seconds", "pretrain", "sft", "think", "tools", "rl", "passk", "grid", "final"]
+    "group", ["data", "seconds", "pretrain", "sft", "think", "tools", "rl", "passk", "map", "final"]
 )
 def test_one_group_alone_renders(tmp_path: Path, group: str) -> None:
     assert write_page(fake_run(tmp_path / "w", {group: fake_report()[group]}, {}, None)).exists()
