@@ -80,10 +80,11 @@ def written(passages: Iterable[Passage], folder: Path, record: dict[str, Any]) -
                 database.execute("PRAGMA journal_mode = OFF")
                 database.execute("BEGIN")
                 database.execute(CREATE)
-                for count, passage in enumerate(passages, 1):
+                for passage in passages:
                     row = dataclasses.astuple(passage)
                     content.update(json.dumps(row).encode())
                     database.execute("INSERT INTO passages VALUES (?, ?, ?)", row)
+                    count += 1
                 if not count:
                     raise UserError("there is no text to index; give documents that have some")
                 database.execute("INSERT INTO passages(passages) VALUES ('optimize')")
