@@ -63,9 +63,8 @@ class Chat:
         return tokens
 
     def say(self, text: str) -> Iterator[tuple[str, str]]:
-        """Streams ('text' | 'think' | 'answer' | 'python' | 'search' | 'output' | 'document' | 'notice', new characters),
-        a ('step', '') after each step of the engine, which may have written none, and at the end a ('source', name) for
-        each passage that the answer cites.
+        """Streams (kind of part, or 'notice', and new characters), a ('step', '') after each step of the engine, which
+        may have written none, and at the end a ('source', name) for each passage that the answer cites.
 
         Closing the iterator ends the answer; what was said of it stays in the conversation. The next prompt begins with
         the ids of this turn, so the engine reads only what is new. Raises UserError when the text is too long.

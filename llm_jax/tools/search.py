@@ -314,7 +314,11 @@ def define_flags() -> None:
 def main() -> None:
     from absl import flags
 
-    f = flags.FLAGS
+    run(flags.FLAGS)
+
+
+def run(f: Any) -> None:
+    """What the flags of the door ask for. Raises UserError."""
     place = place_of(f)
     if place is None or (f.query is None and f.build is None):
         raise UserError("give --index=DIR or --provider=NAME, and --query=TEXT; --build=GLOB makes the index")
