@@ -31,10 +31,11 @@ from llm_jax.frame.interrupt import Interrupt  # noqa: E402
 from llm_jax.runs import STAGE_HELP  # noqa: E402
 from llm_jax.sampling.chat import Chat  # noqa: E402
 from llm_jax.sampling.loaded import load  # noqa: E402
+from llm_jax.tools.search import Place, define_place, place_of  # noqa: E402
 from llm_jax.tools.table import TOOLS  # noqa: E402
 
 DIM, PLAIN = "\033[2m", "\033[0m"
-SHOWN = {"think": "thinks: ", "output": "output: ", "document": "document: "}
+SHOWN = {"think": "thinks: ", "output": "output: ", "document": "document: ", "source": "source: "}
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but newline and tab
 HISTORY = Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "llm_jax", "history")
 REMEMBERED = 1000  # messages under the arrow keys; each is a JSON string, since it may have several lines
@@ -47,13 +48,14 @@ def define_flags() -> None:
     flags.DEFINE_bool("json", False, "With --prompt: print one JSON object.")
     flags.DEFINE_float("temperature", 0.0, "0 takes the likeliest token.", lower_bound=0.0)
     flags.DEFINE_integer("seed", 0, "Of the samples.")
+    define_place()
 
 
 def main() -> None:
     f = flags.FLAGS
     sys.stdin.reconfigure(errors="replace")
     sys.stdout.reconfigure(errors="backslashreplace")
-    session = Session(user_path(f.workdir, "--workdir"), f.stage, f.temperature, f.seed)
+    session = Session(user_path(f.workdir, "--workdir"), f.stage, f.temperature, f.seed, place_of(f))
     try:
         if f.prompt is None:
             session.converse()
@@ -70,8 +72,9 @@ def main() -> None:
 class Session:
     """A conversation in the terminal. A command is a method that takes what was typed after it; see COMMANDS."""
 
-    def __init__(self, workdir: Path, stage: str, temperature: float, seed: int):
-        self.workdir, self.chat = workdir, Chat(load(workdir, stage), temperature, seed)
+    def __init__(self, workdir: Path, stage: str, temperature: float, seed: int, search: Place):
+        self.workdir, self.search = workdir, search
+        self.chat = Chat(load(workdir, stage, search=search), temperature, seed)
         self.system, self.folds, self.terminal = "", False, sys.stdin.isatty()
         self.colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
@@ -155,6 +158,9 @@ class Session:
                 last = kind
         print("[stopped]\n" if stop.wanted else "", end="")
 
+    def read_file(self, file: str) -> None:
+        print(f"{file}: {counted(self.chat.read(file), 'token')}, in front of your next message")
+
     def help(self, _: str) -> None:
         for name, (_, takes, does) in COMMANDS.items():
             print(f"/{name} {takes}".ljust(34), does)
@@ -173,7 +179,7 @@ class Session:
         self.system = text
 
     def change_stage(self, name: str) -> None:
-        old, self.chat.model = self.chat.model, load(self.workdir, name)
+        old, self.chat.model = self.chat.model, load(self.workdir, name, search=self.search)
         old.close()
         self.chat.reset(self.system)
         self.greet()
@@ -231,6 +237,7 @@ COMMANDS = {  # name -> (method, what it takes, what it does)
     "tools": (Session.tools, "on|off", "whether it may call tools"),
     "seed": (Session.set_seed, "N", "of the next answer's samples; each answer adds 1"),
     "temperature": (Session.set_temperature, "T", "0 takes the likeliest token"),
+    "read": (Session.read_file, "FILE", "puts a text file in front of your next message"),
     "save": (Session.save, "FILE", "writes the conversation as a record to fine-tune on"),
     "quit": (Session.quit, "", "ends, as Ctrl-D does"),
     "exit": (Session.quit, "", "ends, as Ctrl-D does"),
@@ -239,11 +246,11 @@ SETTINGS = {  # name -> what it is now
     "system": lambda session: session.system or "none",
     "stage": lambda session: session.chat.model.stage,
     "think": lambda session: f"{session.chat.thinks}; thoughts are {'folded' if session.folds else 'shown'}",
-    "tools": lambda session: "on" if session.chat.tools else "off",
+    "tools": lambda session: session.chat.told_of_tools,
     "seed": lambda session: str(session.chat.seed),
     "temperature": lambda session: f"{session.chat.temperature:g}",
 }
-FOR_ANSWERS = (Session.prompt_system, Session.think, Session.tools, Session.save)
+FOR_ANSWERS = (Session.prompt_system, Session.think, Session.tools, Session.read_file, Session.save)
 
 
 def recall() -> None:

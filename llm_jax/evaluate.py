@@ -18,6 +18,7 @@ from llm_jax.evals.run import measure  # noqa: E402
 from llm_jax.evals.table import MEASUREMENTS  # noqa: E402
 from llm_jax.files import user_path  # noqa: E402
 from llm_jax.runs import STAGE_HELP, Run  # noqa: E402
+from llm_jax.tools.search import define_place, place_of  # noqa: E402
 
 FILES = {"texts": "text files", "questions": "JSON lines of questions"}
 
@@ -27,6 +28,7 @@ def define_flags() -> None:
     flags.DEFINE_string("stage", "", STAGE_HELP)
     flags.DEFINE_list("tasks", [], f"Some of {', '.join(MEASUREMENTS)}; all that suit the stage if not given.")
     flags.DEFINE_integer("items", None, "Problems in a cell of the map; as the run's config says.", lower_bound=1)
+    define_place()
     for name, what in FILES.items():
         flags.DEFINE_string(name, None, f"Glob of {what}: measures these, and no other tasks unless they are given.")
 
@@ -38,7 +40,7 @@ def main() -> None:
     run.config.eval.update(given)
     run.config.eval.map_items = f.items or run.config.eval.map_items
     with jax.set_mesh(run.mesh):
-        measured = measure(run, run.choose(f.stage), list(dict.fromkeys([*f.tasks, *given])))
+        measured = measure(run, run.choose(f.stage), list(dict.fromkeys([*f.tasks, *given])), place_of(f))
     print(json.dumps(measured))
 
 

@@ -43,6 +43,7 @@ from llm_jax.sampling.requests import Completion, Request  # noqa: E402
 from llm_jax.sampling.settings import ALL, not_here, whole  # noqa: E402
 from llm_jax.sampling.turns import SAID, before_stop, said, tool_calls  # noqa: E402
 from llm_jax.tokenizer import SPANS, TURNS, Tokenizer, misplaced  # noqa: E402
+from llm_jax.tools.search import define_place, place_of  # noqa: E402
 
 SAMPLING = {"temperature": (int, float), "top_p": (int, float), "top_k": int, "max_new_tokens": int}
 PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
@@ -77,6 +78,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("int8_weights", False, "Keep weights in 8 bits.")
     flags.DEFINE_bool("int8_cache", False, "Keep the key/value cache in 8 bits.")
     flags.DEFINE_integer("drafts", 0, "Tokens guessed ahead at each step.", lower_bound=0)
+    define_place()
     flags.DEFINE_bool("skip_bad", False, "Answer a line that is wrong with an `error`, and go on.")
 
 
@@ -92,12 +94,14 @@ def main() -> None:
     if sampling.get("max_new_tokens") == ALL:
         del sampling["max_new_tokens"]
     Request([0], **sampling).check(vocab_size=1, length=2)
-    loaded = load(workdir, f.stage, f.slots, **engine)
+    place = place_of(f)
+    loaded = load(workdir, f.stage, f.slots, place, **engine)
     read = Reader(source, loaded, sampling, f.seed, f.n, f.skip_bad)
     total = sum(1 for _ in read.rows())
     if not total:
         raise UserError(f"{source} has no lines")
     settings = {name: f[name].value for name in ("n", "seed", "slots", "skip_bad")} | sampling | engine
+    settings |= {"search": str(place)} if place else {}
     target, block = Output(output, settings | weights(loaded) | contents(source)), f.slots * BLOCK
     with Interrupt() as stop, Bar(total, target.resume(read.rows(), block)) as bar:
         rest = itertools.islice(read.rows(), bar.done, None)

@@ -118,8 +118,9 @@ def test_a_row_that_lacks_a_part_or_is_there_already_is_told_by_name(table):
         (FAMILIES, "sorting", {"name": "x", "levels": ()}, "one level"),
         (FAMILIES, "sorting", {"name": "x", "lesson": "music"}, "'music'"),
         (TOOLS, "python", {"name": "x"}, "no span of the tokenizer"),
-        (TOOLS, "python", {"name": "search", "returns": "think"}, "'think'"),
-        (TOOLS, "python", {"name": "search", "open": "nowhere"}, "module:function"),
+        (TOOLS, "python", {"name": "answer", "returns": "think"}, "'think'"),
+        (TOOLS, "python", {"name": "answer", "open": "nowhere"}, "module:function"),
+        (TOOLS, "python", {"name": "answer", "room": 1000}, "room is 1000; it must be 8 to 128"),
         (MEASUREMENTS, "map", {"name": "x", "on": "moon"}, "'moon'"),
     ],
 )

@@ -24,15 +24,16 @@ from llm_jax.prompts import load_prompts
 from llm_jax.runs import Run
 from llm_jax.sampling.loaded import engine_for
 from llm_jax.stage_table import STAGES
+from llm_jax.tools.search import Place
 from llm_jax.tools.table import Toolbox
 
 
 @contextlib.contextmanager
-def examiner_of(run: Run):
+def examiner_of(run: Run, search: Place = None):
     """An Examiner of a run's held-out prompts, with an engine and the run's tools. What was imported may have none."""
     has_prompts = (run.workdir / "data" / "prepared.json").exists()
     prompts = load_prompts(run.workdir, "test") if has_prompts else []
-    with contextlib.closing(Toolbox(run.workdir)) as tools:
+    with contextlib.closing(Toolbox(run.workdir, search=search)) as tools:
         engine = engine_for(run, run.config.eval.slots, tools)
         try:
             yield Examiner(run, engine, prompts)
@@ -131,8 +132,9 @@ def measure_stage(examiner: Examiner, stage: str, params, rows: Iterable[Measure
     return {row.name: timed(row.name, row.measure, examiner, params) for row in rows}
 
 
-def measure(run: Run, stage: str, names: list[str]) -> dict[str, dict]:
-    """Group -> metrics of a stage's newest checkpoint: the named ones, or all that suit it.
+def measure(run: Run, stage: str, names: list[str], search: Place = None) -> dict[str, dict]:
+    """Group -> metrics of a stage's newest checkpoint: the named ones, or all that suit it. It searches where `search`
+    says.
 
     Raises UserError for a name that is unknown, or what the run has not the parts for.
     """
@@ -140,7 +142,7 @@ def measure(run: Run, stage: str, names: list[str]) -> dict[str, dict]:
     rows = [MEASUREMENTS.find(name) for name in names] or [row for row in MEASUREMENTS.values() if suits(row)]
     check_files(run)
     params = run.load_params(stage)
-    with examiner_of(run) as examiner:
+    with examiner_of(run, search) as examiner:
         for row in rows:
             if names and (missing := row.missing(examiner)):
                 raise UserError(f"task {row.name!r} needs {missing}, which {run.workdir} has not")

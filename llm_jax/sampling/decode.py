@@ -22,8 +22,9 @@ from llm_jax.model import kv_cache, transformer
 from llm_jax.model.attention import capped
 from llm_jax.sampling import sampler
 from llm_jax.tokenizer import Marker
+from llm_jax.tools.table import MOST_TOKENS
 
-FORCED_ROOM = 48  # tokens in a slot's forced queue
+FORCED_ROOM = MOST_TOKENS  # in a slot's forced queue
 STOP_ROOM = 8  # ids that end an answer
 TOP = 20  # likeliest ids of a token, where a request wants them
 MOST_STEPS = 64  # of a chunk

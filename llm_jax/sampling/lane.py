@@ -327,23 +327,24 @@ class Lane:
 
     # Tools
 
-    def _call(self, ids: list[int]) -> str:
-        """Runs the call that the last ids close; of one that is none, what is wrong with it."""
+    def _call(self, ids: list[int]) -> list[int]:
+        """The span of the answer to the call that the last ids close; to one that is none, what is wrong with it."""
         parts, _ = self.tokenizer.parse(ids)
         last = parts[-1] if parts else {"type": "text", "text": ""}
-        if last["type"] in self.tokenizer.closed_by(ids, self.tools):
-            return self.tools[last["type"]](last["text"])
-        return f"error: {self.tokenizer.wrong_call(last, self.tools)}"
+        name, *_ = closed = self.tokenizer.closed_by(ids, self.tools)
+        if last["type"] in closed:
+            name = last["type"]
+            said = self.tools[name](last["text"])
+        else:
+            said = f"error: {self.tokenizer.wrong_call(last, self.tools)}"
+        return self.tokenizer.span(TOOLS[name].returns, said, TOOLS[name].room)
 
     def _take_answers(self, wait_for_all: bool) -> None:
         """Queues the output spans of the tools that are done."""
         if wait_for_all:
             wait(self._calls.values())
         for slot in [slot for slot, call in self._calls.items() if call.done()]:
-            _, completion = self._rows[slot]
-            name = self.tokenizer.closed_by(completion.ids, self.tools)[0]
-            said = self._calls.pop(slot).result()
-            self._resumed[slot] = self.tokenizer.span(TOOLS[name].returns, said, FORCED_ROOM)
+            self._resumed[slot] = self._calls.pop(slot).result()
 
 
 def first_scored(request: Request) -> int:

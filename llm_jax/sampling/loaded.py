@@ -7,6 +7,7 @@ from llm_jax import sharding
 from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
 from llm_jax.tokenizer import Tokenizer
+from llm_jax.tools.search import Place
 from llm_jax.tools.table import Toolbox
 
 
@@ -24,14 +25,16 @@ class Loaded:
         self.tools.close()
 
 
-def load(workdir: Path, stage: str = "", slots: int = 1, **options) -> Loaded:
-    """The newest checkpoint of a stage, by default of the newest; options are the engine's.
+def load(workdir: Path, stage: str = "", slots: int = 1, search: Place = None, **options) -> Loaded:
+    """The newest checkpoint of a stage, by default of the newest; it searches where `search` says, and options are the
+    engine's.
 
-    Raises UserError when the workdir has no such checkpoint.
+    Raises UserError when the workdir has no such checkpoint, or `search` is no place to search.
     """
     run = Run.open(workdir)
     stage = run.choose(stage)
-    params, tools = run.load_params(stage), Toolbox(run.workdir)
+    tools = Toolbox(run.workdir, search=search)
+    params = run.load_params(stage)
     engine = engine_for(run, slots, tools, **options)
     return Loaded(stage, run.kind_of(stage) == "base", run.tokenizer, params, engine, tools)
 

@@ -1,6 +1,7 @@
 """Turns as token ids: what a conversation asks the model to continue, and the parts of what it writes, as they come."""
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 
 from llm_jax.config import UserError
@@ -34,6 +35,11 @@ class Conversation:
             raise UserError(f"the system prompt is {len(self._start)} tokens long; there is room for {fits}")
         self._turns: list[list[int]] = []  # a question and its answer each
 
+    @property
+    def room(self) -> int:
+        """Tokens that a message may have, even alone."""
+        return self.length - min(ANSWER_ROOM, self.length // 2) - len(self._start)
+
     def ask(self, text: str) -> tuple[list[int], int]:
         """(the prompt for an answer to `text`, how many of the oldest turns had to go to make room).
 
@@ -42,10 +48,9 @@ class Conversation:
         if not self.tokenizer.joins:
             return self._ask_anew(text)
         question = self.tokenizer.render([{"role": "user", "content": text}], for_generation=True).ids[1:]
-        room = self.length - min(ANSWER_ROOM, self.length // 2) - len(self._start) - len(question)
+        room = self.room - len(question)
         if room < 0:
-            fits = self.length - min(ANSWER_ROOM, self.length // 2) - len(self._start)
-            raise UserError(f"the message is {len(question)} tokens long; there is room for {fits}")
+            raise UserError(f"the message is {len(question)} tokens long; there is room for {self.room}")
         dropped = 0
         while sum(map(len, self._turns[dropped:])) > room:
             dropped += 1
@@ -210,6 +215,17 @@ def tool_calls(parts: list[dict]) -> list[dict]:
         for call, output in itertools.pairwise(parts)
         if call["type"] in TOOLS and output["type"] in FORCED
     ]
+
+
+def cited(parts: list[dict]) -> list[dict]:
+    """{source, text} of the passages that a search gave, in lines `SOURCE: text`, and whose source the answer names."""
+    answer, found = said(parts, *SAID), {}
+    for call in tool_calls(parts):
+        for line in call["output"].splitlines() if call["tool"] == "search" else ():
+            source, colon, text = line.partition(": ")
+            if colon and re.search(rf"(?<!\w){re.escape(source)}(?!\w)", answer):
+                found.setdefault((source, text), {"source": source, "text": text})
+    return list(found.values())
 
 
 class Pieces:

@@ -23,6 +23,7 @@ from llm_jax.config import UserError  # noqa: E402
 from llm_jax.files import user_path  # noqa: E402
 from llm_jax.serve.app import Limits, make_app  # noqa: E402
 from llm_jax.serve.worker import Workers  # noqa: E402
+from llm_jax.tools.search import define_place, place_of  # noqa: E402
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 NAMES = ("127.0.0.1", "[::1]", "localhost")  # as a URL has them
@@ -45,6 +46,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("warm_up", True, "Compile all programs before the first answer.")
     flags.DEFINE_bool("int8_weights", False, "Matrices as bytes.")
     flags.DEFINE_bool("int8_cache", False, "Keys and values as bytes.")
+    define_place()
     flags.DEFINE_integer("drafts", 0, "Tokens guessed ahead at each step.", lower_bound=0)
 
 
@@ -57,7 +59,8 @@ def main() -> None:
     if wrong := [origin for origin in origins if not re.fullmatch(r"\*|https?://[^\s/?#@]+", origin)]:
         raise UserError(f"--cors={wrong[0]} is no origin; give scheme and name alone, as https://chat.example, or *")
     options = {name: getattr(f, name) for name in ("int8_weights", "int8_cache", "drafts")}
-    workers = Workers(user_path(f.workdir, "--workdir"), f.stage, f.slots, f.max_queue, f.warm_up, **options)
+    workdir, place = user_path(f.workdir, "--workdir"), place_of(f)
+    workers = Workers(workdir, f.stage, f.slots, f.max_queue, f.warm_up, place, **options)
     listening = listen(f.host, f.port)
     if f.host not in LOOPBACK and not key:
         print(f"warning: {f.host} is open to others, and no --api_key is set", file=sys.stderr)

@@ -1,6 +1,6 @@
 """The messages of a conversation, as clients send them and as the records that the tokenizer renders."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -97,11 +97,29 @@ class Message(Body):
         """{role, content} as in the records that training reads; `arguments`: those of a client's tools, by name."""
         if self.role == "assistant":
             thought = [Part(type="think", text=self.reasoning_content)] if self.reasoning_content else []
-            calls = [call.part(arguments.get(call.function.name, "")) for call in self.tool_calls]
+            calls = self.calls(arguments)
             said = plain([*thought, *(self.content or []), *calls], joins=not calls)
             return {"role": self.role, "content": said}
         text = "".join(part.text for part in self.content)
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+    def calls(self, arguments: Mapping[str, str]) -> list[Part]:
+        return [call.part(arguments.get(call.function.name, "")) for call in self.tool_calls]
+
+
+def records(messages: Sequence[Message], arguments: Mapping[str, str] = MappingProxyType({})) -> list[dict[str, Any]]:
+    """`Message.record` of each; what a tool of ours says stands in the span that the model knows its answers from."""
+    out: list[dict[str, Any]] = []
+    called: list[str] = []  # tools whose answers are to come, in order
+    for message in messages:
+        out.append(message.record(arguments))
+        if message.role == "assistant":
+            called = [part.type for part in message.calls(arguments)]
+        elif message.role == "tool" and called:
+            name = called.pop(0)
+            if name in TOOLS and TOOLS[name].returns != "output":
+                out[-1]["content"] = [{"type": TOOLS[name].returns, "text": out[-1]["content"]}]
+    return out
 
 
 def plain(parts: list[Part], joins: bool = True) -> str | list[dict[str, str]]:

@@ -22,9 +22,8 @@ from llm_jax.sampling.settings import not_here, some, whole
 from llm_jax.sampling.turns import SAID, TooLong, continued, fitted
 from llm_jax.serve.bodies import ApiError, Body, Whole
 from llm_jax.serve.functions import CHOICES, Function, Tool, chosen, has_span, told, turn
-from llm_jax.serve.messages import Messages
+from llm_jax.serve.messages import Messages, records
 from llm_jax.tokenizer import Tokenizer
-from llm_jax.tools.table import TOOLS
 
 COMPLETION_TOKENS = 16  # of /v1/completions, as OpenAI has it; a chat's answer takes what fits
 LEAST_TOP_P = 1e-6  # 0 means the likeliest id alone
@@ -312,26 +311,25 @@ class ChatBody(Sampling):
         """(requests, what the client should be told); `present` are the tools of the run."""
         rule = self.rule
         is_guided = bool(rule) or not self.by_spans(tokenizer)
-        records = [message.record(self.arguments) for message in self.messages]
-        prompt, notices = self._prompt(tokenizer, records, length)
+        prompt, notices = self._prompt(tokenizer, records(self.messages, self.arguments), length)
         form = self._guided(tokenizer, rule) if is_guided else self._free(tokenizer, present)
         closings = [tokenizer.close[name] for name in self.arguments]
         form["stop_ids"] = tuple(ids[0] for ids in closings if len(ids) == 1)
         requests = self.requests(prompt, tokenizer, length, max_new_tokens=self.most(length, length), **form)
         return requests, "; ".join(notices)
 
-    def _prompt(self, tokenizer: Tokenizer, records: list[dict[str, Any]], length: int) -> tuple[list[int], list[str]]:
+    def _prompt(self, tokenizer: Tokenizer, said: list[dict[str, Any]], length: int) -> tuple[list[int], list[str]]:
         """(the prompt, what of it had to go). Where the model has a choice of tools without spans, it reads of them."""
         has_choice = not self.by_spans(tokenizer) and len(self.functions) + (not self.wanted) > 1
         kept: list[str] = []
         try:
             try:
-                more = instructed(records, told(self.functions)) if has_choice else records
+                more = instructed(said, told(self.functions)) if has_choice else said
                 prompt, dropped = fitted(tokenizer, more, length)
             except TooLong:
                 if not has_choice:
                     raise
-                prompt, dropped = fitted(tokenizer, records, length)
+                prompt, dropped = fitted(tokenizer, said, length)
                 kept = ["the description of the tools does not fit and was left out"]
         except TooLong as error:
             raise too_long("messages", error.tokens, length) from error
@@ -346,7 +344,7 @@ class ChatBody(Sampling):
     def _free(self, tokenizer: Tokenizer, present: Sequence[str]) -> dict[str, Any]:
         calls = self.callable(present)
         opening = calls[0] if self.wanted else "think" if self.thinking == "on" else ""
-        names = [*(["think"] if self.thinking == "off" else []), *(name for name in TOOLS if name not in calls)]
+        names = [*(["think"] if self.thinking == "off" else []), *(name for name in present if name not in calls)]
         forbidden = {tokenizer.open[name][0] for name in names} - {tokenizer.open[name][0] for name in calls}
         if self.wanted:  # nothing but the end of the call ends it
             forbidden = [i for i in tokenizer.special_names if i not in tokenizer.close[opening]]
@@ -387,8 +385,7 @@ class CutBody(Body):
 
     def ids(self, tokenizer: Tokenizer) -> list[int]:
         if self.messages:
-            records = [message.record() for message in self.messages]
-            return tokenizer.render(records, for_generation=self.add_generation_prompt).ids
+            return tokenizer.render(records(self.messages), for_generation=self.add_generation_prompt).ids
         text = self.content if self.prompt is None else self.prompt
         ids = (tokenizer.encode_shown if self.parse_special else tokenizer.encode)(text)
         return [*tokenizer.begin, *ids] if self.add_special_tokens else ids

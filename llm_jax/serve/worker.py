@@ -24,6 +24,7 @@ from llm_jax.sampling.loaded import Loaded, load
 from llm_jax.sampling.requests import Completion, Request
 from llm_jax.serve.bodies import ApiError
 from llm_jax.stage_table import trained
+from llm_jax.tools.search import Place
 from llm_jax.tools.table import present
 
 CHUNKS = (1, 4, 16)  # steps between looks at what was written
@@ -247,11 +248,21 @@ class Worker:
 class Workers:
     """The stages of a run, each loaded when it is first asked for. Raises UserError when the run has none."""
 
-    def __init__(self, workdir: Path, stage: str, slots: int, max_queue: int, warm_up: bool = False, **options):
+    def __init__(
+        self,
+        workdir: Path,
+        stage: str,
+        slots: int,
+        max_queue: int,
+        warm_up: bool = False,
+        search: Place = None,
+        **options,
+    ):
         self.run, self.workdir = Run.open(workdir), workdir
-        self.slots, self.room, self.warm_up, self.options = slots, slots + max_queue, warm_up, options
+        self.slots, self.room, self.warm_up = slots, slots + max_queue, warm_up
+        self.options = {"search": search, **options}
         self.default = self.run.choose(stage)
-        self.tokenizer, self.tools = self.run.tokenizer, present(workdir)
+        self.tokenizer, self.tools = self.run.tokenizer, present(workdir, search=search)
         self.length = self.run.config.data.sequence_length
         self.loaded: dict[str, Worker] = {}
         self._stopping = ""

@@ -99,8 +99,8 @@ class PythonTool:
         return "\n".join(part for part in (result.stdout.rstrip("\n"), result.value) if part)
 
 
-def open_tool(workdir: Path) -> PythonTool:
-    """For the table of tools; the sandbox is the same in every run."""
+def open_tool(workdir: Path, given: None) -> PythonTool:
+    """For the table of tools; the sandbox is the same in every run and for every command."""
     return PythonTool()
 
 

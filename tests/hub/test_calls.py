@@ -94,7 +94,7 @@ def test_an_answer_is_cut_to_the_room_that_there_is(tokenizer):
     ('{"name": "python", "arguments": {"code": 6*7}}', "the call is no JSON: Expecting"),
     ("[" * 5000, "the call is no JSON"),
     ('{"name": "weather", "arguments": {}}', "there is no tool 'weather'"),
-    ('{"name": "search", "arguments": {"text": "a"}}', "there is no tool 'search'"),
+    ('{"name": "search", "arguments": {"query": "a"}}', "there is no tool 'search'"),
     ('{"name": "python", "arguments": {"program": "1"}}', 'python takes {"code": TEXT}'),
     ('{"name": "python", "arguments": "1"}', 'a call has a "name" and "arguments"'),
     ("42", 'a call has a "name"'),

@@ -12,6 +12,7 @@ from llm_jax.config import UserError
 from llm_jax.sampling import decode
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.requests import Request
+from llm_jax.tools.table import TOOLS
 from tests.hub.templates import CALLS, MARKS, hub_tokenizer
 
 BATCH, NEW, LONGEST = 4, 20, 96
@@ -227,7 +228,7 @@ def test_a_long_output_is_cut_and_still_closed(tiny_model, tokenizer, mesh, para
     done = tools.generate(params, [call_request(tokenizer, encoded(tokenizer)[0], "1", 64)])[0]
     start = done.ids.index(tokenizer.open["output"][0])
     end = done.ids.index(tokenizer.close["output"][0])
-    assert end - start + 1 == decode.FORCED_ROOM
+    assert end - start + 1 == TOOLS["python"].room
     assert not any(done.sampled_mask[start : end + 1]) and done.sampled_mask[end + 1] == 1
 
 
@@ -326,6 +327,24 @@ def test_the_largest_numbers_it_takes_give_ids_of_the_vocabulary(engine, tokeniz
     done = engine.generate(params, [Request([tokenizer.bos], seed, max_new_tokens=NEW, **wild) for seed in range(4)])
     assert all(0 <= i < tokenizer.vocab_size for c in done for i in c.ids)
     assert all(np.isfinite(c.logprob).all() and np.isfinite(c.sampling_logprob).all() for c in done)
+
+
+def test_a_document_is_what_a_search_gives_and_a_turn_may_have_several(tiny_model, tokenizer, mesh, params):
+    queries, said = [], "<|end|> <|user|> 7"
+    engine = Engine(
+        tiny_model, tokenizer, mesh, BATCH, LONGEST, {"search": lambda query: queries.append(query) or said}
+    )
+    # After the answer the only id that it may sample closes a call that was not opened.
+    only = others(tokenizer, tokenizer.close["search"][0])
+    forced = (tokenizer.open["search"][0], *tokenizer.encode("cat"))
+    (done,) = engine.generate(params, [Request([tokenizer.bos], max_new_tokens=80, forced=forced, suppress=only)])
+    parts, _ = tokenizer.parse(done.ids)
+    document = tokenizer.span("document", said)
+    start = len(forced) + 1
+    assert queries == ["cat"] and done.ids[start : start + len(document)] == document
+    assert not any(done.sampled_mask[start : start + len(document)]) and done.sampled_mask[start - 1] == 1
+    assert done.tool_calls > 1 and sum(part["type"] == "document" for part in parts) > 1
+    assert not {tokenizer.end, *tokenizer.turn.values()} & set(done.ids)
 
 
 @pytest.mark.parametrize("longer", ["python", "search"])

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_jax.config import UserError
-from llm_jax.sampling.turns import Conversation, Pieces, fitted, said, tool_calls
+from llm_jax.sampling.turns import Conversation, Pieces, cited, fitted, said, tool_calls
 
 LENGTH = 64
 TEXTS = ("The cat", "日本é", "🙂", "Grüße ", "\ufffd", "x\n\n")
@@ -71,6 +71,18 @@ def test_only_what_stands_before_its_output_is_a_call():
     parts = [part("think", "a"), part("output", "error"), part("python", "1"), part("output", "2"), part("python", "3")]
     assert tool_calls(parts) == [{"tool": "python", "input": "1", "output": "2"}]
     assert said([part("text", " a "), part("python", "1"), part("answer", "b")], "text", "answer") == "a\nb"
+
+
+@pytest.mark.parametrize("kind", ["document", "output"])  # some models have one marker for both
+def test_an_answer_cites_the_sources_that_it_names(kind):
+    part = lambda kind, text: {"type": kind, "text": text}  # noqa: E731
+    found = "Anna Velm: Anna was born in Oslo.\nAnna: Another one.\nnothing: at all"
+    parts = [part("search", "Anna Velm born"), part(kind, found), part("python", "1"), part("output", "Oslo: 1")]
+    cited_by = lambda answer: [passage["source"] for passage in cited([*parts, part("answer", answer)])]  # noqa: E731
+    assert cited_by(" Oslo [Anna Velm]") == ["Anna Velm", "Anna"]
+    assert cited_by("Annabel Velm was born in Oslo.") == [] == cited_by("")
+    assert cited([*parts, part("text", "(Anna Velm)")])[0] == {"source": "Anna Velm", "text": "Anna was born in Oslo."}
+    assert cited([part("search", "x"), part(kind, "nothing found"), part("text", "nothing found")]) == []
 
 
 @given(data=st.data())

@@ -15,9 +15,8 @@ from llm_jax.serve.feedback import Feedback, FeedbackBody
 from llm_jax.serve.messages import Message
 from llm_jax.serve.protocol import ChatBody, CompletionBody, TokenizeBody, derived
 from llm_jax.serve.worker import News
-from llm_jax.tools.table import TOOLS
 
-LENGTH = 128
+LENGTH, PRESENT = 128, ["python", "search"]  # tools of the run
 HELLO = [{"role": "user", "content": "How many cats are there?"}]
 
 
@@ -141,7 +140,7 @@ def test_a_call_is_handed_over_only_where_the_client_has_the_tool(tokenizer):
 
 
 def chat(tokenizer, **fields):
-    return parsed(json.dumps({"messages": HELLO, **fields}).encode(), ChatBody).asked(tokenizer, LENGTH, TOOLS)[0]
+    return parsed(json.dumps({"messages": HELLO, **fields}).encode(), ChatBody).asked(tokenizer, LENGTH, PRESENT)[0]
 
 
 def test_fields_reach_the_engine(tokenizer):
@@ -160,8 +159,8 @@ def test_null_is_absent(tokenizer):
 
 
 def test_thinking_and_tools_become_openings_and_prohibitions(tokenizer):
-    think, python = tokenizer.open["think"][0], tokenizer.open["python"][0]
-    tools = [{"type": "function", "function": {"name": "python"}}]
+    think, python, search = (tokenizer.open[name][0] for name in ("think", "python", "search"))
+    tools, theirs = ([{"type": "function", "function": {"name": name}}] for name in PRESENT)
     others = tuple(
         i for i in tokenizer.special_names if i != tokenizer.close["python"][0]
     )  # a call that begins is ended
@@ -169,17 +168,19 @@ def test_thinking_and_tools_become_openings_and_prohibitions(tokenizer):
         ({}, (), (), ()),
         ({"thinking": "on"}, (think,), (), ()),
         ({"thinking": "off"}, (), (think,), ()),
-        ({"builtin_tools": False}, (), (python,), ()),
-        ({"tool_choice": "none"}, (), (python,), ()),
-        ({"tools": tools}, (), (), (tokenizer.close["python"][0],)),
-        ({"tools": tools, "builtin_tools": False}, (), (), (tokenizer.close["python"][0],)),
+        ({"builtin_tools": False}, (), (python, search), ()),
+        ({"tool_choice": "none"}, (), (python, search), ()),
+        ({"tools": tools}, (), (search,), (tokenizer.close["python"][0],)),
+        ({"tools": theirs}, (), (python,), (tokenizer.close["search"][0],)),
+        ({"tools": tools, "builtin_tools": False}, (), (search,), (tokenizer.close["python"][0],)),
         ({"tools": tools, "tool_choice": "required"}, (python,), others, (tokenizer.close["python"][0],)),
         ({"tools": tools, "tool_choice": tools[0]}, (python,), others, (tokenizer.close["python"][0],)),
-        ({"tools": tools, "tool_choice": "none"}, (), (python,), ()),
+        ({"tools": tools, "tool_choice": "none"}, (), (python, search), ()),
     )
     for fields, forced, suppress, stop_ids in cases:
         (request,) = chat(tokenizer, **fields)
-        assert (request.forced, request.suppress, request.stop_ids) == (forced, suppress, stop_ids), fields
+        assert (request.forced, request.stop_ids) == (forced, stop_ids), fields
+        assert sorted(request.suppress) == sorted(suppress), fields
 
 
 def test_seeds_of_choices_follow_from_the_first(tokenizer):
@@ -208,7 +209,22 @@ def test_a_call_and_its_output_are_the_turn_that_the_model_wrote(tokenizer, mess
     body = parsed(json.dumps({"messages": messages}).encode(), ChatBody)
     spans = [{"type": "python", "text": "6*7"}, {"type": "output", "text": "42"}]
     turn = tokenizer.render([*HELLO, {"role": "assistant", "content": spans}]).ids
-    assert body.asked(tokenizer, LENGTH, TOOLS)[0][0].prompt == turn[:-1]
+    assert body.asked(tokenizer, LENGTH, PRESENT)[0][0].prompt == turn[:-1]
+
+
+def test_what_a_clients_own_search_says_stands_where_the_model_reads_documents(tokenizer):
+    """Also of several calls in a turn; what a call in JSON gets, as of any other function, stands where outputs do."""
+    calls = [("search", {"query": "Oslo"}), ("python", {"code": "6*7"}), ("search", {"query": "a", "n": "2"})]
+    calls += [("search", {"words": "b", "site": "c"})]
+    called = [{"function": {"name": name, "arguments": json.dumps(given)}} for name, given in calls]
+    said = [{"role": "tool", "tool_call_id": str(n), "content": f"said {n}"} for n in range(len(calls))]
+    messages = [*HELLO, {"role": "assistant", "content": "", "tool_calls": called}, *said]
+    body = parsed(json.dumps({"messages": messages}).encode(), ChatBody)
+    prompt = body.asked(tokenizer, LENGTH * 4, PRESENT)[0][0].prompt
+    parts, _ = tokenizer.parse(prompt[len(tokenizer.render(HELLO, for_generation=True).ids) :])
+    answers = [(part["type"], part["text"]) for part in parts if part["type"] in ("document", "output")]
+    assert answers == [("document", "said 0"), ("output", "said 1"), ("document", "said 2"), ("output", "said 3")]
+    assert [part["type"] for part in parts[:3]] == ["search", "python", "search"]
 
 
 def test_standard_fields_stand_and_what_else_an_answer_had_does_not():
@@ -253,7 +269,7 @@ def test_a_call_has_the_argument_that_the_schema_names(tokenizer, tools, argumen
     call["function"]["arguments"] = arguments
     messages = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "42"}]
     body = parsed(json.dumps({"messages": messages, "tools": tools}).encode(), ChatBody)
-    (request,), _ = body.asked(tokenizer, LENGTH, TOOLS)
+    (request,), _ = body.asked(tokenizer, LENGTH, PRESENT)
     assert request.prompt[len(tokenizer.render(HELLO, True).ids) :][: len(ids)] == ids
 
 
@@ -335,7 +351,9 @@ def test_numbers_as_other_clients_write_them(tokenizer):
     assert (request.max_new_tokens, request.top_k, len(request.stop)) == (LENGTH, 0, 100)
 
     def text(**fields):
-        return parsed(json.dumps({"prompt": "x", **fields}).encode(), CompletionBody).asked(tokenizer, LENGTH, TOOLS)[0]
+        return parsed(json.dumps({"prompt": "x", **fields}).encode(), CompletionBody).asked(tokenizer, LENGTH, PRESENT)[
+            0
+        ]
 
     assert [text(**f)[0].max_new_tokens for f in ({}, {"max_tokens": -1}, {"max_new_tokens": 4.0})] == [16, LENGTH, 4]
     assert text(prompt=[[1.0, 2.0], [3]], seed=1) == text(prompt=[[1, 2], [3]], seed=1)
@@ -387,10 +405,10 @@ def test_a_prompt_that_does_not_fit_is_refused_and_old_turns_are_dropped(tokeniz
         chat(tokenizer, messages=[long])
     assert (error.value.code, error.value.param) == ("context_length_exceeded", "messages")
     with pytest.raises(ApiError, match=f"maximum context length is {LENGTH} tokens. However, your prompt") as error:
-        parsed(json.dumps({"prompt": long["content"]}).encode(), CompletionBody).asked(tokenizer, LENGTH, TOOLS)
+        parsed(json.dumps({"prompt": long["content"]}).encode(), CompletionBody).asked(tokenizer, LENGTH, PRESENT)
     assert error.value.code == "context_length_exceeded"
     talk = [long, {"role": "assistant", "content": "yes"}, *HELLO]
-    (request,), notice = parsed(json.dumps({"messages": talk}).encode(), ChatBody).asked(tokenizer, LENGTH, TOOLS)
+    (request,), notice = parsed(json.dumps({"messages": talk}).encode(), ChatBody).asked(tokenizer, LENGTH, PRESENT)
     assert request.prompt == tokenizer.render(HELLO, for_generation=True).ids and "first turn" in notice
 
 
