@@ -10,7 +10,8 @@ from llm_jax.config import flatten
 from llm_jax.tables import Row, Table, known
 
 KINDS = ("", "base", "chat")
-MIXTURE = ("data.epochs.", "data.weights.", "data.first")  # what the loader does with the rows; stage `data` makes the same ones
+# What the loader does with the rows; stage `data` makes the same ones.
+MIXTURE = ("data.epochs.", "data.weights.", "data.first")
 NOT_IDENTITY = ("model.remat", "model.attention", "pretrain.steps", "sft.steps", "sft.epochs", "rl.steps", "rl.slots")
 
 

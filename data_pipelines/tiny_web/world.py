@@ -67,6 +67,11 @@ class World:
     companies: list[Company]
     works: list[Work]
 
+    @property
+    def values(self) -> dict[str, list[str]]:
+        """What each attribute can be, of somebody."""
+        return {attribute: sorted({person.facts[attribute] for person in self.people}) for attribute in ATTRIBUTES}
+
     def of_kind(self, *kinds: str) -> list[Person]:
         """The people of the given kinds, in order."""
         return [person for person in self.people if person.kind in kinds]

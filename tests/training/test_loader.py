@@ -180,7 +180,7 @@ def test_some_sources_come_before_all_others_in_each_pass(folder):
     early = 2 * SIZES["code"] + SIZES["web"]
     for batch in numbers(mixed, mixed.rows, 3, range(2)):
         assert set(names[batch][:early]) == {"code", "web"} and set(names[batch][early:]) == {"books"}
-    with pytest.raises(UserError, match="'wbe' in data.first|data.first.*'wbe'"):
+    with pytest.raises(UserError, match="'wbe'"):
         loader.mixture(folder, first=("wbe",))
 
 

@@ -1,0 +1,147 @@
+"""Conversations and prompts about a text in the prompt: questions, summaries, and the same from memory."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+from data_pipelines.tiny_web import reading
+from data_pipelines.tiny_web.reading import Question, Text, Values
+from data_pipelines.tiny_web.wordings import TEST_QUESTIONS, TRAIN_QUESTIONS
+from data_pipelines.tiny_web.world import Person, World
+from llm_jax.tasks import portrait
+from llm_jax.tasks.base import spoken
+
+QUESTIONS, SUMMARIES, MEMORIES, SEARCHES = 1500, 300, 150, 400  # conversations
+SHARES = {1: 3, 2: 3, 3: 2, 5: 2}  # how many people the texts are about
+PROMPTS = 160  # of each number of people, and of fresh people
+ASKS = ("{t}\n\n{q}", "{q}\n\n{t}", "Read this: {t}\n\n{q}", "{t}\n{q}", "Here are some notes.\n{t}\n\n{q}")
+SUM_UP = (
+    "Sum up this text: {t}",
+    "{t}\n\nSum that up.",
+    "Give me the short version. {t}",
+    "Read this: {t}\nNow sum it up.",
+)
+TELL = ("Tell me about {n}.", "What do you know about {n}?", "Who is {n}?", "Say all you know of {n}.")
+LOOK_UP = (
+    "Look it up: {q}",
+    "Search for this: {q}",
+    "{q} Please look it up.",
+    "Use the search: {q}",
+    "{q} Search for it.",
+)
+MISSED = 0.08  # share of the searches for each of the ways to find nothing
+NOT_FOUND = "I have searched, and found nothing about that."
+FAILED = "The search failed, so I do not know."
+TEST_SUM_UP = ("{t}\n\nSum up what this says.", "Please sum this up: {t}")
+TEST_TELL = ("Tell me what you know about {n}.", "What can you say about {n}?")
+
+
+def user(text: str) -> list[dict]:
+    return [{"role": "user", "content": text}]
+
+
+def answered(asked: list[dict], answer: str, thought: str = "") -> list[dict]:
+    parts = [{"type": "think", "text": thought}] if thought else []
+    return [*asked, {"role": "assistant", "content": [*parts, {"type": "answer", "text": spoken(answer)}]}]
+
+
+def asked(text: Text, question: Question, rng: random.Random) -> list[dict]:
+    return user(rng.choice(ASKS).format(t=text.text, q=question.question))
+
+
+def exchanges(seed: int, amount: float, values: Values, known: Sequence[Person]) -> Iterator[tuple[str, list[dict]]]:
+    """(source, messages): questions and summaries on texts about strangers, and what is known of `known` people, none
+    of whom is tested."""
+    rng = random.Random(f"{seed}/reading talk")
+    count = lambda whole: max(1, round(whole * amount))  # noqa: E731
+    for _ in range(count(QUESTIONS)):
+        people = rng.choices(list(SHARES), list(SHARES.values()))[0]
+        text = reading.fresh_text(rng, people, "train", values)
+        question = reading.ask(text, rng, TRAIN_QUESTIONS)
+        yield "reading", answered(asked(text, question, rng), question.answer, question.quote)
+    for _ in range(count(SUMMARIES)):
+        text = reading.text_of([reading.stranger(rng, "train", values)], rng.randint(3, 6), rng)
+        yield "portrait", answered(user(rng.choice(SUM_UP).format(t=text.text)), summary_of(text))
+    for _ in range(count(MEMORIES)):
+        person = rng.choice(known)
+        told = portrait.written(person.name, person.facts)
+        yield "memory", answered(user(rng.choice(TELL).format(n=person.name)), told)
+    for _ in range(count(SEARCHES)):
+        yield "search", looked_up(rng, values)
+
+
+def looked_up(rng: random.Random, values: Values) -> list[dict]:
+    """A question that is to be looked up: the search, the two passages that an index would give, the one that says it,
+    and the answer with its source. Some searches find nothing, or only somebody else, or fail."""
+    text = reading.fresh_text(rng, 2, "train", values, most=3)
+    question = reading.ask(text, rng, TRAIN_QUESTIONS)
+    passages = {person.id: f"{source(rng)}: {note}" for person, _, note in text.notes}
+    found, thought = "\n".join(passages.values()), passages[question.person.id]
+    said = f"{question.answer} [{thought.partition(': ')[0]}]"
+    if question.answer == reading.UNSTATED:
+        said = NOT_FOUND
+    if (chance := rng.random()) < MISSED:
+        found, thought, said = "nothing found", "", NOT_FOUND
+    elif chance < 2 * MISSED:
+        found, thought, said = "error: search failed (the index is away)", "", FAILED
+    elif chance < 3 * MISSED:
+        del passages[question.person.id]
+        found, thought, said = "\n".join(passages.values()), "", NOT_FOUND
+    return searched(rng.choice(LOOK_UP).format(q=question.question), question.question, found, thought, said)
+
+
+def searched(asked: str, query: str, found: str, thought: str, answer: str) -> list[dict]:
+    question, answer_message = answered(user(asked), answer, thought)
+    call = [{"type": "search", "text": query}, {"type": "document", "text": found}]
+    return [question, {**answer_message, "content": [*call, *answer_message["content"]]}]
+
+
+def source(rng: random.Random) -> str:
+    return f"{rng.choice(('people', 'notes', 'portraits'))}/{rng.randrange(1000)}"
+
+
+def summary_of(text: Text) -> str:
+    ((person, attributes, _),) = text.notes
+    return portrait.written(person.name, {attribute: person.facts[attribute] for attribute in attributes})
+
+
+def prompts(seed: int, amount: float, world: World, values: Values) -> Iterator[dict]:
+    """`prompt` records of the test split. Task `reading`: levels say how many people the text is about, `kind` whether
+    the one who is asked about is a stranger or somebody of the pages. Task `portrait`: with the text and without.
+    """
+    rng = random.Random(f"{seed}/reading prompts")
+    count = max(8, round(PROMPTS * amount))
+    tested = world.of_kind("tier", "unasked")
+    for number in reading.PEOPLE:
+        for kind in ("stranger", "tier"):
+            for k in range(count):
+                somebody = tested[k % len(tested)] if kind == "tier" else None
+                text = reading.fresh_text(rng, number, "test", values, somebody)
+                question = reading.ask(text, rng, TEST_QUESTIONS, somebody)
+                messages, level = asked(text, question, rng), f"{number} in the text"
+                yield {
+                    **record("reading", level, f"{kind}-{k}", messages, question.answer),
+                    "item": question.person.id,
+                    "kind": kind,
+                    "unstated": question.answer == reading.UNSTATED,
+                }
+    for k in range(count):
+        person = tested[k % len(tested)] if k % 2 else reading.stranger(rng, "test", values)
+        text = reading.text_of([person], len(person.facts), rng)
+        messages = user(rng.choice(TEST_SUM_UP).format(t=text.text))
+        yield {**record("portrait", "of a text", str(k), messages, ""), "item": person.id, "facts": person.facts}
+    for k, person in enumerate(tested):
+        messages = user(TEST_TELL[k % len(TEST_TELL)].format(n=person.name))
+        yield {**record("portrait", "from memory", person.id, messages, ""), "item": person.id, "facts": person.facts}
+
+
+def record(task: str, level: str, id_: str, messages: list[dict], answer: str) -> dict:
+    return {
+        "id": f"{task}-{level}-{id_}",
+        "task": task,
+        "level": level,
+        "split": "test",
+        "messages": messages,
+        "answer": answer,
+    }
