@@ -137,7 +137,9 @@ def copy_documents(seed: int, pages: int) -> Iterator[dict]:
 
 def drawn(rng: random.Random, everyday: list[str]) -> str:
     kind = rng.randrange(3)
-    return fresh_name(rng, lex.CITY_ENDINGS) if kind == 2 else rng.choice(everyday) if kind else str(rng.randrange(1000))
+    if kind == 0:
+        return str(rng.randrange(1000))
+    return rng.choice(everyday) if kind == 1 else fresh_name(rng, lex.CITY_ENDINGS)
 
 
 def page(source: str, number: int, text: str) -> dict:
