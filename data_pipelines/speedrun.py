@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from ml_collections import ConfigDict
 
-from data_pipelines import chats
+from data_pipelines import chats, itself
 from data_pipelines import conversations as talk
 from data_pipelines.documents import (
     read_documents,
@@ -82,6 +82,8 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
         write_jsonl(
             folder / f"prompts_{split}.jsonl", talk.prompts(config.seed, split, amount, lists, questions[split])
         )
+    if not config.data.conversations:  # those of the user's own teach nothing of this
+        write_jsonl(folder / "self_test.jsonl", itself.test())
     lap("conversations")
     tokenizer = make_tokenizer(config, folder, documents, spoken)
     lap("tokenizer")

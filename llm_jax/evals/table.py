@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable
 
+from llm_jax.evals import self_knowledge
 from llm_jax.evals.bpb import bits_per_byte
 from llm_jax.evals.measure import (
     Examiner,
@@ -32,6 +33,7 @@ class Measurement(Row):
     prompts: bool = True  # it asks held-out prompts of the run
     tasks: tuple[str, ...] = ()  # families whose held-out prompts it needs
     tools: tuple[str, ...] = ()  # that it needs
+    data: str = ""  # a file of stage `data` that it needs
     files: str = ""  # the key of `eval` that names the user's own files; it is measured where some are named
 
     def wrong(self, names: Iterable[str]) -> str:
@@ -42,6 +44,7 @@ class Measurement(Row):
         asked = {task for task, _ in examiner.by_level}
         lacking = ["held-out prompts"] if self.prompts and not asked else []
         lacking += [f"prompts of {task!r}" for task in self.tasks if task not in asked]
+        lacking += [self.data] if self.data and not (examiner.run.workdir / "data" / self.data).exists() else []
         lacking += [f"eval.{self.files}"] if self.files and not examiner.config[self.files] else []
         lacking += [f"the tool {tool!r}" for tool in self.tools if tool not in examiner.engine.tools]
         return " and ".join(lacking)
@@ -71,6 +74,14 @@ MEASUREMENTS: Table[Measurement] = Table(
             on="before and after",
             final=True,
             tasks=("arithmetic",),
+        ),
+        Measurement(
+            name="self",
+            measure=self_knowledge.measure_self,
+            on="assistant",
+            final=True,
+            prompts=False,
+            data=self_knowledge.FILE,
         ),
         Measurement(name="real", measure=measure_real, on="before and after", tasks=("sums", "arithmetic")),
         Measurement(
