@@ -35,7 +35,7 @@ from data_pipelines.documents import (
 from data_pipelines.lessons import lesson_documents
 from data_pipelines.packing import pack_records
 from data_pipelines.python_docs import python_documents
-from data_pipelines.tiny_web import lexicon
+from data_pipelines.tiny_web import causes, lexicon
 from data_pipelines.tiny_web.crawl import crawl, pages_for, write_warc
 from data_pipelines.tiny_web.pages import HOWTO_PAGES, SECTIONS, world_pages
 from data_pipelines.tiny_web.programs import program_documents
@@ -164,7 +164,7 @@ def make_conversations(config: ConfigDict, lists: dict, questions: list[dict]) -
 
 def tiny_web(config: ConfigDict, folder: Path) -> tuple[list[dict], dict[str, list[dict]]]:
     """A world, its crawl, and what `data_pipelines.web` leaves of it -> (documents, questions by split)."""
-    seed, people = config.seed, (12, 52, 8, 64)  # of each tier, extra, unasked, held out
+    seed, people = config.seed, (12, 52, 8, 64, 32)  # of each tier, extra, unasked, held out, strangers
     world = make_world(seed, *(scaled(count, config.data.scale) for count in people))
     pages = world_pages(world, seed, scaled(HOWTO_PAGES, config.data.scale))
     crawled = list(crawl(pages_for(len(pages)), seed, pages))
@@ -191,6 +191,8 @@ def tiny_web(config: ConfigDict, folder: Path) -> tuple[list[dict], dict[str, li
     questions = question_sets(world, seed, stated)
     for split, records in questions.items():
         write_jsonl(folder / f"questions_{split}.jsonl", records)
+    for split in ("train", "test"):
+        write_jsonl(folder / f"knowledge_{split}.jsonl", causes.facts(world, seed, stated, split))
     return documents, questions
 
 
