@@ -13,6 +13,7 @@ from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.requests import Request
 from llm_jax.sampling.turns import tool_calls
+from llm_jax.tasks.refusals import WRONG, verdict
 from llm_jax.tools.table import TOOLS
 
 TIERS = (0, 1, 3, 10, 30, 100)  # statements of a fact in the pages
@@ -97,7 +98,7 @@ def measure_sft(e: Examiner, params) -> dict:
         "ends_turn": share(tiers[30] + tiers[100] + mixed, lambda o: o.ended),
         **{f"recall_tier_{tier}": share(outcomes, right) for tier, outcomes in tiers.items()},
         "recall_people_never_asked": share(unasked, right),
-        "invented_heldout": share(nobody, lambda o: o.well_formed and not o.right),
+        "invented_heldout": share(nobody, lambda o: o.well_formed and verdict(o.right, o.parts) == WRONG),
         **measure_turns(e, params),
     }
 
