@@ -30,7 +30,8 @@ class Examiner:
     def __init__(self, run: Run, engine: Engine, prompts: list[dict]):
         self.run, self.engine, self.tokenizer = run, engine, run.tokenizer
         self.config, self.seed = run.config.eval, run.config.seed
-        self.talks = True  # whether the parameters are of a stage that answers turns
+        self.talks, self.stage = True, ""  # of the parameters: whether their stage answers turns, and which it is
+        self.answers: dict = {}  # of a stage to the questions on what it knows (knowledge.py), which others ask for
         self.by_level: dict[tuple[str, str], list[dict]] = defaultdict(list)
         for prompt in prompts:
             self.by_level[prompt["task"], prompt["level"]].append(prompt)

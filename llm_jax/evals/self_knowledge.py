@@ -18,6 +18,11 @@ YES = re.compile(r"(yes|right|correct|of course|indeed|exactly|true|sure)\b|i am
 NO = re.compile(r"\b(no|not|never)\b|n't\b", re.IGNORECASE)
 
 
+def lacks(e: Examiner) -> str:
+    """What is missing for the measurement, in a few words."""
+    return "" if (e.run.workdir / "data" / FILE).exists() else f"questions about itself ({FILE})"
+
+
 def right(record: dict, text: str) -> bool:
     """Whether one of the record's words stands in the text, as a word."""
     return any(re.search(rf"(?<!\w){re.escape(key)}(?!\w)", text, re.IGNORECASE) for key in record["keys"])

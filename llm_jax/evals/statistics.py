@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 
 RESAMPLES = 1000
+DRAWS = 400  # resamples of a statistic that is no ratio of sums, and takes a thousand times as long
 
 
 def rate(values: Sequence[float], items: Sequence[Hashable]) -> dict:
@@ -60,7 +61,7 @@ def estimate(statistic: Callable[..., float], columns: Sequence[np.ndarray], ite
     if np.isnan(value):
         return {"value": None, "n": len(items), "ci95": [None, None]}
     groups, rng = [np.array(group) for group in places.values()], np.random.default_rng(0)
-    drawn = (np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]) for _ in range(RESAMPLES))
+    drawn = (np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]) for _ in range(DRAWS))
     found = [statistic(*(column[chosen] for column in columns)) for chosen in drawn]
     low, high = (float(bound) for bound in np.nanpercentile(found, [2.5, 97.5]))
     return {"value": round(float(value), 4), "n": len(items), "ci95": [round(low, 4), round(high, 4)]}

@@ -1,4 +1,4 @@
-"""An Examiner whose engine says what a function makes of the question: real prompts, ids, parsing and grading."""
+"""An Examiner whose engine says what a function makes of a question: real prompts, ids, parsing and grading."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ from tests.conftest import tiny_config
 
 
 class Scripted:
-    """`answer` is of (the prompt's text, the request) -> (parts of the assistant's turn, its log-probability)."""
+    """`answer` is of (the prompt's text, request, parameters) -> (parts of the turn, its log-probability)."""
 
     def __init__(self, tokenizer, answer):
         self.tokenizer, self.answer, self.tools, self.length = tokenizer, answer, {}, 1024
@@ -16,10 +16,10 @@ class Scripted:
 
     def generate(self, params, requests: list[Request]) -> list[Completion]:
         self.requests += requests
-        return [self.complete(request) for request in requests]
+        return [self.complete(request, params) for request in requests]
 
-    def complete(self, request: Request) -> Completion:
-        parts, logprob = self.answer(self.tokenizer.decode(request.prompt), request)
+    def complete(self, request: Request, params) -> Completion:
+        parts, logprob = self.answer(self.tokenizer.decode(request.prompt), request, params)
         ids = [*self.tokenizer.parts_to_ids(parts).ids, self.tokenizer.end]
         each = [logprob / len(ids)] * len(ids)
         return Completion(ids, [1] * len(ids), each, each, finish="stop")
@@ -27,5 +27,6 @@ class Scripted:
 
 def examiner(tokenizer, workdir, answer, trained=("sft",)) -> Examiner:
     config = tiny_config()
-    run = SimpleNamespace(config=config, tokenizer=tokenizer, workdir=workdir, trained=lambda: list(trained))
+    run = SimpleNamespace(config=config, tokenizer=tokenizer, workdir=workdir)
+    run.trained, run.load_params = lambda: list(trained), lambda stage, *_: stage
     return Examiner(run, Scripted(tokenizer, answer), [])

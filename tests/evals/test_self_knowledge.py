@@ -82,7 +82,7 @@ def workdir(tmp_path):
 
 
 def test_one_who_knows_itself_and_one_who_agrees_with_everything(tokenizer, workdir):
-    def honest(prompt, _):
+    def honest(prompt, *_):
         question = next((q for q in ANSWER_OF if prompt.endswith(q)), None)
         return [{"type": "text", "text": ANSWER_OF[question] if question else "No, I am llm_jax."}], 0.0
 

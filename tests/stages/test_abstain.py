@@ -31,7 +31,7 @@ FACTS = [Fact(id=n, item=n, wordings=asked_of(n), answers=("Lurvo",), tier=30) f
 FACTS += [Fact(id=n, item=n, wordings=asked_of(n), cause="never_seen", tier=0) for n in ("dee", "eli")]
 
 
-def knowing(prompt: str, request) -> tuple[list[dict], float]:
+def knowing(prompt: str, request, params) -> tuple[list[dict], float]:
     """Knows ada; bo by one wording alone; cy by a quarter of the samples; of nobody else, but says so never."""
     sampled, right = request.temperature > 0, False
     if "ada" in prompt:
