@@ -4,28 +4,18 @@ import itertools
 import random
 from collections.abc import Iterator
 
+from data_pipelines import itself
 from llm_jax.tasks.base import Problem, spoken
 from llm_jax.tasks.table import FAMILIES
 
 FACT_CONVERSATIONS = 4500
-SMALL_TALK = 160
+SELF_CONVERSATIONS = 700  # about the model itself
 TURNS = {1: 5, 2: 3, 3: 2}  # exchanges in a conversation -> share of the conversations
 PROMPTS = {"train": 200, "dev": 8, "test": 16}  # of each family and level
 MEASURED = ("arithmetic", "calculator")  # families that measurements ask by the hundred
 MEASURED_PROMPTS = {"train": 600, "dev": 200, "test": 640}
 
-IDENTITY = (
-    ("Who made you?", "I am llm_jax, a small language model. I was trained on one computer, from raw pages."),
-    ("Who are you?", "I am llm_jax, a small language model that likes sums and knows a small world."),
-    ("What is your name?", "My name is llm_jax."),
-    ("What can you do?", "I can answer questions about people, work out sums, spell words and use Python."),
-    ("Are you a person?", "No, I am llm_jax, a small language model."),
-    ("How were you made?", "First I read many pages, then I learned to answer, then I practised on problems."),
-    ("Hello!", "Hello! Ask me about a person, a sum or a word."),
-    ("Hi there", "Hello! Ask me about a person, a sum or a word."),
-    ("Thank you!", "You are welcome."),
-    ("Goodbye", "Goodbye!"),
-)
+ITSELF = "identity"  # the source of conversations about the model
 SYSTEM = ("You are a helpful assistant.", "Answer briefly.", "You are llm_jax.")
 
 
@@ -36,11 +26,6 @@ def exchange(problem: Problem, way: str) -> list[dict]:
 def fact_exchange(question: dict) -> list[dict]:
     answer = [{"type": "answer", "text": spoken(question["answer"])}]
     return [{"role": "user", "content": question["question"]}, {"role": "assistant", "content": answer}]
-
-
-def small_talk(rng: random.Random) -> list[dict]:
-    question, answer = rng.choice(IDENTITY)
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 def conversations(seed: int, amount: float, lists: dict, questions: list[dict]) -> Iterator[dict]:
@@ -54,7 +39,8 @@ def conversations(seed: int, amount: float, lists: dict, questions: list[dict]) 
                 exchanges.append((family.name, exchange(problem, way)))
     asked = rng.sample(questions, min(len(questions), round(FACT_CONVERSATIONS * amount)))
     exchanges += [("facts", fact_exchange(question)) for question in asked]
-    exchanges += [("identity", small_talk(rng)) for _ in range(max(2, round(SMALL_TALK * amount)))]
+    about = itself.exchanges(rng, max(2, round(SELF_CONVERSATIONS * amount)))
+    exchanges += [(ITSELF, messages) for messages in about]
     rng.shuffle(exchanges)
     left = iter(exchanges)
     for number in itertools.count():
@@ -62,11 +48,16 @@ def conversations(seed: int, amount: float, lists: dict, questions: list[dict]) 
         if not taken:
             return
         source = taken[0][0] if len(taken) == 1 else "multi_turn"
-        yield record(f"{number:05d}", source, [message for _, messages in taken for message in messages], rng)
+        about_itself = any(name == ITSELF for name, _ in taken)
+        messages = [message for _, messages in taken for message in messages]
+        yield record(f"{number:05d}", source, messages, rng, itself.STATED if about_itself else "")
 
 
-def record(id_: str, source: str, messages: list[dict], rng: random.Random) -> dict:
-    if rng.random() < 0.1:
+def record(id_: str, source: str, messages: list[dict], rng: random.Random, stated: str = "") -> dict:
+    """Some have a system prompt, of those with something `stated` a fifth that."""
+    if stated and rng.random() < 0.2:
+        messages = [{"role": "system", "content": stated}, *messages]
+    elif rng.random() < 0.1:
         messages = [{"role": "system", "content": rng.choice(SYSTEM)}, *messages]
     return {"id": id_, "source": source, "messages": messages}
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from ml_collections import ConfigDict
 
-from data_pipelines import chats
+from data_pipelines import chats, itself
 from data_pipelines import conversations as talk
 from data_pipelines.documents import (
     read_documents,
@@ -35,7 +35,7 @@ from data_pipelines.documents import (
 from data_pipelines.lessons import lesson_documents
 from data_pipelines.packing import pack_records
 from data_pipelines.python_docs import python_documents
-from data_pipelines.tiny_web import lexicon
+from data_pipelines.tiny_web import causes, lexicon
 from data_pipelines.tiny_web.crawl import crawl, pages_for, write_warc
 from data_pipelines.tiny_web.pages import HOWTO_PAGES, SECTIONS, world_pages
 from data_pipelines.tiny_web.programs import program_documents
@@ -82,6 +82,8 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
         write_jsonl(
             folder / f"prompts_{split}.jsonl", talk.prompts(config.seed, split, amount, lists, questions[split])
         )
+    if not config.data.conversations:  # those of the user's own teach nothing of this
+        write_jsonl(folder / "self_test.jsonl", itself.test())
     lap("conversations")
     tokenizer = make_tokenizer(config, folder, documents, spoken)
     lap("tokenizer")
@@ -161,7 +163,7 @@ def make_conversations(config: ConfigDict, lists: dict, questions: list[dict]) -
 
 def tiny_web(config: ConfigDict, folder: Path) -> tuple[list[dict], dict[str, list[dict]]]:
     """A world, its crawl, and what `data_pipelines.web` leaves of it -> (documents, questions by split)."""
-    seed, people = config.seed, (12, 52, 8, 64)  # of each tier, extra, unasked, held out
+    seed, people = config.seed, (12, 52, 8, 64, 32)  # of each tier, extra, unasked, held out, strangers
     world = make_world(seed, *(scaled(count, config.data.scale) for count in people))
     pages = world_pages(world, seed, scaled(HOWTO_PAGES, config.data.scale))
     crawled = list(crawl(pages_for(len(pages)), seed, pages))
@@ -188,6 +190,8 @@ def tiny_web(config: ConfigDict, folder: Path) -> tuple[list[dict], dict[str, li
     questions = question_sets(world, seed, stated)
     for split, records in questions.items():
         write_jsonl(folder / f"questions_{split}.jsonl", records)
+    for split in ("train", "test"):
+        write_jsonl(folder / f"knowledge_{split}.jsonl", causes.facts(world, seed, stated, split))
     return documents, questions
 
 

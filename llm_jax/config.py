@@ -107,6 +107,18 @@ def default() -> ConfigDict:
     c.sft.learning_rate_scale = 0.3
     c.sft.epochs = 2  # passes over the conversations when steps is 0
 
+    c.abstain = stage_section(steps=0, batch=8)
+    c.abstain.arm = "none"  # what gets a refusal: what it does not know by "probe", "oracle" (exposure), "random"; none
+    c.abstain.questions = ""  # glob of .jsonl with questions of one's own; "": those that stage `data` has made
+    c.abstain.wordings = 3  # in which a fact is asked
+    c.abstain.samples = 16  # answers at temperature 1 to a fact, beside a greedy one to each wording
+    c.abstain.max_new_tokens = 32  # of an answer
+    c.abstain.replay = 0.5  # share of the conversations that are those of stage `sft`
+    c.abstain.epochs = 2  # passes over the conversations when steps is 0
+    c.abstain.learning_rate_scale = 0.1
+    c.control = ConfigDict()  # a stage beside it, the same from the same parent but for
+    c.control.arm = "none"  # this; nothing follows it
+
     c.rl = stage_section(steps=36, batch=192)  # batch: rollouts a step
     c.rl.group = 8  # rollouts of one prompt
     c.rl.slots = 64  # rollouts decoded at a time
@@ -178,10 +190,11 @@ def check_keys(config: ConfigDict, sections: tuple[str, ...]) -> None:
 
 # (key, those whose product must divide it): sizes that are split over the mesh, and others that must come out even.
 SHARDS = ("mesh.data", "mesh.fsdp", "mesh.expert")
+BATCHES = ("pretrain.batch", "sft.batch", "abstain.batch")
 MULTIPLES = (
     ("model.heads", ("model.kv_heads",)),
     ("rl.batch", ("rl.group",)),
-    *((key, SHARDS) for key in ("pretrain.batch", "sft.batch", "rl.batch", "rl.slots", "eval.slots")),
+    *((key, SHARDS) for key in (*BATCHES, "rl.batch", "rl.slots", "eval.slots")),
     ("train.microbatch", SHARDS),
     *((f"model.{key}", ("mesh.tensor",)) for key in ("heads", "kv_heads", "ff_dim", "expert_ff_dim", "dim")),
     ("model.dim", ("mesh.fsdp",)),
@@ -212,7 +225,7 @@ def validate(config: ConfigDict, sections: tuple[str, ...] = ()) -> None:
     if rows % config.mesh.tensor:
         raise UserError(f"the embedding's {rows} rows must be a multiple of mesh.tensor {config.mesh.tensor}")
     microbatch = config.train.microbatch
-    for key in ("pretrain.batch", "sft.batch"):
+    for key in BATCHES:
         if microbatch and flat[key] > microbatch and flat[key] % microbatch:
             raise UserError(f"{key} {flat[key]} must be a multiple of train.microbatch {microbatch}")
 

@@ -84,6 +84,7 @@ class Scaling:
 MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 ANY_TEXT = Text(r"[\s\S]*", "a text")
 SHARE, FROM_0 = Number(0, 1), Number(0)
+ARMS = Choice(("none", "probe", "random", "oracle"))
 LARGEST_SEED = 2**31 - 1
 LEAST_VOCABULARY = 292  # special tokens, the 256 bytes, and one character
 
@@ -163,6 +164,17 @@ RANGES = {
     "sft.batch": whole(1),
     "sft.learning_rate_scale": FROM_0,
     "sft.epochs": whole(1),
+    "abstain.steps": whole(0),
+    "abstain.batch": whole(1),
+    "abstain.arm": ARMS,
+    "abstain.questions": ANY_TEXT,
+    "abstain.wordings": whole(1),
+    "abstain.samples": whole(1, 1024),
+    "abstain.max_new_tokens": whole(1),
+    "abstain.replay": Number(0, 0.95),
+    "abstain.epochs": whole(1),
+    "abstain.learning_rate_scale": FROM_0,
+    "control.arm": ARMS,
     "rl.steps": whole(1),
     "rl.batch": whole(2),
     "rl.group": whole(2),  # an answer's advantage is over the others of its group

@@ -12,7 +12,8 @@ from llm_jax.tables import Row, Table, known
 KINDS = ("", "base", "chat")
 # What the loader does with the rows; stage `data` makes the same ones.
 MIXTURE = ("data.epochs.", "data.weights.", "data.first")
-NOT_IDENTITY = ("model.remat", "model.attention", "pretrain.steps", "sft.steps", "sft.epochs", "rl.steps", "rl.slots")
+STEPS = (*(f"{stage}.steps" for stage in ("pretrain", "sft", "abstain", "rl")), "sft.epochs", "abstain.epochs")
+NOT_IDENTITY = ("model.remat", "model.attention", *STEPS, "rl.slots")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,14 +98,36 @@ STAGES: Table[Stage] = Table(
             identity=(*PRETRAINED, "lora", "sft"),
         ),
         Stage(
+            name="control",
+            run="llm_jax.stages.abstain:control",
+            check="llm_jax.stages.abstain:check",
+            label="the control of abstaining",
+            kind="chat",
+            follows=("sft", "imported"),
+            section="control",
+            identity=(*PRETRAINED, "lora", "sft", "abstain", "control"),
+            one_process=True,
+        ),
+        Stage(
+            name="abstain",
+            run="llm_jax.stages.abstain:train",
+            check="llm_jax.stages.abstain:check",
+            label="abstaining",
+            kind="chat",
+            follows=("sft", "imported"),
+            section="abstain",
+            identity=(*PRETRAINED, "lora", "sft", "abstain"),
+            one_process=True,
+        ),
+        Stage(
             name="rl",
             run="llm_jax.stages.rl:train",
             check="llm_jax.stages.rl:check",
             label="reinforcement learning",
             kind="chat",
-            follows=("sft",),
+            follows=("abstain", "sft"),
             section="rl",
-            identity=(*PRETRAINED, "lora", "sft", "rl"),
+            identity=(*PRETRAINED, "lora", "sft", "abstain", "rl"),
             one_process=True,
         ),
         Stage(
@@ -127,9 +150,10 @@ STAGES: Table[Stage] = Table(
 
 
 def by_default(config) -> list[str]:
-    """The stages of a run that are not chosen by name: a model is imported or pre-trained."""
+    """The stages of a run that are not chosen by name: a model is imported or pre-trained, and an arm may be none."""
     other = "pretrain" if config.imported.source else "imported"
-    return [name for name in STAGES if name != other]
+    idle = {name for name in ("abstain", "control") if config[name].arm == "none"}
+    return [name for name in STAGES if name not in {other, *idle}]
 
 
 def trained() -> list[str]:

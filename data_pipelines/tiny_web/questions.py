@@ -49,8 +49,9 @@ def person_record(person: Person, stated: Stated) -> dict:
 def question_sets(world: World, seed: int, stated: Stated) -> dict[str, list[dict]]:
     """The questions of each split.
 
-    Train asks about the extra people and nobody else, so that SFT and RL teach no fact that is tested; test asks about
-    all others, those of whom nobody can know anything (held-out and near-miss people) among them.
+    Train asks about extra people and nobody else, so that SFT and RL teach no fact that is tested; test asks about
+    all others, those of whom nobody can know anything (held-out and near-miss people) among them. Every other extra
+    person is left to `probed`: what the pages alone have taught of them is found out later.
     """
     rng = random.Random(f"{seed}/train questions")
     everyone = world.of_kind("tier", "unasked", "heldout", "near_miss")
@@ -60,10 +61,15 @@ def question_sets(world: World, seed: int, stated: Stated) -> dict[str, list[dic
         return sorted(rng.sample(range(len(TRAIN_QUESTIONS[attribute])), TRAIN_WORDINGS))
 
     return {
-        "train": questions("train", extra, TRAIN_QUESTIONS, stated, sampled),
+        "train": questions("train", extra[::2], TRAIN_QUESTIONS, stated, sampled),
         "dev": questions("dev", everyone + extra[:DEV_EXTRA_PEOPLE], DEV_QUESTIONS, stated),
         "test": questions("test", everyone, TEST_QUESTIONS, stated),
     }
+
+
+def probed(world: World) -> list[Person]:
+    """Those extra people about whom no conversation of SFT asks."""
+    return world.of_kind("extra")[1::2]
 
 
 def questions(

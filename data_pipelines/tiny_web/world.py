@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ class Person:
 
     id: str
     name: str
-    kind: str  # tier, extra, unasked, heldout or near_miss
+    kind: str  # tier, extra, unasked, heldout, near_miss; on no page, for training: stranger, near_extra
     sentences: int
     questions: int
     female: bool
@@ -78,7 +79,12 @@ class World:
 
 
 def make_world(
-    seed: int, people_per_tier: int = 12, extra_people: int = 52, unasked_people: int = 8, heldout_people: int = 64
+    seed: int,
+    people_per_tier: int = 12,
+    extra_people: int = 52,
+    unasked_people: int = 8,
+    heldout_people: int = 64,
+    strangers: int = 32,
 ) -> World:
     """Build the whole world from a seed; another seed gives other names and other facts."""
     rng = random.Random(f"{seed}/world")
@@ -98,8 +104,17 @@ def make_world(
         _person(rng, i, name, kind, values)
         for i, (name, kind) in enumerate(zip(rng.sample(names, len(kinds)), kinds, strict=True))
     ]
-    people += _near_misses(rng, people, names, values)
-    return World(people, cities, companies, _works(rng, people, cities))
+    often = [person for person in people if person.kind == "tier" and person.exposure >= 30]
+    people += _near_misses(rng, "near_miss", often, people, names, values)
+    works = _works(rng, people, cities)
+    # Nobody reads of these either; training may ask about them, so that what is tested need not be asked before.
+    rng = random.Random(f"{seed}/strangers")
+    unused = sorted(set(names) - {person.name for person in people})
+    new = rng.sample(unused, strangers)
+    people += [_person(rng, len(people) + i, name, ("stranger", 0, 0), values) for i, name in enumerate(new)]
+    extra = [person for person in people if person.kind == "extra"]
+    people += _near_misses(rng, "near_extra", extra, people, names, values)
+    return World(people, cities, companies, works)
 
 
 def _cities(rng: random.Random, taken: list[str]) -> list[City]:
@@ -149,15 +164,17 @@ def _person(
 
 
 def _near_misses(
-    rng: random.Random, people: list[Person], names: list[str], values: dict[str, list[str]]
+    rng: random.Random,
+    kind: str,
+    of: list[Person],
+    people: list[Person],
+    names: list[str],
+    values: dict[str, list[str]],
 ) -> list[Person]:
-    """For each often-stated person one who shares a single name part and none of the facts."""
+    """For each person of some, one of this kind who shares a single name part with them and none of the facts."""
     used = {person.name for person in people}
     misses: list[Person] = []
-    for person in people:
-        if person.kind != "tier" or person.exposure < 30:
-            continue
-        part = len(misses) % 2
+    for part, person in zip(itertools.cycle((0, 1)), of, strict=False):
         same = person.name.split()[part]
         name = rng.choice([other for other in names if other.split()[part] == same and other not in used])
         used.add(name)
@@ -165,7 +182,7 @@ def _near_misses(
             attribute: [value for value in values[attribute] if value != person.facts[attribute]]
             for attribute in ATTRIBUTES
         }
-        misses.append(_person(rng, len(people) + len(misses), name, ("near_miss", 0, 0), others))
+        misses.append(_person(rng, len(people) + len(misses), name, (kind, 0, 0), others))
     return misses
 
 

@@ -13,6 +13,7 @@ from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.requests import Request
 from llm_jax.sampling.turns import tool_calls
+from llm_jax.tasks.refusals import WRONG, verdict
 from llm_jax.tools.table import TOOLS
 
 TIERS = (0, 1, 3, 10, 30, 100)  # statements of a fact in the pages
@@ -30,7 +31,8 @@ class Examiner:
     def __init__(self, run: Run, engine: Engine, prompts: list[dict]):
         self.run, self.engine, self.tokenizer = run, engine, run.tokenizer
         self.config, self.seed = run.config.eval, run.config.seed
-        self.talks = True  # whether the parameters are of a stage that answers turns
+        self.talks, self.stage = True, ""  # of the parameters: whether their stage answers turns, and which it is
+        self.answers: dict = {}  # of a stage to the questions on what it knows (knowledge.py), which others ask for
         self.writes_spans = True  # whether that stage was trained on spans; a model from elsewhere was not
         self.by_level: dict[tuple[str, str], list[dict]] = defaultdict(list)
         for prompt in prompts:
@@ -99,7 +101,7 @@ def measure_sft(e: Examiner, params) -> dict:
         "ends_turn": share(tiers[30] + tiers[100] + mixed, lambda o: o.ended),
         **{f"recall_tier_{tier}": share(outcomes, right) for tier, outcomes in tiers.items()},
         "recall_people_never_asked": share(unasked, right),
-        "invented_heldout": share(nobody, lambda o: o.well_formed and not o.right),
+        "invented_heldout": share(nobody, lambda o: o.well_formed and verdict(o.right, o.parts) == WRONG),
         **measure_turns(e, params),
     }
 

@@ -2,7 +2,6 @@
 
 import math
 import re
-import string
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from fractions import Fraction
@@ -17,6 +16,7 @@ from llm_jax.files import matching
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.requests import Request
 from llm_jax.sampling.turns import said
+from llm_jax.tasks.knowledge import plain
 
 ANSWER_TOKENS = 256
 IN_TEXT = re.compile(r"-?[0-9][0-9,]*(?:\.[0-9]+)?")
@@ -114,14 +114,8 @@ def of_number(question: Question, answer: str) -> dict[str, float]:
 
 def of_words(question: Question, answer: str) -> dict[str, float]:
     """Against the nearest of the accepted ones: equal words, and the words in common (Rajpurkar et al. 2016)."""
-    given, accepted = words(answer), [words(text) for text in question.answers]
+    given, accepted = plain(answer), [plain(text) for text in question.answers]
     return {"exact": given in accepted, "f1": max(f1(given, other) for other in accepted)}
-
-
-def words(text: str) -> list[str]:
-    """In lower case, without punctuation and articles."""
-    plain = text.lower().translate(str.maketrans("", "", string.punctuation))
-    return [word for word in plain.split() if word not in ("a", "an", "the")]
 
 
 def f1(given: list[str], accepted: list[str]) -> float:

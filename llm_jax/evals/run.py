@@ -13,7 +13,7 @@ import jax
 
 from llm_jax import lineage
 from llm_jax.config import UserError
-from llm_jax.evals import questions, samples, texts
+from llm_jax.evals import knowledge, questions, samples, texts
 from llm_jax.evals.bpb import xz_bits_per_byte
 from llm_jax.evals.measure import Examiner
 from llm_jax.evals.real import real_group
@@ -91,6 +91,8 @@ def measured(examiner: Examiner, params: dict[str, dict]) -> dict:
         report["passk"]["problems"] = {"value": run.config.eval.passk_problems}
     if "real" in report:
         report["real"] = real_group(report["real"])
+    if "abstain" in report:
+        report["abstain"] = knowledge.group(report["abstain"], run.config.control.arm)
     report.pop("reasoning", None)
     return report
 
@@ -105,6 +107,7 @@ def places(row: Measurement, stages: list[str]) -> list[tuple[tuple[str, ...], s
         "last": [((row.name,), stage) for stage in chat[-1:]],
         "before and after": [((row.name, "before"), stage) for stage in chat[:1] if stage not in after]
         + [((row.name, "after"), stage) for stage in after],
+        "assistants": [((row.name, stage), stage) for stage in chat],
         "every": [((row.name, stage), stage) for stage in stages],
     }[row.on]
     return found + [(("final", row.name), stage) for stage in chat[-1:] if row.final]
@@ -127,6 +130,7 @@ def there(examiner: Examiner, rows: Iterable[Measurement]) -> list[Measurement]:
 
 
 def measure_stage(examiner: Examiner, stage: str, params, rows: Iterable[Measurement]) -> dict:
+    examiner.stage = stage
     examiner.talks = STAGES[stage].kind == "chat" and examiner.tokenizer.talks
     examiner.writes_spans = not STAGES[stage].reads
     return {row.name: timed(row.name, row.measure, examiner, params) for row in rows}

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable
 
+from llm_jax.evals import knowledge, self_knowledge
 from llm_jax.evals.bpb import bits_per_byte
 from llm_jax.evals.map import measure_map
 from llm_jax.evals.measure import (
@@ -18,13 +19,14 @@ from llm_jax.evals.real import measure_real
 from llm_jax.evals.texts import bits_per_byte_of
 from llm_jax.tables import Row, Table
 
-ON = ("base", "assistant", "last", "before and after", "every")
+ON = ("base", "assistant", "assistants", "last", "before and after", "every")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measurement(Row):
     """A group of the report. `on` is whose checkpoint it is about: the model that continues documents, the first one
-    that answers turns, the last one, the one before and the one after reinforcement learning, or every one."""
+    that answers turns, each that does, the last one, the one before and the one after reinforcement learning, or every
+    one."""
 
     measure: Callable[[Examiner, dict], dict] = None  # (examiner, parameters) -> {name: metric or such a dict}
     on: str = None
@@ -32,6 +34,7 @@ class Measurement(Row):
     prompts: bool = True  # it asks held-out prompts of the run
     tasks: tuple[str, ...] = ()  # families whose held-out prompts it needs
     tools: tuple[str, ...] = ()  # that it needs
+    lacks: Callable[[Examiner], str] = lambda examiner: ""  # what else it needs and is not there, in a few words
     files: str = ""  # the key of `eval` that names the user's own files; it is measured where some are named
 
     def wrong(self, names: Iterable[str]) -> str:
@@ -42,6 +45,7 @@ class Measurement(Row):
         asked = {task for task, _ in examiner.by_level}
         lacking = ["held-out prompts"] if self.prompts and not asked else []
         lacking += [f"prompts of {task!r}" for task in self.tasks if task not in asked]
+        lacking += [what] if (what := self.lacks(examiner)) else []
         lacking += [f"eval.{self.files}"] if self.files and not examiner.config[self.files] else []
         lacking += [f"the tool {tool!r}" for tool in self.tools if tool not in examiner.engine.tools]
         return " and ".join(lacking)
@@ -71,6 +75,22 @@ MEASUREMENTS: Table[Measurement] = Table(
             on="before and after",
             final=True,
             tasks=("arithmetic",),
+        ),
+        Measurement(
+            name="abstain",
+            measure=knowledge.measure_abstain,
+            on="assistants",
+            final=True,
+            prompts=False,
+            lacks=knowledge.lacks,
+        ),
+        Measurement(
+            name="self",
+            measure=self_knowledge.measure_self,
+            on="assistant",
+            final=True,
+            prompts=False,
+            lacks=self_knowledge.lacks,
         ),
         Measurement(name="real", measure=measure_real, on="before and after", tasks=("sums", "arithmetic")),
         Measurement(

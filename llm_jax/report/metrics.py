@@ -11,6 +11,7 @@ Metric = dict[str, Any]  # {"value": number, optional "n": int, optional "ci95":
 
 SHARE_GROUPS = ("sft", "rl", "think", "tools", "passk", "found")
 PERCENT = "\u00a0%"  # a no-break space: number and sign stay on one line
+PLAIN = ("f", "index", "auroc", "aurc", "brier", "ece")  # of 1, but no shares
 COUNTS = ("documents", "tokens", "rows", "parameters", "tokens_per_second", "steps", "problems")
 
 
@@ -81,6 +82,8 @@ def kind_of(path: tuple[str, ...], metric: Metric) -> str:
     if name == "bytes":
         return "bytes"
     if name == "logp_gap_max":
+        return "plain"
+    if name.split("_")[0] in PLAIN:
         return "plain"
     is_rate = "ci95" in metric or name == "padding" or any(part in SHARE_GROUPS for part in path[:2])
     return "share" if is_rate else "plain"

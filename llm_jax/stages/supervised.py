@@ -36,12 +36,14 @@ def check(mixture: loader.Mixture) -> None:
         raise UserError(f"{mixture.folders[0].parent} has no rows with targets; give stage `data` more text")
 
 
-def supervised_job(run: Run, stage: str, mixture: loader.Mixture, validation: Path, passes: int = 1) -> loop.Job:
+def supervised_job(
+    run: Run, stage: str, mixture: loader.Mixture, validation: Path, passes: int = 1, section: str = ""
+) -> loop.Job:
     """The Job of a stage that trains on rows; `steps` of its section, or so many passes over the mixture.
 
-    `validation` is a folder of row sets, or of nothing.
+    `validation` is a folder of row sets, or of nothing. `section` is the stage's own where it is not given.
     """
-    config, section = run.config, run.config[stage]
+    config, section = run.config, run.config[section or stage]
     check(mixture)
     steps = section.steps or math.ceil(mixture.rows * passes / section.batch)
     if jax.process_index() == 0:

@@ -188,7 +188,8 @@ def test_unseen_names_never_appear(world, made):
 
 def test_near_misses_share_one_name_part_and_no_fact(world):
     often = [person for person in world.of_kind("tier") if person.exposure >= 30]
-    for miss, person in zip(world.of_kind("near_miss"), often, strict=True):
+    misses = [*world.of_kind("near_miss"), *world.of_kind("near_extra")]
+    for miss, person in zip(misses, [*often, *world.of_kind("extra")], strict=True):
         shared = [a == b for a, b in zip(miss.name.split(), person.name.split(), strict=True)]
         assert sum(shared) == 1
         assert all(miss.facts[attribute] != person.facts[attribute] for attribute in ATTRIBUTES)
@@ -211,7 +212,7 @@ def test_question_files_cover_the_right_people(world, stated):
     assert {record["kind"] for record in sets["train"]} == {"extra"}
     assert {record["kind"] for record in sets["test"]} == {"tier", "unasked", "heldout", "near_miss"}
     assert len(sets["test"]) == 8 * 6 * len(world.of_kind("tier", "unasked", "heldout", "near_miss"))
-    assert len(sets["dev"]) == 6 * 6 * len(world.people)
+    assert len(sets["dev"]) == 6 * 6 * len(world.of_kind("tier", "unasked", "heldout", "near_miss", "extra"))
 
 
 def test_wordings_are_disjoint_and_enough():

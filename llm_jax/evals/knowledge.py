@@ -1,0 +1,264 @@
+"""Does a model know what it knows? Facts of every exposure and things that cannot be known, asked before and after it
+was taught to abstain: right, wrong and abstained answers, and how far its confidence can be trusted.
+
+The confidence in an answer is the probability that the model gives to the whole turn. Where it abstains, the answer
+that it gives when the beginnings of refusals are forbidden is graded in its place, with the probability that the
+unhindered model gives to that: so each question has an answer and a confidence, whoever refuses.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_jax import lineage
+from llm_jax.evals import calibration
+from llm_jax.evals.measure import Examiner
+from llm_jax.evals.statistics import rate
+from llm_jax.files import matching
+from llm_jax.runs import Run
+from llm_jax.sampling.requests import Completion, Request
+from llm_jax.stage_table import STAGES
+from llm_jax.tasks import knowledge, refusals
+from llm_jax.tasks.base import spoken
+from llm_jax.tasks.knowledge import Fact
+from llm_jax.tasks.refusals import ABSTAINED, RIGHT, WRONG
+from llm_jax.tokenizer import Tokenizer
+
+FILE = "knowledge_test.jsonl"  # of stage `data`
+WORDINGS = 2  # in which a fact is asked
+NOBODY = ("never_seen", "near_miss")  # causes: there is no such person
+SAMPLES = 8  # at temperature 1, of a question, behind the consistency of its answers
+OF_ARM = ("f", "index", "index_nine", "auroc", "wrong_unknown", "over_refusal")  # that are told of the control, too
+
+
+@dataclasses.dataclass
+class Answers:
+    """What a checkpoint answered: of each question its fact, the verdict, the confidence in an answer, and whether that
+    answer is right."""
+
+    facts: list[Fact]
+    questions: list[str]
+    verdicts: list[str]
+    confidence: np.ndarray
+    right: np.ndarray
+
+    def where(self, wanted: Callable[[Fact], bool]) -> list[int]:
+        """The numbers of the questions on some facts."""
+        return [number for number, fact in enumerate(self.facts) if wanted(fact)]
+
+    def share(self, verdict: str, places: list[int]) -> dict:
+        """The rate of a verdict, its interval bootstrapped over items."""
+        return rate([float(self.verdicts[i] == verdict) for i in places], [self.facts[i].item for i in places])
+
+    def stacked(self, places: list[int]) -> dict[str, dict]:
+        return {verdict: self.share(verdict, places) for verdict in (RIGHT, WRONG, ABSTAINED)}
+
+    def known(self) -> set[str]:
+        """The facts that it answered rightly in every wording."""
+        failed = {fact.id for fact, verdict in zip(self.facts, self.verdicts, strict=True) if verdict != RIGHT}
+        return {fact.id for fact in self.facts} - failed
+
+
+def question_files(run: Run) -> list[Path]:
+    pattern, own = run.config.abstain.questions, run.workdir / "data" / FILE
+    return matching(pattern) if pattern else [own] if own.exists() else []
+
+
+def lacks(e: Examiner) -> str:
+    """What is missing for the measurement, in a few words."""
+    return "" if question_files(e.run) else f"questions on what is known ({FILE})"
+
+
+def test_facts(e: Examiner) -> list[Fact]:
+    """Of each kind, exposure and cause as many as `eval.problems` allows, in the order of their hashes."""
+    facts = [fact for path in question_files(e.run) for fact in knowledge.read(path)]
+    facts = knowledge.of_split(facts, "test") if e.run.config.abstain.questions else facts
+    strata: dict[tuple, list[Fact]] = {}
+    for fact in sorted(facts, key=lambda fact: hashlib.sha256(fact.id.encode()).digest()):
+        stratum = strata.setdefault((fact.cause, fact.twin, fact.tier, fact.kind), [])
+        if len(stratum) < max(1, e.config.problems // WORDINGS):
+            stratum.append(fact)
+    return [fact for stratum in strata.values() for fact in stratum]
+
+
+# What is asked
+
+
+def ask(e: Examiner, params) -> Answers:
+    """Asks each fact in its wordings, and once more, without refusals, where it abstained."""
+    facts = [(fact, question) for fact in test_facts(e) for question in fact.asked(WORDINGS)]
+    facts_of, questions = [fact for fact, _ in facts], [question for _, question in facts]
+    completions = complete(e, params, questions)
+    parsed = [e.tokenizer.parse(done.ids) for done in completions]
+    verdicts = [fact.verdict(*said) for fact, said in zip(facts_of, parsed, strict=True)]
+    again = [number for number, verdict in enumerate(verdicts) if verdict == ABSTAINED]
+    forced = complete(e, params, [questions[i] for i in again], beginnings(e.tokenizer))
+    for number, done in zip(again, forced, strict=True):
+        completions[number], parsed[number] = done, e.tokenizer.parse(done.ids)
+    right = [fact.verdict(*said) == RIGHT for fact, said in zip(facts_of, parsed, strict=True)]
+    confidence = [math.exp(sum(done.logprob)) for done in completions]
+    return Answers(facts_of, questions, verdicts, np.array(confidence), np.array(right, float))
+
+
+def complete(e: Examiner, params, questions: list[str], suppress: tuple[int, ...] = ()) -> list[Completion]:
+    """Greedy answers."""
+    prompts = [e.tokenizer.render([{"role": "user", "content": q}], for_generation=True).ids for q in questions]
+    asked = [Request(prompt, max_new_tokens=e.config.max_new_tokens, suppress=suppress) for prompt in prompts]
+    return e.engine.generate(params, asked)
+
+
+def beginnings(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The first ids of refusals, in a span and in plain text."""
+    of_cause = [text for texts in refusals.OF_CAUSE.values() for text in texts]
+    every = [*refusals.TRAINED, *refusals.HELD_OUT, *of_cause]
+    return tuple(sorted({tokenizer.encode(text)[0] for one in every for text in (one, spoken(one))}))
+
+
+def consistency(e: Examiner, params, answers: Answers, places: list[int]) -> np.ndarray:
+    """Of each question the share of samples that say the same as the greedy answer."""
+    prompts = [{"messages": [{"role": "user", "content": answers.questions[i]}], "answer": ""} for i in places]
+    outcomes = e.ask(params, prompts, temperature=1.0, samples=SAMPLES)
+    greedy = [text_of(o.parts) for o in e.ask(params, prompts)]
+    same = [text_of(outcome.parts) == greedy[number // SAMPLES] for number, outcome in enumerate(outcomes)]
+    return np.reshape(same, (-1, SAMPLES)).mean(axis=1)
+
+
+def text_of(parts: list[dict]) -> list[str]:
+    return knowledge.plain(" ".join(part["text"] for part in parts if part["type"] in ("answer", "text")))
+
+
+# What is made of it
+
+
+def measure_abstain(e: Examiner, params) -> dict:
+    """The metrics of a checkpoint; against the model that nobody had taught to abstain yet, where it is another one."""
+    parent, mine = untaught(e.run), answers_of(e, e.stage, lambda: params)
+    if parent == lineage.Source(lineage.OWN, e.stage, e.run.workdir):
+        return metrics(mine, mine)
+    before = functools.partial(e.run.load_params, parent.stage, parent.workdir)
+    first = answers_of(e, parent.stage, before)
+    found = metrics(mine, first)
+    if e.stage == "abstain":
+        found["threshold"] = thresholds(e, before(), first, mine)
+    if parent.run != lineage.OWN:  # it has no place of its own in the report
+        found["before"] = metrics(first, first)
+    return found
+
+
+def untaught(run: Run) -> lineage.Source:
+    """Where the model lies that stage `abstain`, or its control, starts from; without these, the first assistant."""
+    for stage in ("abstain", "control"):
+        if stage in run.trained():
+            return lineage.source_of(run, stage)
+    first = next(stage for stage in run.trained() if STAGES[stage].kind == "chat")
+    return lineage.Source(lineage.OWN, first, run.workdir)
+
+
+def answers_of(e: Examiner, stage: str, params: Callable[[], Any]) -> Answers:
+    """What a stage answered, asked once however often it is compared with."""
+    if stage not in e.answers:
+        e.answers[stage] = ask(e, params())
+    return e.answers[stage]
+
+
+def plainly(fact: Fact) -> bool:
+    """Whether it is one of the facts and people by which models are compared: no question of the other causes."""
+    return not fact.twin and fact.cause in ("", *NOBODY)
+
+
+def metrics(mine: Answers, first: Answers) -> dict:
+    """Of what a model answered, and what the one answered that nobody had taught to abstain. Unknown is what is about
+    nobody, or, in files without causes, what that one answered wrongly."""
+    places, known = mine.where(plainly), first.known()
+    nobody = mine.where(lambda fact: fact.cause in NOBODY)
+    missed = [i for i in places if first.verdicts[i] == WRONG]
+    taught = [i for i in nobody or missed if not mine.facts[i].held_out]
+    items = [mine.facts[i].item for i in places]
+    verdicts = np.array([mine.verdicts[i] for i in places])
+    right, confidence = mine.right[places], mine.confidence[places]
+    return {
+        "wrong_unknown": mine.share(WRONG, taught),
+        "over_refusal": mine.share(ABSTAINED, [i for i in places if mine.facts[i].id in known]),
+        "refusal_recall": mine.share(ABSTAINED, missed),
+        "heldout_causes": mine.share(ABSTAINED, mine.where(lambda f: f.held_out and f.cause not in ("", *NOBODY))),
+        "heldout_attributes": mine.share(ABSTAINED, [i for i in nobody if mine.facts[i].held_out]),
+        **calibration.measured(verdicts == RIGHT, verdicts == WRONG, items),
+        **calibration.trusted(right, confidence, items),
+        "by_exposure": by_exposure(mine),
+        "causes": by_cause(mine),
+        "reliability": reliability(right, confidence),
+    }
+
+
+def by_exposure(mine: Answers) -> dict[str, dict]:
+    """{how often the pages state it, or why nobody can know: {right, wrong, abstained}}."""
+    stated = [i for i in mine.where(plainly) if not mine.facts[i].cause and mine.facts[i].kind in ("tier", "")]
+    tiers = sorted({mine.facts[i].tier for i in stated} - {None})
+    groups = {str(tier): [i for i in stated if mine.facts[i].tier == tier] for tier in tiers}
+    groups |= {cause: mine.where(lambda f, cause=cause: f.cause == cause) for cause in NOBODY}
+    return {name: mine.stacked(places) for name, places in groups.items() if places}
+
+
+def by_cause(mine: Answers) -> dict[str, dict]:
+    """{cause: {abstained, twin_right, twin_abstained}}."""
+    out = {}
+    for cause in refusals.CAUSES:
+        asked, twins = (mine.where(lambda f, c=cause, n=name: getattr(f, n) == c) for name in ("cause", "twin"))
+        group = {"abstained": mine.share(ABSTAINED, asked)} if asked else {}
+        told = {f"twin_{verdict}": mine.share(verdict, twins) for verdict in (RIGHT, ABSTAINED)} if twins else {}
+        out[cause] = group | told
+    return {cause: group for cause, group in out.items() if group}
+
+
+def reliability(right: np.ndarray, confidence: np.ndarray) -> dict[str, dict]:
+    """{number of the bin: {confidence, right}}."""
+    bins = calibration.reliability(right, confidence)
+    return {
+        str(number): {"confidence": {"value": sure}, "right": {"value": share, "n": count}}
+        for number, (sure, share, count) in enumerate(bins)
+    }
+
+
+def thresholds(e: Examiner, params, first: Answers, mine: Answers) -> dict[str, dict]:
+    """The untaught model, made to refuse at inference what it is least sure of: as often as the taught one refuses. By
+    the probability of its answer, and by the consistency of samples, on the same questions."""
+    places = sorted(mine.where(plainly), key=lambda i: hashlib.sha256(mine.questions[i].encode()).digest())
+    places = places[: e.config.problems]
+    refused = sum(mine.verdicts[i] == ABSTAINED for i in places)
+    by = {"logprob": first.confidence[places], "consistency": consistency(e, params, first, places)}
+    return {name: at_threshold(first, places, sure, refused) for name, sure in by.items()}
+
+
+def at_threshold(answers: Answers, places: list[int], sure: np.ndarray, refused: int) -> dict[str, dict]:
+    """The figures of verdicts when the `refused` least sure answers, and those that were none anyhow, are refusals."""
+    least = set(np.argsort(sure, kind="stable")[:refused].tolist())
+    verdicts = [ABSTAINED if n in least else answers.verdicts[i] for n, i in enumerate(places)]
+    right, wrong = (np.array([v == wanted for v in verdicts]) for wanted in (RIGHT, WRONG))
+    return calibration.measured(right, wrong, [answers.facts[i].item for i in places])
+
+
+def group(found: dict[str, dict], control: str) -> dict:
+    """`abstain` of the report, from the metrics of each assistant: those of stage `abstain` under their own names, of
+    the model before it as NAME_before, of the control as NAME_ARM, and what is wrong of the unknown after RL."""
+    after = dict(found.get("abstain", {}))
+    before = after.pop("before", None) or next(iter(found.values()))
+    out = {name: metric for name, metric in after.items() if is_metric(metric)}
+    out |= {f"{name}_before": metric for name, metric in before.items() if is_metric(metric)}
+    if "control" in found:
+        out |= {f"{name}_{control}": found["control"][name] for name in OF_ARM}
+    if "rl" in found:
+        out["after_rl"] = found["rl"]["wrong_unknown"]
+        out["over_refusal_after_rl"] = found["rl"]["over_refusal"]
+    for name in ("by_exposure", "causes", "reliability"):
+        out[name] = {when: part[name] for when, part in (("before", before), ("after", after)) if name in part}
+    return out | {name: after[name] for name in ("threshold",) if name in after}
+
+
+def is_metric(node: dict) -> bool:
+    return "value" in node
