@@ -11,6 +11,7 @@ import glob
 import itertools
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -35,13 +36,13 @@ from data_pipelines.documents import (
 from data_pipelines.lessons import lesson_documents
 from data_pipelines.packing import pack_records
 from data_pipelines.python_docs import python_documents
-from data_pipelines.tiny_web import causes, lexicon
+from data_pipelines.tiny_web import causes, lexicon, reading, reading_talk
 from data_pipelines.tiny_web.crawl import crawl, pages_for, write_warc
 from data_pipelines.tiny_web.pages import HOWTO_PAGES, SECTIONS, world_pages
 from data_pipelines.tiny_web.programs import program_documents
 from data_pipelines.tiny_web.questions import count_statements, person_record, question_sets
 from data_pipelines.tiny_web.score import score
-from data_pipelines.tiny_web.world import make_world
+from data_pipelines.tiny_web.world import World, make_world
 from llm_jax.config import UserError
 from llm_jax.files import read_json, user_path
 from llm_jax.rows import facts, row_sets
@@ -49,11 +50,13 @@ from llm_jax.tables import known
 from llm_jax.tasks.table import FAMILIES
 from llm_jax.tokenizer import Tokenizer, path_in
 from llm_jax.tokenizer.sentencepiece import cut, train_tokenizer
+from llm_jax.tools import search
 
 SAMPLE_CHARACTERS = 1_500_000  # that the tokenizer is trained on
 LEAST_CHARACTERS = 15_000  # of them, of each source and language
 LONG_CHARACTERS = 50_000  # a longer text is sampled in pieces, so that a book is not the whole sample
 PROGRAM_PAGES = 195
+COPY_PAGES, READING_PAGES = 1200, 2500
 CRAWL_FILES = 2
 
 
@@ -72,18 +75,21 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
         print(f"data      {name}: {seconds[name]:.1f} s", flush=True)
 
     lists = word_lists(config.seed)
-    documents, questions = make_documents(config, folder, lists)
+    documents, questions, world = make_documents(config, folder, lists)
     write_jsonl(folder / "documents.jsonl", documents)
     lap("documents")
-    spoken = make_conversations(config, lists, questions["train"])
+    spoken = make_conversations(config, lists, questions["train"], world)
     write_jsonl(folder / "conversations.jsonl", spoken)
     for split in ("train", "dev", "test"):
         amount = min(1.0, config.data.scale)
-        write_jsonl(
-            folder / f"prompts_{split}.jsonl", talk.prompts(config.seed, split, amount, lists, questions[split])
-        )
+        asked = talk.prompts(config.seed, split, amount, lists, questions[split])
+        if world and split == "test":
+            asked = itertools.chain(asked, reading_talk.prompts(config.seed, amount, world))
+        write_jsonl(folder / f"prompts_{split}.jsonl", asked)
     if not config.data.conversations:  # those of the user's own teach nothing of this
         write_jsonl(folder / "self_test.jsonl", itself.test())
+    if world:
+        search.build([*map(titled, documents), *reading_talk.indexed(config.seed, world)], folder / "search")
     lap("conversations")
     tokenizer = make_tokenizer(config, folder, documents, spoken)
     lap("tokenizer")
@@ -95,12 +101,12 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
 def check(config: ConfigDict) -> None:
     """Reads the user's own files as `prepare` will, and writes nothing. Raises UserError for what they hold, and for
     names of sources and tasks that there will not be."""
-    sources = {*SECTIONS, "web", "program", "lesson", "python_docs"}
+    sources = {*SECTIONS, "web", "program", "lesson", "python_docs", "copies", "reading"}
     if config.data.documents:
         sources = {document["source"] for document in make_documents(config, Path(), {})[0]}
     if config.data.conversations:
-        make_conversations(config, {}, [])
-    for key in ("epochs", "weights"):
+        make_conversations(config, {}, [], None)
+    for key in ("epochs", "weights", "first"):
         for name in config.data[key]:
             known(f"source in data.{key}", name, sorted(sources))
     levels = [f"{family.name}/{level}" for family in FAMILIES.values() for level in family.levels]
@@ -122,27 +128,33 @@ def word_lists(seed: int) -> dict[str, list[str]]:
     }
 
 
-def make_documents(config: ConfigDict, folder: Path, lists: dict) -> tuple[list[dict], dict[str, list[dict]]]:
-    """(documents, questions by split). With documents of the user's own there is no world to ask about."""
+def make_documents(
+    config: ConfigDict, folder: Path, lists: dict
+) -> tuple[list[dict], dict[str, list[dict]], World | None]:
+    """(documents, questions by split, the world). With documents of the user's own there is none to ask about."""
     if config.data.documents:
         documents = [d for d in read_documents(config.data.documents) if d["text"].strip()]
         if not documents:
             raise UserError(f"the files of {config.data.documents!r} hold no text; give it some")
-        return with_splits(documents), {"train": [], "dev": [], "test": []}
-    documents, questions = tiny_web(config, folder)
+        return with_splits(documents), {"train": [], "dev": [], "test": []}, None
+    documents, questions, world = tiny_web(config, folder)
+    documents += reading.copy_documents(config.seed, scaled(COPY_PAGES, config.data.scale))
+    documents += reading.reading_documents(config.seed, scaled(READING_PAGES, config.data.scale), world.values)
     documents += program_documents(config.seed, scaled(PROGRAM_PAGES, config.data.scale))
     documents += lesson_documents(config.seed, config.data.lessons * config.data.scale, lists)
     documents += python_documents(config.data.python_docs_bytes)
-    return documents, questions
+    return documents, questions, world
 
 
-def make_conversations(config: ConfigDict, lists: dict, questions: list[dict]) -> list[dict]:
+def make_conversations(config: ConfigDict, lists: dict, questions: list[dict], world: World | None) -> list[dict]:
     """The embedded ones, or those of the user's own files, in whichever of the formats that `chats` knows.
 
     Of a pair the better answer is learned, if it does not stand among the conversations already.
     """
     if not config.data.conversations:
-        return with_splits(list(talk.conversations(config.seed, config.data.scale, lists, questions)))
+        made = talk.conversations(config.seed, config.data.scale, lists, questions)
+        more = reading_talk.conversations(config.seed, config.data.scale, world) if world else ()
+        return with_splits([*made, *more])
 
     def bad(what: str) -> None:
         raise UserError(f"{what}; mend it, or leave such records out with data_pipelines.chats --skip_bad")
@@ -161,8 +173,8 @@ def make_conversations(config: ConfigDict, lists: dict, questions: list[dict]) -
     return with_splits(spoken)
 
 
-def tiny_web(config: ConfigDict, folder: Path) -> tuple[list[dict], dict[str, list[dict]]]:
-    """A world, its crawl, and what `data_pipelines.web` leaves of it -> (documents, questions by split)."""
+def tiny_web(config: ConfigDict, folder: Path) -> tuple[list[dict], dict[str, list[dict]], World]:
+    """A world, its crawl, and what `data_pipelines.web` leaves of it -> (documents, questions by split, the world)."""
     seed, people = config.seed, (12, 52, 8, 64, 32)  # of each tier, extra, unasked, held out, strangers
     world = make_world(seed, *(scaled(count, config.data.scale) for count in people))
     pages = world_pages(world, seed, scaled(HOWTO_PAGES, config.data.scale))
@@ -192,7 +204,13 @@ def tiny_web(config: ConfigDict, folder: Path) -> tuple[list[dict], dict[str, li
         write_jsonl(folder / f"questions_{split}.jsonl", records)
     for split in ("train", "test"):
         write_jsonl(folder / f"knowledge_{split}.jsonl", causes.facts(world, seed, stated, split))
-    return documents, questions
+    return documents, questions, world
+
+
+def titled(document: dict) -> dict:
+    """With a short name for citations, as "biography/17": the section of the site, and the page's number there."""
+    number = re.search(r"(\d+)\.html$", document.get("url", ""))
+    return {**document, "title": f"{document['source']}/{number[1]}"} if number else document
 
 
 def web_documents(folder: Path) -> Iterator[dict]:

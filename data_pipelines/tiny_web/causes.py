@@ -3,7 +3,8 @@
 A record is a thing to be known with the ways to ask for it: {id, item, cause, twin, kind, tier, attribute, wordings,
 answers}. `cause` says why it cannot be known, and is empty where it can; `twin` is the cause of which it is the
 counterpart that can be known, in nearly the same words. Training has other people than the test, other wordings, and
-neither the causes nor the attributes that are held out.
+neither the causes nor the attributes that are held out. Those who are never seen in pages to learn from have a page
+in the index of the search, which says what is `indexed`.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ HELD_OUT_CAUSES = ("underspecified", "changed")
 HELD_OUT_ATTRIBUTES = ("university", "hobby")
 FACT_WORDINGS = 8  # to ask for a fact of a person
 TRAIN_WORDINGS = 5  # of a cause; the others are for the test
+INDEXED = ("heldout", "stranger")  # kinds of people who have a page in the index alone
 YEARS = range(2031, 2060)
 
 # Of each cause: (a question that nobody can answer, its answerable twin, what the twin asks for). {name}: a person of
@@ -92,7 +94,8 @@ def of_fact(rng: random.Random, split: str, person: Person, attribute: str, tier
     wordings = {"train": TRAIN_QUESTIONS, "test": TEST_QUESTIONS}[split][attribute]
     asked = [wording.format(name=person.name) for wording in rng.sample(wordings, FACT_WORDINGS)]
     answers = [] if cause else [person.facts[attribute]]
-    return record(split, person, attribute, tier, asked, answers, cause=cause)
+    made = record(split, person, attribute, tier, asked, answers, cause=cause)
+    return made | {"indexed": [person.facts[attribute]]} if person.kind in INDEXED else made
 
 
 def of_causes(rng: random.Random, split: str, world: World, people: list[Person], stated: Stated) -> Iterator[dict]:

@@ -67,6 +67,11 @@ def question_sets(world: World, seed: int, stated: Stated) -> dict[str, list[dic
     }
 
 
+def taught(world: World) -> list[Person]:
+    """Those about whom SFT asks."""
+    return world.of_kind("extra")[::2]
+
+
 def probed(world: World) -> list[Person]:
     """Those extra people about whom no conversation of SFT asks."""
     return world.of_kind("extra")[1::2]

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 from data_pipelines.documents import split_of as document_split
 from data_pipelines.tiny_web import lexicon as lex
-from data_pipelines.tiny_web.wordings import STATEMENTS, Wordings, statement
+from data_pipelines.tiny_web.wordings import STATEMENTS, TRAIN_QUESTIONS, Wordings, statement
 from data_pipelines.tiny_web.world import ATTRIBUTES, Person
 from llm_jax.tasks.base import split_of
 
-PEOPLE = (1, 2, 3, 5)  # in a text
+SHARES = {1: 3, 2: 3, 3: 2, 5: 2}  # people in a text -> share of the texts
 FACTS = {1: (6, 6), 2: (3, 4), 3: (2, 3), 5: (2, 2)}  # people in a text -> fewest and most facts on each
 PRONOUNS = 0.3  # share of the sentences after the first of a note that say he or she
 QUESTIONS = {1: 4, 2: 2, 3: 2, 5: 1}  # on a page, which is to fit into a row
@@ -78,6 +78,10 @@ def note_on(person: Person, attributes: Sequence[str], rng: random.Random) -> st
     return " ".join(said)
 
 
+def how_many(rng: random.Random) -> int:
+    return rng.choices(list(SHARES), list(SHARES.values()))[0]
+
+
 def text_of(people: Sequence[Person], facts: int, rng: random.Random) -> Text:
     notes = []
     for person in people:
@@ -110,17 +114,15 @@ def ask(text: Text, rng: random.Random, wordings: Wordings, person: Person | Non
     return Question(person, attribute, question, note if len(text.notes) > 1 else "", answer)
 
 
-def reading_documents(
-    seed: int, pages: int, values: Values, wordings: Wordings, shares: Mapping[int, int]
-) -> Iterator[dict]:
-    """Pages with a text and questions on it, each with its answer; `shares`: how many people the texts are about."""
+def reading_documents(seed: int, pages: int, values: Values) -> Iterator[dict]:
+    """Pages with a text and questions on it, each with its answer."""
     rng = random.Random(f"{seed}/reading")
     for number in range(pages):
-        people = rng.choices(list(shares), list(shares.values()))[0]
+        people = how_many(rng)
         text = fresh_text(rng, people, "train", values)
         lines = [rng.choice(TITLES), "", text.text]
         for _ in range(QUESTIONS[people]):
-            q = ask(text, rng, wordings)
+            q = ask(text, rng, TRAIN_QUESTIONS)
             quote = f'"{q.quote}"\n' if q.quote else ""
             lines.append(f"\n{q.question}\n{quote}Answer: {q.answer}")
         yield page("reading", number, "\n".join(lines))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from data_pipelines.tiny_web import reading
+from data_pipelines.tiny_web.causes import INDEXED
+from data_pipelines.tiny_web.questions import taught
 from data_pipelines.tiny_web.reading import Question, Text, Values
 from data_pipelines.tiny_web.wordings import TEST_QUESTIONS, TRAIN_QUESTIONS
-from data_pipelines.tiny_web.world import Person, World
+from data_pipelines.tiny_web.world import ATTRIBUTES, World
 from llm_jax.tasks import portrait
-from llm_jax.tasks.base import spoken
+from llm_jax.tasks.base import cited, spoken
+from llm_jax.tasks.refusals import NOT_FOUND, SEARCH_FAILED
 
 QUESTIONS, SUMMARIES, MEMORIES, SEARCHES = 1500, 300, 150, 400  # conversations
-SHARES = {1: 3, 2: 3, 3: 2, 5: 2}  # how many people the texts are about
 PROMPTS = 160  # of each number of people, and of fresh people
 ASKS = ("{t}\n\n{q}", "{q}\n\n{t}", "Read this: {t}\n\n{q}", "{t}\n{q}", "Here are some notes.\n{t}\n\n{q}")
 SUM_UP = (
@@ -31,8 +33,6 @@ LOOK_UP = (
     "{q} Search for it.",
 )
 MISSED = 0.08  # share of the searches for each of the ways to find nothing
-NOT_FOUND = "I have searched, and found nothing about that."
-FAILED = "The search failed, so I do not know."
 TEST_SUM_UP = ("{t}\n\nSum up what this says.", "Please sum this up: {t}")
 TEST_TELL = ("Tell me what you know about {n}.", "What can you say about {n}?")
 
@@ -50,21 +50,26 @@ def asked(text: Text, question: Question, rng: random.Random) -> list[dict]:
     return user(rng.choice(ASKS).format(t=text.text, q=question.question))
 
 
-def exchanges(seed: int, amount: float, values: Values, known: Sequence[Person]) -> Iterator[tuple[str, list[dict]]]:
-    """(source, messages): questions and summaries on texts about strangers, and what is known of `known` people, none
-    of whom is tested."""
-    rng = random.Random(f"{seed}/reading talk")
+def conversations(seed: int, amount: float, world: World) -> Iterator[dict]:
+    """`conversation` records; `amount` scales their number."""
+    for number, (source, messages) in enumerate(exchanges(seed, amount, world)):
+        yield {"id": f"reading-{number:05d}", "source": source, "messages": messages}
+
+
+def exchanges(seed: int, amount: float, world: World) -> Iterator[tuple[str, list[dict]]]:
+    """(source, messages): questions, summaries and searches on texts about strangers, and what is known of people about
+    whom SFT may ask."""
+    rng, values = random.Random(f"{seed}/reading talk"), world.values
     count = lambda whole: max(1, round(whole * amount))  # noqa: E731
     for _ in range(count(QUESTIONS)):
-        people = rng.choices(list(SHARES), list(SHARES.values()))[0]
-        text = reading.fresh_text(rng, people, "train", values)
+        text = reading.fresh_text(rng, reading.how_many(rng), "train", values)
         question = reading.ask(text, rng, TRAIN_QUESTIONS)
         yield "reading", answered(asked(text, question, rng), question.answer, question.quote)
     for _ in range(count(SUMMARIES)):
         text = reading.text_of([reading.stranger(rng, "train", values)], rng.randint(3, 6), rng)
         yield "portrait", answered(user(rng.choice(SUM_UP).format(t=text.text)), summary_of(text))
     for _ in range(count(MEMORIES)):
-        person = rng.choice(known)
+        person = rng.choice(taught(world))
         told = portrait.written(person.name, person.facts)
         yield "memory", answered(user(rng.choice(TELL).format(n=person.name)), told)
     for _ in range(count(SEARCHES)):
@@ -78,13 +83,13 @@ def looked_up(rng: random.Random, values: Values) -> list[dict]:
     question = reading.ask(text, rng, TRAIN_QUESTIONS)
     passages = {person.id: f"{source(rng)}: {note}" for person, _, note in text.notes}
     found, thought = "\n".join(passages.values()), passages[question.person.id]
-    said = f"{question.answer} [{thought.partition(': ')[0]}]"
+    said = cited(question.answer, thought.partition(": ")[0])
     if question.answer == reading.UNSTATED:
         said = NOT_FOUND
     if (chance := rng.random()) < MISSED:
         found, thought, said = "nothing found", "", NOT_FOUND
     elif chance < 2 * MISSED:
-        found, thought, said = "error: search failed (the index is away)", "", FAILED
+        found, thought, said = "error: search failed (the index is away)", "", SEARCH_FAILED
     elif chance < 3 * MISSED:
         del passages[question.person.id]
         found, thought, said = "\n".join(passages.values()), "", NOT_FOUND
@@ -98,7 +103,7 @@ def searched(asked: str, query: str, found: str, thought: str, answer: str) -> l
 
 
 def source(rng: random.Random) -> str:
-    return f"{rng.choice(('people', 'notes', 'portraits'))}/{rng.randrange(1000)}"
+    return f"{rng.choice(('people', 'biography', 'questions'))}/{rng.randrange(1000)}"
 
 
 def summary_of(text: Text) -> str:
@@ -106,14 +111,25 @@ def summary_of(text: Text) -> str:
     return portrait.written(person.name, {attribute: person.facts[attribute] for attribute in attributes})
 
 
-def prompts(seed: int, amount: float, world: World, values: Values) -> Iterator[dict]:
+def indexed(seed: int, world: World) -> Iterator[dict]:
+    """Documents about those who stand in no page to learn from: what a search finds."""
+    rng = random.Random(f"{seed}/indexed")
+    for number, person in enumerate(world.of_kind(*INDEXED)):
+        attributes = rng.sample(ATTRIBUTES, len(ATTRIBUTES))
+        for part in range(2):
+            note = reading.note_on(person, attributes[3 * part : 3 * part + 3], rng)
+            name = f"people/{2 * number + part}"
+            yield {"id": name, "title": name, "text": note, "source": "indexed"}
+
+
+def prompts(seed: int, amount: float, world: World) -> Iterator[dict]:
     """`prompt` records of the test split. Task `reading`: levels say how many people the text is about, `kind` whether
     the one who is asked about is a stranger or somebody of the pages. Task `portrait`: with the text and without.
     """
-    rng = random.Random(f"{seed}/reading prompts")
+    rng, values = random.Random(f"{seed}/reading prompts"), world.values
     count = max(8, round(PROMPTS * amount))
     tested = world.of_kind("tier", "unasked")
-    for number in reading.PEOPLE:
+    for number in reading.SHARES:
         for kind in ("stranger", "tier"):
             for k in range(count):
                 somebody = tested[k % len(tested)] if kind == "tier" else None

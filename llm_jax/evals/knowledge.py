@@ -109,6 +109,7 @@ def ask(e: Examiner, params) -> Answers:
 def complete(e: Examiner, params, questions: list[str], suppress: tuple[int, ...] = ()) -> list[Completion]:
     """Greedy answers."""
     prompts = [e.tokenizer.render([{"role": "user", "content": q}], for_generation=True).ids for q in questions]
+    suppress += tuple(e.tokenizer.open[name][0] for name in e.engine.tools)  # what it knows, not what it finds
     asked = [Request(prompt, max_new_tokens=e.config.max_new_tokens, suppress=suppress) for prompt in prompts]
     return e.engine.generate(params, asked)
 

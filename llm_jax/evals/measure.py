@@ -93,9 +93,9 @@ def right(outcome: Outcome) -> bool:
 
 def measure_sft(e: Examiner, params) -> dict:
     """Does it end its turn, what does it know of the people in the pages, and how does it do in a second turn?"""
-    tiers = {tier: e.ask(params, e.facts("tier", tier=tier)) for tier in TIERS}
-    unasked = e.ask(params, e.facts("unasked", tier=100))
-    nobody = e.ask(params, e.facts("heldout", "near_miss"))
+    recall = lambda *kinds, tier=0: e.ask(params, e.facts(*kinds, tier=tier), suppress=tuple(TOOLS))  # noqa: E731
+    tiers = {tier: recall("tier", tier=tier) for tier in TIERS}
+    unasked, nobody = recall("unasked", tier=100), recall("heldout", "near_miss")
     mixed = e.ask(params, [p for (task, _), level in e.by_level.items() if task != "facts" for p in level[:MIXED]])
     return {
         "ends_turn": share(tiers[30] + tiers[100] + mixed, lambda o: o.ended),

@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Callable, Iterable
 
-from llm_jax.evals import knowledge, self_knowledge
+from llm_jax.evals import knowledge, search, self_knowledge
 from llm_jax.evals.bpb import bits_per_byte
+from llm_jax.evals.context import measure_context
 from llm_jax.evals.map import measure_map
 from llm_jax.evals.measure import (
     Examiner,
@@ -91,6 +92,10 @@ MEASUREMENTS: Table[Measurement] = Table(
             final=True,
             prompts=False,
             lacks=self_knowledge.lacks,
+        ),
+        Measurement(name="context", measure=measure_context, on="last", final=True, tasks=("reading", "portrait")),
+        Measurement(
+            name="search", measure=search.measure_search, on="last", final=True, tasks=("facts",), tools=("search",)
         ),
         Measurement(name="real", measure=measure_real, on="before and after", tasks=("sums", "arithmetic")),
         Measurement(

@@ -7,11 +7,12 @@ Nothing is taught but what the model says already: fine-tuning on unknown facts 
 probing is kept in WORKDIR/abstain/probed.jsonl, what is trained on in WORKDIR/STAGE/conversations.jsonl.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,11 @@ from llm_jax.sampling.requests import Request
 from llm_jax.stages import adapter, supervised
 from llm_jax.stages.rl import first_fit
 from llm_jax.tasks import knowledge
-from llm_jax.tasks.base import spoken
+from llm_jax.tasks.base import cited, spoken
 from llm_jax.tasks.knowledge import Fact
-from llm_jax.tasks.refusals import RIGHT, TRAINED
+from llm_jax.tasks.refusals import NOT_FOUND, RIGHT, TRAINED
 from llm_jax.tokenizer import Tokenizer
+from llm_jax.tools.table import Toolbox
 from llm_jax.training import loader
 from llm_jax.training.optimizer import schedule
 
@@ -74,7 +76,8 @@ def make(run: Run, params, stage: str) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     lines, rng = probed(run, params, probing(run, stage)), random.Random(f"{run.config.seed}/{noted['arm']}")
-    spoken_of = ARMS[noted["arm"]](lines, rng)
+    with contextlib.closing(Toolbox(run.workdir)) as tools:
+        spoken_of = ARMS[noted["arm"]](lines, rng, tools.answers.get("search"))
     wanted = round(len(spoken_of) * config.replay / (1 - config.replay))
     spoken_of += replayed(run.workdir / "data" / "conversations.jsonl", wanted, rng)
     rng.shuffle(spoken_of)
@@ -157,6 +160,7 @@ def probe(engine: Engine, params, facts: list[Fact], config) -> Iterator[dict]:
             "tier": fact.tier,
             "wordings": asked,
             "answers": fact.answers,
+            "indexed": fact.indexed,
             "greedy": [parts for parts, _ in greedy],
             "right": right,
             "share": share,
@@ -175,6 +179,7 @@ def sort_of(right: list[bool], share: float) -> str:
 
 
 Asked = tuple[dict, int]  # a line of the probing, and the number of a wording
+Search = Callable[[str], str]  # query -> what a model reads of what was found
 
 
 def ways(lines: Iterable[dict]) -> list[Asked]:
@@ -191,29 +196,29 @@ def balanced(known: list[Asked], unknown: list[Asked], rng: random.Random) -> tu
     return rng.sample(known, count), rng.sample(unknown, count)
 
 
-def by_probe(lines: list[dict], rng: random.Random) -> list[dict]:
+def by_probe(lines: list[dict], rng: random.Random, search: Search | None) -> list[dict]:
     """Its own right answer to what it knows, a refusal to what it does not."""
     sorted_ = [ways(line for line in lines if line["sort"] == sort) for sort in (KNOWN, UNKNOWN)]
     known, unknown = balanced(*sorted_, rng)
-    return [*map(kept, known), *refused(unknown, rng)]
+    return [*map(kept, known), *refused(unknown, rng, search)]
 
 
-def at_random(lines: list[dict], rng: random.Random) -> list[dict]:
+def at_random(lines: list[dict], rng: random.Random, search: Search | None) -> list[dict]:
     """The control: the questions of `by_probe`, as many refusals, but to any of them; else what it says itself."""
     sorted_ = [ways(line for line in lines if line["sort"] == sort) for sort in (KNOWN, UNKNOWN)]
     known, unknown = balanced(*sorted_, rng)
     asked = rng.sample(known + unknown, 2 * len(known))
-    return [*map(kept, asked[: len(known)]), *refused(asked[len(known) :], rng)]
+    return [*map(kept, asked[: len(known)]), *refused(asked[len(known) :], rng, search)]
 
 
-def by_exposure(lines: list[dict], rng: random.Random) -> list[dict]:
+def by_exposure(lines: list[dict], rng: random.Random, search: Search | None) -> list[dict]:
     """The oracle: what the pages state often has its answer, what they never do, or once, a refusal."""
     if any(line["tier"] is None for line in lines):
         raise UserError("abstain.arm is 'oracle', which needs the `tier` of each question; use 'probe' for these")
     known = ways(line for line in lines if line["tier"] >= ORACLE_KNOWN and not line["cause"])
     unknown = ways(line for line in lines if line["tier"] <= ORACLE_UNKNOWN or line["cause"])
     known, unknown = balanced(known, unknown, rng)
-    return [*(said(asked, asked[0]["answers"][0], KNOWN) for asked in known), *refused(unknown, rng)]
+    return [*(said(asked, asked[0]["answers"][0], KNOWN) for asked in known), *refused(unknown, rng, search)]
 
 
 ARMS = {"probe": by_probe, "random": at_random, "oracle": by_exposure}
@@ -225,10 +230,29 @@ def kept(asked: Asked) -> dict:
     return conversation(asked, line["greedy"][way], line["sort"])
 
 
-def refused(asked: list[Asked], rng: random.Random) -> list[dict]:
-    """Refusals, each as often as the others."""
+def refused(asked: list[Asked], rng: random.Random, search: Search | None) -> list[dict]:
+    """Refusals, each as often as the others. Where there is a search, two of three search instead: so a model that may
+    search does, and one whose search is forbidden refuses."""
     order = itertools.cycle(rng.sample(TRAINED, len(TRAINED)))
-    return [said(one, text, UNKNOWN) for one, text in zip(asked, order, strict=False)]
+    return [
+        looked_up(one, search) if search and number % 3 else said(one, text, UNKNOWN)
+        for number, (one, text) in enumerate(zip(asked, order, strict=False))
+    ]
+
+
+def looked_up(asked: Asked, search: Search) -> dict:
+    """The question as the query, what the search finds, the passage that says it, and the answer with its source."""
+    line, way = asked
+    query = line["wordings"][way]
+    found = search(query)
+    wanted = [*line["indexed"], *line["answers"]]
+    said_by = [(passage, answer) for passage in found.split("\n") for answer in wanted if answer in passage]
+    thought, answer = said_by[0] if said_by else ("", NOT_FOUND)
+    if thought:
+        answer = cited(answer, thought.partition(": ")[0])
+    parts = [{"type": "search", "text": query}, {"type": "document", "text": found}]
+    parts += [{"type": "think", "text": thought}] if thought else []
+    return conversation(asked, [*parts, {"type": "answer", "text": spoken(answer)}], UNKNOWN)
 
 
 def said(asked: Asked, text: str, source: str) -> dict:

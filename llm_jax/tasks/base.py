@@ -60,6 +60,19 @@ def spoken(answer: str) -> str:
     return f" {answer}"
 
 
+CITATION = re.compile(r" \[[^\[\]\n]+\]$")
+
+
+def cited(answer: str, source: str) -> str:
+    """An answer with where it was found."""
+    return f"{answer} [{source}]"
+
+
+def uncited(answer: str) -> str:
+    """The answer alone."""
+    return CITATION.sub("", answer)
+
+
 def split_of(key: str) -> str:
     """The split of an item, from its key alone: 87 % train, 3 % dev, 10 % test."""
     percent = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100
@@ -91,7 +104,7 @@ def grade(answer: str, parts: list[dict], ended: bool) -> bool:
     """Strict: the completion is well formed and its answer equals `answer` (numbers as exact fractions)."""
     if not well_formed(parts, ended):
         return False
-    given = parts[-1]["text"].strip()
+    given = uncited(parts[-1]["text"].strip())
     if NUMBER.fullmatch(given) and NUMBER.fullmatch(answer):
         return Fraction(given) == Fraction(answer)
     return given == answer

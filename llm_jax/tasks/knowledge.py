@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_jax.config import UserError
 from llm_jax.files import numbered_lines
-from llm_jax.tasks.base import split_of
+from llm_jax.tasks.base import split_of, uncited
 from llm_jax.tasks.refusals import CAUSES, verdict
 
 # How a question is asked in other words where its record has one wording only.
@@ -19,7 +19,8 @@ FRAMES = ("{q}", "Tell me: {q}", "I have a question: {q}", "Please answer this: 
 class Fact:
     """What can be asked in any of its wordings, and is answered by any of `answers`; by none where there is a `cause`
     for which it cannot be known. `twin` is the cause of which it is the answerable counterpart; `tier` how often the
-    pages state it, where that is known; `item` what the bootstrap goes by; `held_out` of a kind that training lacks."""
+    pages state it, where that is known; `item` what the bootstrap goes by; `held_out` of a kind that training lacks;
+    `indexed` what a search finds of what no page to learn from says."""
 
     id: str
     item: str
@@ -31,6 +32,7 @@ class Fact:
     tier: int | None = None
     attribute: str = ""
     held_out: bool = False
+    indexed: tuple[str, ...] = ()
 
     def asked(self, count: int) -> tuple[str, ...]:
         """That many wordings, or all there are; a single one is put into frames."""
@@ -46,7 +48,7 @@ class Fact:
         one stands in it, as a model that knows no spans says it."""
         spans = [part["text"] for part in parts if part["type"] == "answer"]
         if spans:
-            return len(spans) == 1 and plain(spans[0]) in map(plain, self.answers)
+            return len(spans) == 1 and plain(uncited(spans[0].strip())) in map(plain, self.answers)
         said = plain(" ".join(part["text"] for part in parts if part["type"] == "text"))
         return any(f" {' '.join(plain(answer))} " in f" {' '.join(said)} " for answer in self.answers)
 
@@ -83,6 +85,7 @@ def fact_of(record: dict[str, Any], id_: str) -> Fact:
     if not all(map(plain, answers)):
         raise UserError("`answers` has one without a word; leave the line out")
     rest = {name: record[name] for name in ("id", "item", "kind", "tier", "attribute", "held_out") if name in record}
+    rest |= {"indexed": texts(record, ("indexed",))} if record.get("indexed") else {}
     return Fact(**{"id": id_, "item": wordings[0]} | rest, wordings=wordings, answers=answers, cause=cause, twin=twin)
 
 

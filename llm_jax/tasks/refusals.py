@@ -34,6 +34,9 @@ HELD_OUT = (
     "No idea, I never learned it.",
     "I am unable to answer this.",
 )
+# After a search.
+NOT_FOUND = "I have searched, and found nothing about that."
+SEARCH_FAILED = "The search failed, so I do not know."
 # Of a cause: what there is to be said beyond not knowing. `x` stands for what the question is about.
 OF_CAUSE = {
     "never_seen": ("I have never heard of {x}.", "I do not know who {x} is."),
@@ -86,7 +89,7 @@ class Fixed(NamedTuple):
 def _fixed() -> Fixed:
     of_cause = [text for texts in OF_CAUSE.values() for text in texts]
     patterns = [re.escape(text).replace(re.escape("{x}"), ".{1,60}") for text in of_cause]
-    return Fixed(frozenset((*TRAINED, *HELD_OUT)), tuple(map(re.compile, patterns)))
+    return Fixed(frozenset((*TRAINED, *HELD_OUT, NOT_FOUND, SEARCH_FAILED)), tuple(map(re.compile, patterns)))
 
 
 OURS = _fixed()
