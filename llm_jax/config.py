@@ -137,7 +137,7 @@ def default() -> ConfigDict:
 
     c.eval = ConfigDict()
     c.eval.problems = 512  # held-out problems behind every rate
-    c.eval.map_items = 64  # problems in a cell of the map of abilities
+    c.eval.map_items = 64  # problems in a cell of the map of abilities; 0: no map
     c.eval.passk_problems = 128  # problems of the pass@k curve
     c.eval.passk_samples = 16  # samples of each
     c.eval.slots = 64  # prompts decoded at a time

@@ -192,7 +192,7 @@ RANGES = {
     "lora.frozen": Choice(("float32", "bfloat16", "int8")),
     "lora.learning_rate": FROM_0,
     "eval.problems": whole(1),
-    "eval.map_items": whole(1),
+    "eval.map_items": whole(0),
     "eval.passk_problems": whole(1),
     "eval.passk_samples": whole(1, 64),
     "eval.slots": whole(1),

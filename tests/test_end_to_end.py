@@ -57,7 +57,14 @@ def test_report_has_every_promised_key_with_n_and_interval(finished):
         >= sum(report["seconds"][s]["value"] for s in ("pretrain", "sft", "rl", "evaluate")) - 1
     )
     assert report["machine_gflops"]["value"] > 0
-    assert len(report["grid"]["after"]) >= 6 and all(len(levels) == 3 for levels in report["grid"]["after"].values())
+    families = {name: node for name, node in report["map"].items() if "value" not in node}
+    assert len(families) >= 25 and all(4 <= len(rungs) <= 6 for rungs in families.values())
+    assert {way for rungs in families.values() for cell in rungs.values() for way in cell} == {
+        "direct",
+        "think",
+        "tool",
+    }
+    assert report["final"]["map"] == report["map"]
 
 
 def test_conversations_of_every_kind_are_trained_on_and_held_out(finished):

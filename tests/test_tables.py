@@ -43,7 +43,8 @@ def workdir(tmp_path_factory):
 def test_main_runs_the_stage_and_the_report_has_everything(workdir):
     report = json.loads((workdir / "report/report.json").read_text())
     assert report["doubled"]["right"]["n"] == 8 and report["seconds"]["polish"]["value"] > 0
-    assert list(report["grid"]["before"]["doubling"]) == ["only"]  # any number of levels
+    (cell,) = report["map"]["doubling"].values()  # any number of levels, and the ways that the row has
+    assert list(cell) == ["direct"] and cell["direct"]["n"] == 1
     page = (workdir / "report/index.html").read_text()
     assert all(word in page for word in ("polishing", "doubling", "Doubled", "after polishing"))
     talk = [json.loads(line) for line in (workdir / "data/conversations.jsonl").read_text().splitlines()]

@@ -18,7 +18,7 @@ from llm_jax.tasks.table import FAMILIES, Family
 from llm_jax.tasks.words import LISTS
 from llm_jax.tools.table import TOOLS
 
-WORKS, FAILS, APART = 0.80, 0.30, 2  # of a cliff: what works, what fails, rungs between the two at most
+WORKS, FAILS, APART = 0.80, 0.30, 2  # of a cliff: what works, what fails, how many rungs further at most
 HELPS = 0.30  # by how much thinking or the tool must be ahead of an answer at once
 TOOL = "python"
 OPENING = {"direct": "answer", "think": "think", "tool": TOOL}  # the span that each way begins with

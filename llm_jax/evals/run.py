@@ -121,7 +121,7 @@ def put(report: dict, path: tuple[str, ...], group: dict) -> None:
 
 def there(examiner: Examiner, rows: Iterable[Measurement]) -> list[Measurement]:
     """Those that this run has what they need for; a line tells of the others, if they were to be."""
-    rows = [row for row in rows if not row.files or examiner.config[row.files]]
+    rows = [row for row in rows if not row.key or examiner.config[row.key]]
     lacking = {row.name: row.missing(examiner) for row in rows}
     for name, missing in lacking.items():
         if missing:

@@ -36,7 +36,7 @@ class Measurement(Row):
     tasks: tuple[str, ...] = ()  # families whose held-out prompts it needs
     tools: tuple[str, ...] = ()  # that it needs
     lacks: Callable[[Examiner], str] = lambda examiner: ""  # what else it needs and is not there, in a few words
-    files: str = ""  # the key of `eval` that names the user's own files; it is measured where some are named
+    key: str = ""  # of `eval`, as that of the user's own files; it is measured where this is not empty or 0
 
     def wrong(self, names: Iterable[str]) -> str:
         return "" if self.on in ON else f"on is {self.on!r}; choose from {', '.join(ON)}"
@@ -47,7 +47,7 @@ class Measurement(Row):
         lacking = ["held-out prompts"] if self.prompts and not asked else []
         lacking += [f"prompts of {task!r}" for task in self.tasks if task not in asked]
         lacking += [what] if (what := self.lacks(examiner)) else []
-        lacking += [f"eval.{self.files}"] if self.files and not examiner.config[self.files] else []
+        lacking += [f"eval.{self.key}"] if self.key and not examiner.config[self.key] else []
         lacking += [f"the tool {tool!r}" for tool in self.tools if tool not in examiner.engine.tools]
         return " and ".join(lacking)
 
@@ -68,7 +68,7 @@ MEASUREMENTS: Table[Measurement] = Table(
             tasks=("calculator",),
             tools=("python",),
         ),
-        Measurement(name="map", measure=measure_map, on="last", final=True, prompts=False),
+        Measurement(name="map", measure=measure_map, on="last", final=True, prompts=False, key="map_items"),
         Measurement(name="passk", measure=measure_passk, on="before and after", tasks=("arithmetic",)),
         Measurement(
             name="reasoning",
@@ -103,14 +103,14 @@ MEASUREMENTS: Table[Measurement] = Table(
             measure=lambda examiner, params: bits_per_byte_of(examiner.run, params, examiner.config.texts),
             on="every",
             prompts=False,
-            files="texts",
+            key="texts",
         ),
         Measurement(
             name="questions",
             measure=lambda e, params: measure_files(e.engine, params, e.config.questions, e.talks),
             on="every",
             prompts=False,
-            files="questions",
+            key="questions",
         ),
     ),
 )
