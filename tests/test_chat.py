@@ -18,6 +18,7 @@ from llm_jax.chat import visible
 from llm_jax.checkpoint import FORMAT_VERSION, Checkpoints
 from llm_jax.config import flatten
 from llm_jax.tokenizer.sentencepiece import train_tokenizer
+from llm_jax.tools.search import build
 from tests import commands
 from tests.conftest import CORPUS, drawn_params, tiny_config
 
@@ -129,7 +130,8 @@ def test_control_characters_of_an_answer_are_spelled_out(workdir):
 
 
 def test_commands(workdir, tmp_path):
-    file = tmp_path / "talk.jsonl"
+    file, note = tmp_path / "talk.jsonl", tmp_path / "note.txt"
+    note.write_text("The cat sat.")
     file_again, nowhere = f"/save {file}", f"/save {tmp_path}/none/talk.jsonl"
     lines = {
         "/save x": "no answer to save",
@@ -148,6 +150,7 @@ def test_commands(workdir, tmp_path):
         "/system none": "system: none\n",
         "/system You are the cat.": "system: You are the cat.\n",
         "/system": "system: You are the cat.\n",
+        "/tools": "tools: on (python); no search, for this run has no index in data/search",
         "/tools off": "tools: off\n",
         "/think off": "think: off; thoughts are shown\n",
         "/think": "think: off; thoughts are shown\n",
@@ -159,6 +162,9 @@ def test_commands(workdir, tmp_path):
         "/stage rl": "no checkpoint of stage 'rl'",
         "/stage king": "choose from imported, pretrain, sft, rl",
         "/think on": "",
+        "/read": "usage: /read FILE\n",
+        f"/read {tmp_path}/none.txt": "none.txt is no file",
+        f"/read {note}": "note.txt: ",
         "/think fold": "",
         "Hello": "thought for ",
         "/think show": "",
@@ -167,6 +173,7 @@ def test_commands(workdir, tmp_path):
         "/think off ": "for stages that answer",
         "/system x": "for stages that answer",
         "/tools on": "for stages that answer",
+        "/read x": "for stages that answer",
         "The dog": "",
     }
     said = piped(workdir, *lines)
@@ -183,6 +190,18 @@ def test_temperature_and_seed_are_those_of_the_flags(workdir):
     by_flags = piped(workdir, "Hello", "/reset", "/seed 7", "Hello", flags=("--temperature=1.5", "--seed=7"))
     said = piped(workdir, "/temperature 1.5", "/seed 7", "Hello", "/reset", "/seed 8", "Hello")
     assert by_flags[0] == by_flags[3] == said[2] != said[5]
+
+
+def test_it_searches_where_it_is_told_to(workdir, tmp_path):
+    build([{"id": "a", "text": "The cat sat."}], tmp_path / "index")
+    assert piped(workdir, "/tools", flags=[f"--index={tmp_path}/index"])[0] == "tools: on (python, search)\n"
+    assert piped(workdir, "/tools", flags=["--provider=brave"])[0] == "tools: on (python, search)\n"
+
+
+@pytest.mark.parametrize("command", ["chat", "serve", "evaluate"])
+def test_a_place_that_cannot_be_searched_is_refused(workdir, tmp_path, command):
+    refused = commands.run(f"llm_jax.{command}", f"--workdir={workdir}", f"--index={tmp_path}")
+    commands.refused(refused, "there is no index in", "--build=GLOB")
 
 
 @pytest.mark.parametrize("word", ["/quit", "/exit"])

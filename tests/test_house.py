@@ -74,7 +74,7 @@ def test_the_library_does_not_know_where_its_data_comes_from():
     known = {
         room_of(b) for a in IMPORTS if a.startswith("data_pipelines") for b in IMPORTS[a] if b.startswith("llm_jax.")
     }
-    assert known <= {"tokenizer", "tasks", "rows", "tables", "config", "frame", "files"}
+    assert known <= {"tokenizer", "tasks", "tools", "rows", "tables", "config", "frame", "files"}
 
 
 def test_text_is_utf_8_in_any_locale():

@@ -16,6 +16,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
 WAIT = 120_000  # milliseconds that a program may take to compile
+FOUND = "Anna <b>Velm</b>: Anna was born in Oslo.\nBert: Bert was not."
+PARTS = [("search", "Anna Velm born"), ("document", FOUND), ("python", "6*7"), ("output", "Oslo: 42")]
 
 
 @pytest.fixture(scope="module")
@@ -275,3 +277,79 @@ def test_it_fits_screens_and_has_its_theme(open_page, tmp_path, width, height, d
         page.get_by_test_id(name).click()
         assert not overflows(page)
         assert len(page.screenshot(path=tmp_path / f"{name}.png")) > 5000
+
+
+def scripted(page, *parts: tuple[str, str]) -> list[dict]:
+    """The page is answered with these parts from now on; gives what it will have asked."""
+    asked = []
+    told = [{"index": n, "type": kind, "text": text} for n, (kind, text) in enumerate(parts)]
+    choices = [{"delta": {"parts": [part]}, "finish_reason": None} for part in told]
+    choices.append({"delta": {}, "finish_reason": "stop"})
+    events = [json.dumps({"choices": [choice]}) for choice in choices] + ["[DONE]"]
+
+    def answer(route):
+        asked.append(route.request.post_data_json)
+        body = "".join(f"data: {event}\n\n" for event in events)
+        route.fulfill(status=200, headers={"Content-Type": "text/event-stream"}, body=body)
+
+    page.route("**/v1/chat/completions", answer)
+    return asked
+
+
+def test_a_search_shows_its_query_its_passages_and_the_source_that_is_cited(open_page):
+    page = open_page()
+    scripted(page, *PARTS, ("answer", " Oslo [Anna <b>Velm</b>]"))
+    ask(page, "Where was Anna born?")
+    card, program = page.get_by_test_id("tool-card").all()
+    assert card.locator("code").inner_text() == "Anna Velm born"
+    assert card.locator("cite").all_inner_texts() == ["Anna <b>Velm</b>", "Bert"]  # text stays text
+    assert "Bert was not." in card.inner_text() and program.locator(".output").inner_text() == "Oslo: 42"
+    sources = page.get_by_test_id("sources").locator("details")
+    expect(sources).to_have_count(1)
+    expect(sources.locator("p")).to_be_hidden()
+    sources.locator("summary").press("Enter")
+    expect(sources.locator("p")).to_have_text("Anna was born in Oslo.")
+
+
+def test_an_answer_that_names_no_source_shows_none(open_page):
+    page = open_page()
+    scripted(page, ("search", "Zorb"), ("document", "nothing found"), ("answer", "I do not know of Bert."))
+    ask(page, "Who is Zorb?")
+    expect(page.get_by_test_id("tool-card")).to_contain_text("nothing found")
+    expect(page.get_by_test_id("sources")).to_be_hidden()
+
+
+def test_a_file_goes_with_the_next_message_and_no_other(open_page, tmp_path):
+    page, note = open_page(), tmp_path / "note.txt"
+    asked = scripted(page, ("answer", "Two."))
+    note.write_text("\ufeffThe <i>cat</i> sat.\n", encoding="utf-8")
+    page.get_by_test_id("file").set_input_files(note)
+    expect(page.get_by_test_id("attached")).to_contain_text("note.txt")
+    page.get_by_test_id("detach").click()
+    expect(page.get_by_test_id("attached")).to_be_hidden()
+    drop = "() => { const d = new DataTransfer(); d.items.add(new File(['The dog ran.'], 'b.md')); return d; }"
+    page.dispatch_event("#talk", "drop", {"dataTransfer": page.evaluate_handle(drop)})
+    expect(page.get_by_test_id("attached")).to_contain_text("b.md")
+    page.get_by_test_id("file").set_input_files(note)  # in the place of the other
+    expect(page.get_by_test_id("attached")).to_contain_text("note.txt")
+    for question in ("How many?", "Why?"):
+        ask(page, question)
+    first, second = (body["messages"][-1]["content"] for body in asked)
+    assert (first, second) == ("note.txt:\nThe <i>cat</i> sat.\n\nHow many?", "Why?")
+    expect(page.get_by_test_id("message-user").first).to_contain_text("The <i>cat</i> sat.")
+
+
+def test_a_file_that_cannot_be_read_is_refused_in_a_line(open_page, tmp_path):
+    page, file = open_page(), tmp_path / "file.txt"
+    for data, words in (
+        (b"\xff\xfe\x00", "is no text in UTF-8"),
+        (b" \n", "is empty"),
+        (b"The cat sat. " * 40, "tokens long; there is room for 64."),
+        (b"x" * 100_000, "is too long for a message"),
+        (b"x" * 300_000, "is too long for a message"),
+    ):
+        page.evaluate("document.getElementById('toast').textContent = ''")
+        file.write_bytes(data)
+        page.get_by_test_id("file").set_input_files(file)
+        expect(page.get_by_test_id("toast")).to_contain_text(words)
+        expect(page.get_by_test_id("attached")).to_be_hidden()

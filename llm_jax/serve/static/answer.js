@@ -90,6 +90,30 @@ export function said(message) {
     .trim();
 }
 
+/** {source, text} of the passages that a search gave, in lines `SOURCE: text`, and whose source the answer names. */
+export function cited(message) {
+  const answer = said(message);
+  const found = new Map();
+  for (const { tool, output } of blocks(message.parts)) {
+    for (const passage of tool === "search" ? passages(output ?? "") : [])
+      if (passage.source && names(answer, passage.source)) found.set(`${passage.source}: ${passage.text}`, passage);
+  }
+  return [...found.values()];
+}
+
+/** {source, text} of each line of what a search gave; "" where a line has no source. */
+export function passages(output) {
+  return output.split("\n").map((line) => {
+    const at = line.indexOf(": ");
+    return at > 0 ? { source: line.slice(0, at), text: line.slice(at + 2) } : { source: "", text: line };
+  });
+}
+
+function names(answer, source) {
+  const escaped = source.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&");
+  return new RegExp(`(?<![\\p{L}\\p{N}_])${escaped}(?![\\p{L}\\p{N}_])`, "u").test(answer);
+}
+
 /**
  * The answer's parts as they are shown: a program and its output are one block, empty text between parts is none.
  * Blocks are {kind: "text" | "answer" | "think" | "tool", text, output?, tool?}.

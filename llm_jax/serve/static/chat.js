@@ -3,6 +3,7 @@
 import { fill, newAnswer, randomSeed, said } from "./answer.js";
 import { $, announce, ask, autosize, el, icon, isEnter, isolated, showLine, toast } from "./dom.js";
 import { sendFeedback } from "./feedback.js";
+import { withFile } from "./file.js";
 import { messageView } from "./message.js";
 import { chosenStage } from "./settings.js";
 import {
@@ -162,7 +163,7 @@ function send(text) {
   autosize($("composer"));
   current.title ||= text.length > 48 ? `${text.slice(0, 47)}…` : text;
   conversations = [current, ...conversations.filter((conversation) => conversation !== current)];
-  add({ role: "user", content: text });
+  add({ role: "user", content: withFile(text) });
   drawList();
   answerLast();
 }

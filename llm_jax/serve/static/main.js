@@ -4,6 +4,7 @@ import { health } from "./api.js";
 import { drawState, redrawAnswers, showTrouble, startChat, stopChat } from "./chat.js";
 import { draw as drawDocument, showNoBase, startDocument, stopDocument } from "./document.js";
 import { $, el, showLine } from "./dom.js";
+import { startFile } from "./file.js";
 import { chosenBase, chosenStage, label, loadModels, startSettings } from "./settings.js";
 import { saveSettings, settings } from "./state.js";
 import { cut, startTokenize } from "./tokenize.js";
@@ -123,6 +124,7 @@ async function watchLoading() {
 startSettings();
 startShowTokens();
 startChat();
+startFile();
 startTokenize();
 startDocument();
 startDrawers();

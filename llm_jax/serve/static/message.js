@@ -1,6 +1,6 @@
 // How a message looks. `actions` is what a click does; chat.js gives it.
 
-import { blocks, said } from "./answer.js";
+import { blocks, cited, passages, said } from "./answer.js";
 import { autosize, copy, el, icon, isEnter, setText } from "./dom.js";
 import { label } from "./settings.js";
 import { settings } from "./state.js";
@@ -150,7 +150,8 @@ function drawer(content, message) {
   const late = el("span", { class: "late" }, " A model that is asked for the first time has to be loaded.");
   const waiting = el("p", { class: "note", "aria-hidden": "true" }, "…", late);
   const body = el("div", { class: "blocks" });
-  content.append(strip.element, missing, waiting, body);
+  const sources = el("div", { class: "sources", "data-testid": "sources" });
+  content.append(strip.element, missing, waiting, body, sources);
   const drawn = [];
   return () => {
     const asTokens = settings.show_tokens && Boolean(message.tokens);
@@ -171,7 +172,21 @@ function drawer(content, message) {
       }
       drawn[i].update(block, !message.finish && i === shown.length - 1);
     });
+    drawSources(sources, message);
   };
+}
+
+/** The passages that the answer cites, each to be opened. */
+function drawSources(element, message) {
+  const found = message.finish ? cited(message) : [];
+  element.hidden = found.length === 0;
+  const wanted = found.map(({ source, text }) => `${source}: ${text}`).join("\n");
+  if (element.dataset.shown === wanted) return; // one that a reader has opened stays open
+  element.dataset.shown = wanted;
+  const views = found.map(({ source, text }) =>
+    el("details", { dir: "auto" }, el("summary", {}, `Source: ${source}`), el("p", { class: "said" }, text)),
+  );
+  element.replaceChildren(...views);
 }
 
 const VIEWS = {
@@ -203,20 +218,30 @@ function thinking() {
 
 function toolCard({ tool }) {
   const program = el("pre", {}, el("code"));
-  const output = el("pre", { class: "output" });
+  const isSearch = tool === "search";
+  const output = isSearch ? el("div", { class: "output passages" }) : el("pre", { class: "output" });
   const element = el(
     "section",
     { class: "tool-card", "data-testid": "tool-card", "aria-label": `Call of the tool ${tool}` },
     el("small", {}, tool),
     program,
-    el("small", {}, "output"),
+    el("small", {}, isSearch ? "passages" : "output"),
     output,
   );
   const update = (block, live) => {
     setText(program.firstChild, block.text);
-    setText(output, block.output ?? (live ? "…" : "(it was not run)"));
+    const text = block.output ?? (live ? "…" : "(it was not run)");
+    if (!isSearch) setText(output, text);
+    else if (output.dataset.shown !== text) {
+      output.dataset.shown = text;
+      output.replaceChildren(...passages(text).map(passageView));
+    }
   };
   return { element, update };
+}
+
+function passageView({ source, text }) {
+  return el("p", { class: "said", dir: "auto" }, source && el("cite", {}, source), source && " ", text);
 }
 
 /** Puts a text field in the place of a message's body. `save(text)` says whether the field may close. */

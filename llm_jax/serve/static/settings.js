@@ -24,6 +24,8 @@ export function startSettings() {
 // What each kind of model is called; ids are the stages that trained them.
 const LABELS = { imported: "Imported model", pretrain: "Base model", sft: "Assistant", rl: "Thinking model" };
 
+const contexts = new Map(); // model -> tokens that it reads
+
 export function label(id) {
   return LABELS[id] ?? id;
 }
@@ -31,6 +33,7 @@ export function label(id) {
 /** Fills the two lists of models: those that chat, those that continue documents. Throws ApiError. */
 export async function loadModels() {
   const models = (await json("v1/models")).data;
+  for (const { id, context } of models) contexts.set(id, context);
   fillList(
     $("stage"),
     models.filter(({ kind }) => kind === "chat"),
@@ -58,6 +61,11 @@ function fillList(list, models, wanted) {
 /** The chat model's id; "" when the server has none. */
 export function chosenStage() {
   return $("stage").value;
+}
+
+/** The tokens that the chat model reads, its answer included; 0 when the server has none. */
+export function chosenContext() {
+  return contexts.get(chosenStage()) ?? 0;
 }
 
 /** The base model's id; "" when the server has none. */
