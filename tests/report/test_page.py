@@ -17,6 +17,8 @@ PLOTS = {
     "bits_per_byte",
     "sft_loss",
     "recall",
+    "knowledge_by_exposure",
+    "knowledge_reliability",
     "think",
     "tools",
     "rl_curves",
@@ -57,6 +59,18 @@ def fake_grid(shift: float) -> dict:
             f"{2 + 2 * level} items": share(min(1, max(0, noise.random() + shift - 0.3 * level))) for level in range(3)
         }
         for family in families
+    }
+
+
+def fake_knowledge() -> dict:
+    names = ("0", "1", "3", "10", "30", "100", "never_seen", "near_miss")
+    stacked = {n: shares(right=0.1 * i, wrong=0.1, abstained=0.9 - 0.1 * i) for i, n in enumerate(names)}
+    bins = {str(n): plain(confidence=n / 10, right=n / 12) for n in range(11)}
+    causes = {c: shares(abstained=0.7, twin_right=0.6) for c in ("never_seen", "unknowable", "changed")}
+    sides = {"by_exposure": stacked, "reliability": bins, "causes": causes}
+    return {
+        **shares(wrong_unknown=0.08, wrong_unknown_before=0.95, over_refusal=0.03, f=0.5, f_random=0.3, after_rl=0.12),
+        **{name: {"before": part, "after": part} for name, part in sides.items()},
     }
 
 
@@ -118,6 +132,8 @@ def fake_report() -> dict:
             },
         },
         "sft": sft,
+        "abstain": fake_knowledge(),
+        "self": shares(right=0.96, right_told=0.97, false_claims_accepted=0.02, false_claims_accepted_told=0.01),
         "think": think,
         "tools": tools,
         "rl": rl
@@ -227,6 +243,8 @@ def test_page_has_every_plot_and_section_and_stays_small(page: str) -> None:
         "data",
         "pretrain",
         "sft",
+        "abstain",
+        "self",
         "think",
         "tools",
         "rl",
