@@ -1,15 +1,14 @@
 """Does a model know what it knows? Facts of every exposure and things that cannot be known, asked before and after it
 was taught to abstain: right, wrong and abstained answers, and how far its confidence can be trusted.
 
-The confidence in an answer is the probability that the model gives to the whole turn. Where it abstains, the answer
-that it gives when the beginnings of refusals are forbidden is graded in its place, with the probability that the
-unhindered model gives to that: so each question has an answer and a confidence, whoever refuses.
+The confidence in an answer is the probability that the model gives to the whole turn. Where it abstains, the answer of
+the model that nobody had taught to is graded in its place, with the probability that the abstaining one gives to that:
+so each question has an answer and a confidence, whoever refuses.
 """
 
 import dataclasses
 import functools
 import hashlib
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ from llm_jax.evals.measure import Examiner
 from llm_jax.evals.statistics import rate
 from llm_jax.files import matching
 from llm_jax.runs import Run
-from llm_jax.sampling.requests import Completion, Request
+from llm_jax.sampling.requests import Request
+from llm_jax.sampling.turns import SAID, said
 from llm_jax.stage_table import STAGES
 from llm_jax.tasks import knowledge, refusals
-from llm_jax.tasks.base import spoken
 from llm_jax.tasks.knowledge import Fact
 from llm_jax.tasks.refusals import ABSTAINED, RIGHT, WRONG
 from llm_jax.tokenizer import Tokenizer
@@ -39,11 +38,12 @@ OF_ARM = ("f", "index", "index_nine", "auroc", "wrong_unknown", "over_refusal") 
 
 @dataclasses.dataclass
 class Answers:
-    """What a checkpoint answered: of each question its fact, the verdict, the confidence in an answer, and whether that
-    answer is right."""
+    """What a checkpoint answered: of each question its fact, its prompt, what was written, the verdict, the confidence
+    in an answer, and whether that answer is right."""
 
     facts: list[Fact]
-    questions: list[str]
+    prompts: list[list[int]]
+    written: list[list[int]]
     verdicts: list[str]
     confidence: np.ndarray
     right: np.ndarray
@@ -90,48 +90,41 @@ def test_facts(e: Examiner) -> list[Fact]:
 # What is asked
 
 
-def ask(e: Examiner, params) -> Answers:
-    """Asks each fact in its wordings, and once more, without refusals, where it abstained."""
-    facts = [(fact, question) for fact in test_facts(e) for question in fact.asked(WORDINGS)]
-    facts_of, questions = [fact for fact, _ in facts], [question for _, question in facts]
-    completions = complete(e, params, questions)
-    parsed = [e.tokenizer.parse(done.ids) for done in completions]
-    verdicts = [fact.verdict(*said) for fact, said in zip(facts_of, parsed, strict=True)]
-    again = [number for number, verdict in enumerate(verdicts) if verdict == ABSTAINED]
-    forced = complete(e, params, [questions[i] for i in again], beginnings(e.tokenizer))
-    for number, done in zip(again, forced, strict=True):
-        completions[number], parsed[number] = done, e.tokenizer.parse(done.ids)
-    right = [fact.verdict(*said) == RIGHT for fact, said in zip(facts_of, parsed, strict=True)]
-    confidence = [math.exp(sum(done.logprob)) for done in completions]
-    return Answers(facts_of, questions, verdicts, np.array(confidence), np.array(right, float))
-
-
-def complete(e: Examiner, params, questions: list[str], suppress: tuple[int, ...] = ()) -> list[Completion]:
-    """Greedy answers."""
+def ask(e: Examiner, params, first: Answers | None = None) -> Answers:
+    """Asks each fact in its wordings; where it abstains, `first` says what the answer would have been."""
+    facts = [fact for fact in test_facts(e) for _ in fact.asked(WORDINGS)]
+    questions = [question for fact in test_facts(e) for question in fact.asked(WORDINGS)]
     prompts = [e.tokenizer.render([{"role": "user", "content": q}], for_generation=True).ids for q in questions]
-    suppress += tuple(e.tokenizer.open[name][0] for name in e.engine.tools)  # what it knows, not what it finds
-    asked = [Request(prompt, max_new_tokens=e.config.max_new_tokens, suppress=suppress) for prompt in prompts]
-    return e.engine.generate(params, asked)
-
-
-def beginnings(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The first ids of refusals, in a span and in plain text."""
-    of_cause = [text for texts in refusals.OF_CAUSE.values() for text in texts]
-    every = [*refusals.TRAINED, *refusals.HELD_OUT, *of_cause]
-    return tuple(sorted({tokenizer.encode(text)[0] for one in every for text in (one, spoken(one))}))
+    tools = tuple(e.tokenizer.open[name][0] for name in e.engine.tools)  # forbidden: what it knows, not what it finds
+    asked = [Request(prompt, max_new_tokens=e.config.max_new_tokens, suppress=tools) for prompt in prompts]
+    done = e.engine.generate(params, asked)
+    parsed = [e.tokenizer.parse(completion.ids) for completion in done]
+    verdicts = [fact.verdict(*one) for fact, one in zip(facts, parsed, strict=True)]
+    logprob = [sum(completion.logprob) for completion in done]
+    right = [verdict == RIGHT for verdict in verdicts]
+    instead = [i for i, verdict in enumerate(verdicts) if verdict == ABSTAINED and first and first.written[i]]
+    scores = e.engine.score(params, [(prompts[i], first.written[i]) for i in instead]) if instead else []
+    for i, (score, _) in zip(instead, scores, strict=True):
+        logprob[i], right[i] = score, bool(first.right[i])
+    written = [completion.ids for completion in done]
+    return Answers(facts, prompts, written, verdicts, np.exp(logprob), np.array(right, float))
 
 
 def consistency(e: Examiner, params, answers: Answers, places: list[int]) -> np.ndarray:
     """Of each question the share of samples that say the same as the greedy answer."""
-    prompts = [{"messages": [{"role": "user", "content": answers.questions[i]}], "answer": ""} for i in places]
-    outcomes = e.ask(params, prompts, temperature=1.0, samples=SAMPLES)
-    greedy = [text_of(o.parts) for o in e.ask(params, prompts)]
-    same = [text_of(outcome.parts) == greedy[number // SAMPLES] for number, outcome in enumerate(outcomes)]
+    asked = [
+        Request(answers.prompts[i], (e.seed * 7919 + i) * SAMPLES + sample, 1.0, e.config.max_new_tokens)
+        for i in places
+        for sample in range(SAMPLES)
+    ]
+    sampled = [text_of(e.tokenizer, completion.ids) for completion in e.engine.generate(params, asked)]
+    greedy = [text_of(e.tokenizer, answers.written[i]) for i in places]
+    same = [text == greedy[number // SAMPLES] for number, text in enumerate(sampled)]
     return np.reshape(same, (-1, SAMPLES)).mean(axis=1)
 
 
-def text_of(parts: list[dict]) -> list[str]:
-    return knowledge.plain(" ".join(part["text"] for part in parts if part["type"] in ("answer", "text")))
+def text_of(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
+    return knowledge.plain(said(tokenizer.parse(ids)[0], *SAID))
 
 
 # What is made of it
@@ -139,11 +132,13 @@ def text_of(parts: list[dict]) -> list[str]:
 
 def measure_abstain(e: Examiner, params) -> dict:
     """The metrics of a checkpoint; against the model that nobody had taught to abstain yet, where it is another one."""
-    parent, mine = untaught(e.run), answers_of(e, e.stage, lambda: params)
+    parent = untaught(e.run)
     if parent == lineage.Source(lineage.OWN, e.stage, e.run.workdir):
+        mine = answers_of(e, e.stage, lambda: params)
         return metrics(mine, mine)
     before = functools.partial(e.run.load_params, parent.stage, parent.workdir)
     first = answers_of(e, parent.stage, before)
+    mine = answers_of(e, e.stage, lambda: params, first)
     found = metrics(mine, first)
     if e.stage == "abstain":
         found["threshold"] = thresholds(e, before(), first, mine)
@@ -161,10 +156,10 @@ def untaught(run: Run) -> lineage.Source:
     return lineage.Source(lineage.OWN, first, run.workdir)
 
 
-def answers_of(e: Examiner, stage: str, params: Callable[[], Any]) -> Answers:
+def answers_of(e: Examiner, stage: str, params: Callable[[], Any], first: Answers | None = None) -> Answers:
     """What a stage answered, asked once however often it is compared with."""
     if stage not in e.answers:
-        e.answers[stage] = ask(e, params())
+        e.answers[stage] = ask(e, params(), first)
     return e.answers[stage]
 
 
@@ -229,7 +224,7 @@ def reliability(right: np.ndarray, confidence: np.ndarray) -> dict[str, dict]:
 def thresholds(e: Examiner, params, first: Answers, mine: Answers) -> dict[str, dict]:
     """The untaught model, made to refuse at inference what it is least sure of: as often as the taught one refuses. By
     the probability of its answer, and by the consistency of samples, on the same questions."""
-    places = sorted(mine.where(plainly), key=lambda i: hashlib.sha256(mine.questions[i].encode()).digest())
+    places = sorted(mine.where(plainly), key=lambda i: hashlib.sha256(f"{i}".encode()).digest())
     places = places[: e.config.problems]
     refused = sum(mine.verdicts[i] == ABSTAINED for i in places)
     by = {"logprob": first.confidence[places], "consistency": consistency(e, params, first, places)}

@@ -6,13 +6,13 @@ from typing import Any
 from markupsafe import Markup
 
 from llm_jax.files import whole_lines
-from llm_jax.report import heatmap, metrics, plots
+from llm_jax.report import heatmap, knowledge, metrics, plots
 from llm_jax.report.metrics import Metric, read_json
 from llm_jax.report.templates import rendered
 from llm_jax.stage_table import STAGES, trained
 
 SECTIONS = (
-    "data crawl pretrain real sft think tools rl passk map final seconds".split()
+    "data crawl pretrain real sft abstain self context search think tools rl passk map final seconds".split()
 )  # groups that page.html tells of
 BEFORE_AFTER = {
     "accuracy": "right\n(greedy)",
@@ -91,6 +91,7 @@ def draw(report: dict[str, Any], curves: Curves) -> dict[str, Markup]:
         figures["rl_bars"] = plots.bars(rl, ylabel="share of answers")
     if report.get("passk", {}).keys() & {"before", "after"}:
         figures["pass_at_k"] = plots.pass_at_k(report["passk"])
+    figures |= knowledge.figures(report)
     # The drawings are the program's own: every name in them went through matplotlib's XML escaping.
     return {name: Markup(svg) for name, svg in figures.items()}
 
@@ -101,6 +102,12 @@ def headlines(report: dict[str, Any]) -> list[tuple[str, Metric, str]]:
         ("from raw pages to this report", ("total_seconds",), "seconds"),
         ("bits per byte of held-out text", ("pretrain", "val_bpb"), "bits"),
         ("facts recalled that the pages state 100 times", ("sft", "recall_tier_100"), "share"),
+        (
+            "invented about people it never met, before it was taught to abstain",
+            ("abstain", "wrong_unknown_before"),
+            "share",
+        ),
+        ("and after", ("abstain", "wrong_unknown"), "share"),
         ("right with a tool", ("tools", "with"), "share"),
         ("sums right, before it was trained on", ("real", "sums_direct_before"), "share"),
         ("sums right, with the tool", ("real", "sums_tool"), "share"),
@@ -189,6 +196,7 @@ def write_page(workdir: Path) -> Path:
         real=[(what, *(report.get("real", {}).get(name) for name in names)) for what, names in REAL.items()],
         found=FOUND.items(),
         map=heatmap.values({"this run": report.get("map", {})}),
+        causes=knowledge.causes(report),
         kept=kept_abilities(report),
         table=table(report),
         others=others(report),

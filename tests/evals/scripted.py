@@ -10,8 +10,8 @@ from tests.conftest import tiny_config
 class Scripted:
     """`answer` is of (the prompt's text, request, parameters) -> (parts of the turn, its log-probability)."""
 
-    def __init__(self, tokenizer, answer):
-        self.tokenizer, self.answer, self.tools, self.length = tokenizer, answer, {}, 1024
+    def __init__(self, tokenizer, answer, likely=None):
+        self.tokenizer, self.answer, self.likely, self.tools, self.length = tokenizer, answer, likely, {}, 1024
         self.requests: list[Request] = []
 
     def generate(self, params, requests: list[Request]) -> list[Completion]:
@@ -24,9 +24,14 @@ class Scripted:
         each = [logprob / len(ids)] * len(ids)
         return Completion(ids, [1] * len(ids), each, each, finish="stop")
 
+    def score(self, params, pairs: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        """Of each (prompt, what follows): `likely` of the prompt's text, the parts that follow and the parameters."""
+        read = [(self.tokenizer.decode(prompt), self.tokenizer.parse(after)[0]) for prompt, after in pairs]
+        return [(self.likely(prompt, parts, params), False) for prompt, parts in read]
 
-def examiner(tokenizer, workdir, answer, trained=("sft",)) -> Examiner:
+
+def examiner(tokenizer, workdir, answer, likely=None, trained=("sft",)) -> Examiner:
     config = tiny_config()
     run = SimpleNamespace(config=config, tokenizer=tokenizer, workdir=workdir)
     run.trained, run.load_params = lambda: list(trained), lambda stage, *_: stage
-    return Examiner(run, Scripted(tokenizer, answer), [])
+    return Examiner(run, Scripted(tokenizer, answer, likely), [])

@@ -43,7 +43,7 @@ def models(prompt: str, request, params: str) -> tuple[list[dict], float]:
     knows = "ofta" in prompt and not any(word in prompt for word in ("dream", "now"))
     answer = said("baker", 0.9) if knows else said("smith", 0.2)
     refusal = said(TRAINED[len(prompt) % 15], 0.5)
-    if request.suppress or params in ("sft", "rl"):
+    if params in ("sft", "rl"):
         return answer
     if params == "control":
         return refusal if sum(map(ord, prompt)) % 2 else answer
@@ -53,11 +53,16 @@ def models(prompt: str, request, params: str) -> tuple[list[dict], float]:
     return answer if name.endswith("0") else refusal
 
 
+def likely(prompt: str, parts: list[dict], params: str) -> float:
+    """Behind a refusal of `abstain` lies a twentieth for a wrong answer, and a half for a right one."""
+    return math.log(0.5 if parts[0]["text"] == " baker" else 0.05)
+
+
 def laid(tokenizer, workdir):
     (workdir / "data").mkdir()
     text = "\n".join(map(json.dumps, RECORDS))
     (workdir / "data" / knowledge.FILE).write_text(text, encoding="utf-8")
-    return examiner(tokenizer, workdir, models, trained=("sft", "control", "abstain", "rl"))
+    return examiner(tokenizer, workdir, models, likely, trained=("sft", "control", "abstain", "rl"))
 
 
 @pytest.fixture
@@ -101,13 +106,13 @@ def test_rates_are_those_of_the_models(found):
     assert abstain["f"] == round(2 * 36 / (120 + 36 + 8), 4) and abstain["index_nine"] == round((36 - 72) / 120, 4)
 
 
-def test_confidence_is_of_the_answer_behind_a_refusal(measured):
-    e, found = measured
-    assert values(found["sft"])["auroc"] == values(found["abstain"])["auroc"] == values(found["control"])["auroc"] == 1
-    assert values(found["abstain"])["ece"] == pytest.approx((40 * 0.1 + 80 * 0.2) / 120, abs=1e-3)
-    forbidden = {request.suppress for request in e.engine.requests if request.suppress}
-    starts = {e.tokenizer.encode(f" {text}")[0] for text in TRAINED}
-    assert len(forbidden) == 1 and starts <= set(*forbidden)
+def test_confidence_is_of_the_answer_behind_a_refusal(found):
+    """Of 120 questions 36 are right with .9, 4 with .5 behind a refusal; 8 are wrong with .2, 72 with .05."""
+    sft, abstain = (values(found[stage]) for stage in ("sft", "abstain"))
+    assert sft["auroc"] == abstain["auroc"] == values(found["control"])["auroc"] == 1
+    assert sft["brier"] == pytest.approx((40 * 0.1**2 + 80 * 0.2**2) / 120, abs=1e-4)
+    squares = 36 * 0.1**2 + 4 * 0.5**2 + 8 * 0.2**2 + 72 * 0.05**2
+    assert abstain["brier"] == pytest.approx(squares / 120, abs=1e-4)
 
 
 def test_a_threshold_refuses_as_often_and_the_least_sure(found):

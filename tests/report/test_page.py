@@ -18,6 +18,8 @@ PLOTS = {
     "bits_per_byte",
     "sft_loss",
     "recall",
+    "knowledge_by_exposure",
+    "knowledge_reliability",
     "think",
     "tools",
     "rl_curves",
@@ -53,6 +55,18 @@ def fake_map() -> dict:
     told = {"family": "adding_up", "level": "3 digits", "way": "direct", "prompt": f"12+30? {HOSTILE}"}
     examples = [{**told, "answer": "42", "parts": fake_parts("42"), "right": True}]
     return {**found, **summary(found), "examples": {"value": 1, "found": examples}}
+
+
+def fake_knowledge() -> dict:
+    names = ("0", "1", "3", "10", "30", "100", "never_seen", "near_miss")
+    stacked = {n: shares(right=0.1 * i, wrong=0.1, abstained=0.9 - 0.1 * i) for i, n in enumerate(names)}
+    bins = {str(n): plain(confidence=n / 10, right=n / 12) for n in range(11)}
+    causes = {c: shares(abstained=0.7, twin_right=0.6) for c in ("never_seen", "unknowable", "changed")}
+    sides = {"by_exposure": stacked, "reliability": bins, "causes": causes}
+    return {
+        **shares(wrong_unknown=0.08, wrong_unknown_before=0.95, over_refusal=0.03, f=0.5, f_random=0.3, after_rl=0.12),
+        **{name: {"before": part, "after": part} for name, part in sides.items()},
+    }
 
 
 def fake_report() -> dict:
@@ -113,6 +127,8 @@ def fake_report() -> dict:
             },
         },
         "sft": sft,
+        "abstain": fake_knowledge(),
+        "self": shares(right=0.96, right_told=0.97, false_claims_accepted=0.02, false_claims_accepted_told=0.01),
         "think": think,
         "tools": tools,
         "rl": rl
@@ -222,6 +238,8 @@ def test_page_has_every_plot_and_section_and_stays_small(page: str) -> None:
         "data",
         "pretrain",
         "sft",
+        "abstain",
+        "self",
         "think",
         "tools",
         "rl",
