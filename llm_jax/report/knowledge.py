@@ -3,7 +3,7 @@
 from typing import Any
 
 from llm_jax.report.metrics import Metric
-from llm_jax.report.plots import BLUE, GREEN, GREY, INK, ORANGE, RED, _axes, _percent, _svg, styled
+from llm_jax.report.plots import BLUE, GREEN, GREY, INK, ORANGE, RED, _percent, new_axes, styled, to_svg
 
 VERDICTS = (("right", GREEN), ("wrong", RED), ("abstained", GREY))
 NOBODY = {"never_seen": "nobody\nmet", "near_miss": "a similar\nname"}
@@ -25,7 +25,7 @@ def order(name: str) -> tuple[bool, int]:
 @styled
 def by_exposure(sides: dict[str, dict[str, dict[str, Metric]]]) -> str:
     """Stacked shares of right, wrong and abstained answers: left before, right after, a bar an exposure."""
-    figure, both = _axes(8.4, 3.6, 1, len(sides), sharey=True, squeeze=False)
+    figure, both = new_axes(8.4, 3.6, 1, len(sides), sharey=True, squeeze=False)
     for axes, (when, groups) in zip(both[0], sides.items(), strict=True):
         names, below = sorted(groups, key=order), [0.0] * len(groups)
         for verdict, colour in VERDICTS:
@@ -39,13 +39,13 @@ def by_exposure(sides: dict[str, dict[str, dict[str, Metric]]]) -> str:
     _percent(both[0][0])
     handles, labels = both[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(VERDICTS))
-    return _svg(figure)
+    return to_svg(figure)
 
 
 @styled
 def reliability(sides: dict[str, dict[str, dict[str, Metric]]]) -> str:
     """The share right of answers of about one confidence, before and after; on the diagonal it can be trusted."""
-    figure, axes = _axes(4.4, 3.8)
+    figure, axes = new_axes(4.4, 3.8)
     axes.plot([0, 1], [0, 1], color=INK, linestyle="--", linewidth=1)
     for (when, bins), colour in zip(sides.items(), (BLUE, ORANGE), strict=False):
         points = [(bins[n]["confidence"]["value"], bins[n]["right"]["value"]) for n in sorted(bins, key=int)]
@@ -54,7 +54,7 @@ def reliability(sides: dict[str, dict[str, dict[str, Metric]]]) -> str:
     for axis in "xy":
         _percent(axes, axis)
     axes.legend()
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def figures(report: dict[str, Any]) -> dict[str, str]:
