@@ -33,6 +33,14 @@ REAL = {  # question -> (before, after)
     "the right ending of a sentence, of four": ("choices_before", "choices_after"),
     "bits per byte of pages that it was not trained on": ("bpb_before", "bpb_after"),
 }
+READING = {
+    "one": "one\nperson",
+    "one_fresh": "a\nstranger",
+    "two": "two\npeople",
+    "three": "three",
+    "five": "five",
+    "five_fresh": "five\nstrangers",
+}
 TOOLS = {
     "without": "without\ntools",
     "with": "with\ntools",
@@ -84,6 +92,8 @@ def draw(report: dict[str, Any], curves: Curves) -> dict[str, Markup]:
         figures["recall"] = plots.recall(report["sft"])
     if thinking := _chosen(report.get("think", {}), THINKING):
         figures["think"] = plots.bars({"share right": thinking})
+    if reading := _chosen(report.get("context", {}), READING):
+        figures["context"] = plots.bars({"share right": reading})
     if tools := _chosen(report.get("tools", {}), TOOLS):
         figures["tools"] = plots.bars({"share": tools}, ylabel="share of questions")
     rl = {f"{when} RL": _chosen(report.get("rl", {}), BEFORE_AFTER, "{}_" + when) for when in ("before", "after")}
