@@ -212,21 +212,6 @@ def test_a_call_and_its_output_are_the_turn_that_the_model_wrote(tokenizer, mess
     assert body.asked(tokenizer, LENGTH, PRESENT)[0][0].prompt == turn[:-1]
 
 
-def test_what_a_clients_own_search_says_stands_where_the_model_reads_documents(tokenizer):
-    """Also of several calls in a turn; what a call in JSON gets, as of any other function, stands where outputs do."""
-    calls = [("search", {"query": "Oslo"}), ("python", {"code": "6*7"}), ("search", {"query": "a", "n": "2"})]
-    calls += [("search", {"words": "b", "site": "c"})]
-    called = [{"function": {"name": name, "arguments": json.dumps(given)}} for name, given in calls]
-    said = [{"role": "tool", "tool_call_id": str(n), "content": f"said {n}"} for n in range(len(calls))]
-    messages = [*HELLO, {"role": "assistant", "content": "", "tool_calls": called}, *said]
-    body = parsed(json.dumps({"messages": messages}).encode(), ChatBody)
-    prompt = body.asked(tokenizer, LENGTH * 4, PRESENT)[0][0].prompt
-    parts, _ = tokenizer.parse(prompt[len(tokenizer.render(HELLO, for_generation=True).ids) :])
-    answers = [(part["type"], part["text"]) for part in parts if part["type"] in ("document", "output")]
-    assert answers == [("document", "said 0"), ("output", "said 1"), ("document", "said 2"), ("output", "said 3")]
-    assert [part["type"] for part in parts[:3]] == ["search", "python", "search"]
-
-
 def test_standard_fields_stand_and_what_else_an_answer_had_does_not():
     """Clients that add lists up in their own way send nonsense back."""
     garbled = [{"index": 0, "type": "text", "text": "H word.ello"}, {"type": "king"}]

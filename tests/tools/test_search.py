@@ -59,7 +59,8 @@ VELM = (
     '"velm',
     "velm)",
     "velm\x00",
-    "AND velm",
+    "OR velm",
+    "NOT velm",
     "NOT velm",
     "NEAR(velm",
     "'; velm; --",
@@ -111,6 +112,15 @@ def test_the_passage_with_all_words_is_first_then_those_with_the_rarer(index, qu
 
 def test_a_name_that_nothing_has_finds_nothing(index):
     assert texts(index, "Where was Zorb Quax born?") == [] and texts(index, "where was zorb quax born?")
+
+
+def test_names_weigh_more_than_a_rarer_word_said_often_in_few_words(tmp_path):
+    long = "It is told in the town, and has been told for years, that the boat of {} lies at the pier by the old mill."
+    said = [long.format("Velm and then Torv"), "Elected Velm, elected!", *(f"Torv has boat {n}." for n in range(3))]
+    said += [f"Nobody was at mill {n}." for n in range(12)]
+    build([{"title": str(n), "text": text} for n, text in enumerate(said)], tmp_path / "i")
+    index = Index(tmp_path / "i")
+    assert [p.source for p in index.find("Who elected Torv, Velm?", 2)] == ["0", "1"]
 
 
 def test_equal_passages_are_given_once_and_always_in_one_order(tmp_path):
