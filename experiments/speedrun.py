@@ -12,5 +12,6 @@ def get_config():
     c.data.python_docs_bytes = 120_000
     c.data.epochs.biography = 3
     c.data.epochs.questions = 4
+    c.abstain.arm, c.control.arm = "probe", "random"
     c.rl.tasks = {"arithmetic/3 numbers": 0.5, "arithmetic/4 numbers": 0.3, "calculator": 0.2}
     return c
