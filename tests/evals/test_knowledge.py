@@ -6,11 +6,13 @@ import math
 import pytest
 
 from llm_jax.evals import knowledge
-from llm_jax.evals.run import places
+from llm_jax.evals.run import measure, places
 from llm_jax.evals.table import MEASUREMENTS
 from llm_jax.lineage import Source
+from llm_jax.runs import Run
 from llm_jax.tasks.refusals import TRAINED
 from tests.evals.scripted import examiner
+from tests.stages.test_adapter import save_base
 
 # 20 people that the pages state often, 20 that they state once, 10 that nobody knows; two wordings each.
 OFTEN, ONCE, NOBODY = (
@@ -179,3 +181,16 @@ def test_of_each_kind_as_many_as_the_config_allows(e):
     facts = knowledge.test_facts(e)
     assert len(facts) == 5 * 7 - 5 and len({fact.id for fact in facts}) == len(facts)  # two kinds of nobody are one
     assert facts == knowledge.test_facts(e)
+
+
+@pytest.mark.slow
+def test_a_real_engine_is_asked_of_a_real_run(prepared, tmp_path):
+    """Two drawn models: one that nobody taught, and one that stands for the taught one."""
+    run = Run.open(prepared(tmp_path / "run"))
+    run.config.eval.problems = 4
+    for stage, seed in (("sft", 0), ("abstain", 1)):
+        save_base(run, stage, seed)
+    found = measure(run, "abstain", ["abstain", "self"])
+    assert found["abstain"]["f"]["n"] > 20 and 0 <= found["abstain"]["brier"]["value"] <= 1
+    assert found["abstain"]["threshold"].keys() == {"logprob", "consistency"}
+    assert found["self"]["right_told"]["n"] == found["self"]["false_claims_accepted"]["n"] == 100
