@@ -1,7 +1,7 @@
 """Does a model learn that it does not know, or merely to be shy?
 
-Question    One base and one assistant, four ways to teach "I do not know": where its own probing finds it wrong; as many
-            refusals to random questions; where the pages are known to say little (the oracle); not at all.
+Question    One base and one assistant, four ways to teach "I do not know": where its own probing finds it wrong; as
+            many refusals to random questions; where the pages say little (the oracle); not at all.
 Prediction  The probe refuses what is unknown and keeps what is known; random refusals lower both alike, so that F and
             AUROC stay behind; the oracle is no better than the probe, for exposure only guesses at what was learned.
 Command     python -m llm_jax.main --config=experiments/ablations/refusals.py:oracle,runs/speedrun

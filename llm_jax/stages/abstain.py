@@ -296,7 +296,6 @@ def packed(records: list[dict], tokenizer: Tokenizer, length: int) -> np.ndarray
         for number, i in enumerate(chosen, 1):
             end = at + need[i]
             row[:, at:end] = fits[i].ids, [number] * need[i], range(need[i]), fits[i].loss_mask
-            row[3, at] = 0  # what comes first is never a target
             at = end
     return fields
 
