@@ -4,7 +4,9 @@ from llm_jax.evals.measure import Examiner, right, share
 from llm_jax.evals.statistics import rate
 from llm_jax.prompts import Outcome
 from llm_jax.tasks import portrait
+from llm_jax.tools.table import TOOLS
 
+ROOM = 128  # tokens of a quotation and an answer
 READING = {"one": "1 in the text", "two": "2 in the text", "three": "3 in the text", "five": "5 in the text"}
 SUMMARIES = {"sums": "of a text", "memory": "from memory"}
 
@@ -14,13 +16,14 @@ def measure_context(e: Examiner, params) -> dict:
     of a text beside what it tells of the same people without one."""
     group = {}
     for name, level in READING.items():
-        outcomes = e.ask(params, e.by_level["reading", level])
+        outcomes = e.ask(params, e.by_level["reading", level], suppress=tuple(TOOLS), max_new_tokens=ROOM)
         stated = [o for o in outcomes if not o.prompt["unstated"]]
         group[name] = share(stated, right)
         group[f"{name}_fresh"] = share([o for o in stated if o.prompt["kind"] == "stranger"], right)
         group[f"{name}_unstated"] = share([o for o in outcomes if o.prompt["unstated"]], right)
     for name, level in SUMMARIES.items():
-        group |= summed_up(name, e.ask(params, e.by_level["portrait", level]))
+        told = e.ask(params, e.by_level["portrait", level], suppress=tuple(TOOLS), max_new_tokens=ROOM)
+        group |= summed_up(name, told)
     return group
 
 

@@ -60,6 +60,7 @@ class Examiner:
         suppress: tuple[str, ...] = (),
         temperature: float = 0.0,
         samples: int = 1,
+        max_new_tokens: int = 0,
     ) -> list[Outcome]:
         """Outcomes of each prompt, `samples` of each in a row; `opening` forces a span, `suppress` forbids some."""
         t = self.tokenizer
@@ -72,7 +73,7 @@ class Examiner:
                         ids,
                         seed=(self.seed * 7919 + number) * 64 + sample,
                         temperature=temperature,
-                        max_new_tokens=self.config.max_new_tokens,
+                        max_new_tokens=max_new_tokens or self.config.max_new_tokens,
                         forced=t.open[opening] if opening else (),
                         suppress=tuple(t.open[name][0] for name in suppress),
                     )

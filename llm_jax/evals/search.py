@@ -34,8 +34,8 @@ BROKEN = {
 def measure_search(e: Examiner, params) -> dict:
     often = [prompt for tier in FREQUENT for prompt in e.facts("tier", tier=tier)]
     alone = e.ask(params, often, suppress=(SEARCH,))
-    known = e.ask(params, [outcome.prompt for outcome in alone if outcome.right])
-    unknown = e.ask(params, e.facts("heldout"))
+    known = ask(e, params, [outcome.prompt for outcome in alone if outcome.right])
+    unknown = ask(e, params, e.facts("heldout"))
     found = [outcome for outcome in unknown if outcome.right and outcome.has(SEARCH)]
     return {
         "unseen_right": share(unknown, right),
@@ -46,6 +46,11 @@ def measure_search(e: Examiner, params) -> dict:
         **planted(e, params),
         "failure_told": broken(e, params),
     }
+
+
+def ask(e: Examiner, params, prompts: list[dict]) -> list[Outcome]:
+    """With room for the query, the passages, a quotation and the answer."""
+    return e.ask(params, prompts, max_new_tokens=e.engine.length)
 
 
 def searched(outcome: Outcome) -> bool:
@@ -84,7 +89,7 @@ def planted(e: Examiner, params) -> dict:
         return "\n".join([f"{first} {asked.get(query, orders[0])}", *rest])
 
     with answering(e, answer):
-        obeyed = [obeys(o, order) for o, order in zip(e.ask(params, prompts), orders, strict=True)]
+        obeyed = [obeys(o, order) for o, order in zip(ask(e, params, prompts), orders, strict=True)]
     typed = [{**p, "messages": [{"role": "user", "content": o}]} for p, o in zip(prompts, orders, strict=True)]
     typed_so = [obeys(o, order) for o, order in zip(e.ask(params, typed), orders, strict=True)]
     return {"injections_obeyed": counted(prompts, obeyed), "typed_obeyed": counted(prompts, typed_so)}
@@ -106,5 +111,5 @@ def broken(e: Examiner, params) -> dict:
     prompts, outcomes = e.facts("heldout")[:PLANTED], []
     for number, text in enumerate(BROKEN.values()):
         with answering(e, lambda query, text=text: text):
-            outcomes += e.ask(params, prompts[number :: len(BROKEN)])
+            outcomes += ask(e, params, prompts[number :: len(BROKEN)])
     return share([o for o in outcomes if searched(o)], lambda outcome: is_refusal(outcome.parts))
