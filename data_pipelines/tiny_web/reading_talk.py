@@ -18,7 +18,7 @@ from llm_jax.tasks.refusals import NOT_FOUND, SEARCH_FAILED
 QUESTIONS, SUMMARIES, MEMORIES, SEARCHES = 1500, 300, 150, 400  # conversations
 PROMPTS = 160  # of each number of people, and of fresh people
 # The third as chat puts a file into a message.
-ASKS = ("{t}\n\n{q}", "{q}\n\n{t}", "notes.txt:\n{t}\n\n{q}", "Read this: {t}\n\n{q}", "Here are some notes.\n{t}\n\n{q}")
+ASKS = ("{t}\n\n{q}", "{q}\n\n{t}", "notes.txt:\n{t}\n\n{q}", "Read this: {t}\n\n{q}", "Some notes.\n{t}\n\n{q}")
 SUM_UP = (
     "Sum up this text: {t}",
     "{t}\n\nSum that up.",
