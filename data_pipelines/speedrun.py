@@ -56,7 +56,7 @@ SAMPLE_CHARACTERS = 1_500_000  # that the tokenizer is trained on
 LEAST_CHARACTERS = 15_000  # of them, of each source and language
 LONG_CHARACTERS = 50_000  # a longer text is sampled in pieces, so that a book is not the whole sample
 PROGRAM_PAGES = 195
-COPY_PAGES, READING_PAGES = 1200, 2500
+COPY_PAGES, READING_PAGES = 4200, 6000
 CRAWL_FILES = 2
 
 
@@ -83,12 +83,12 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
     for split in ("train", "dev", "test"):
         amount = min(1.0, config.data.scale)
         asked = talk.prompts(config.seed, split, amount, lists, questions[split])
-        if world and split == "test":
+        if world and config.data.reading and split == "test":
             asked = itertools.chain(asked, reading_talk.prompts(config.seed, amount, world))
         write_jsonl(folder / f"prompts_{split}.jsonl", asked)
     if not config.data.conversations:  # those of the user's own teach nothing of this
         write_jsonl(folder / "self_test.jsonl", itself.test())
-    if world:
+    if world and config.data.reading:
         search.build([*map(titled, documents), *reading_talk.indexed(config.seed, world)], folder / "search")
     lap("conversations")
     tokenizer = make_tokenizer(config, folder, documents, spoken)
@@ -101,7 +101,8 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
 def check(config: ConfigDict) -> None:
     """Reads the user's own files as `prepare` will, and writes nothing. Raises UserError for what they hold, and for
     names of sources and tasks that there will not be."""
-    sources = {*SECTIONS, "web", "program", "lesson", "python_docs", "copies", "reading"}
+    sources = {*SECTIONS, "web", "program", "lesson", "python_docs"}
+    sources |= {"copies", "reading"} if config.data.reading else set()
     if config.data.documents:
         sources = {document["source"] for document in make_documents(config, Path(), {})[0]}
     if config.data.conversations:
@@ -138,8 +139,10 @@ def make_documents(
             raise UserError(f"the files of {config.data.documents!r} hold no text; give it some")
         return with_splits(documents), {"train": [], "dev": [], "test": []}, None
     documents, questions, world = tiny_web(config, folder)
-    documents += reading.copy_documents(config.seed, scaled(COPY_PAGES, config.data.scale))
-    documents += reading.reading_documents(config.seed, scaled(READING_PAGES, config.data.scale), world.values)
+    if config.data.reading:
+        amount = config.data.reading * config.data.scale
+        documents += reading.copy_documents(config.seed, scaled(COPY_PAGES, amount))
+        documents += reading.reading_documents(config.seed, scaled(READING_PAGES, amount), world.values)
     documents += program_documents(config.seed, scaled(PROGRAM_PAGES, config.data.scale))
     documents += lesson_documents(config.seed, config.data.lessons * config.data.scale, lists)
     documents += python_documents(config.data.python_docs_bytes)
@@ -153,7 +156,8 @@ def make_conversations(config: ConfigDict, lists: dict, questions: list[dict], w
     """
     if not config.data.conversations:
         made = talk.conversations(config.seed, config.data.scale, lists, questions)
-        more = reading_talk.conversations(config.seed, config.data.scale, world) if world else ()
+        amount = config.data.reading * config.data.scale
+        more = reading_talk.conversations(config.seed, amount, world) if world and amount else ()
         return with_splits([*made, *more])
 
     def bad(what: str) -> None:

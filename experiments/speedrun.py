@@ -10,7 +10,6 @@ from llm_jax.config import default
 def get_config():
     c = default()
     c.data.python_docs_bytes = 120_000
-    c.data.first = ("copies",)
     c.data.epochs.biography = 3
     c.data.epochs.questions = 4
     c.abstain.arm, c.control.arm = "probe", "random"

@@ -71,6 +71,7 @@ def default() -> ConfigDict:
     c.data.epochs = ConfigDict()  # how often one pass reads each source's rows; others once
     c.data.weights = ConfigDict()  # in place of epochs: share of the rows from each source; then all must be named
     c.data.first = ()  # sources that pre-training reads before all others
+    c.data.reading = 0.0  # amount of lists to copy, texts to read and searches; with any, there is an index, too
     c.data.lessons = 1.0  # amount of worked lessons
 
     c.imported = ConfigDict()

@@ -136,6 +136,7 @@ RANGES = {
     "data.epochs": FROM_0,
     "data.weights": FROM_0,
     "data.first": Text(".+", "names of sources, as in ('copies',)", many=True),
+    "data.reading": FROM_0,
     "data.lessons": FROM_0,
     "imported.source": ANY_TEXT,
     "imported.context": whole(0),
