@@ -1,10 +1,10 @@
 """Learning to say "I do not know": asks the model what it knows, then trains it on its own right answers and on
 refusals where it is wrong however it is asked.
 
-Knowledge probing as in Llama 3 (2407.21783, 4.3.6) and R-Tuning (2311.09677): a fact is known when the greedy answers
-to all its wordings are right and most samples are, unknown when nearly no sample is; what lies between is left out.
-Nothing is taught but what the model says already: fine-tuning on unknown facts makes it invent (2405.05904). The
-probing is kept in WORKDIR/abstain/probed.jsonl, what is trained on in WORKDIR/STAGE/conversations.jsonl.
+Knowledge probing as in Llama 3 (2407.21783, 4.3.6) and R-Tuning (2311.09677): a fact is known when most greedy answers
+to its wordings are right and a quarter of the samples are, unknown when no greedy answer is and nearly no sample; what
+lies between is left out. Nothing is taught but what the model says already: fine-tuning on unknown facts makes it invent
+(2405.05904). The probing is kept in WORKDIR/abstain/probed.jsonl, what is trained on in WORKDIR/STAGE/conversations.jsonl.
 """
 
 import contextlib
@@ -36,7 +36,9 @@ from llm_jax.training import loader
 from llm_jax.training.optimizer import schedule
 
 KNOWN, UNKNOWN, MIDDLE = "known", "unknown", "middle"
-KNOWN_SHARE, UNKNOWN_SHARE = 0.75, 1 / 16  # of the samples that are right: at least, at most
+# Of the samples that are right: at least, at most. A small model that is right when it says what it holds likeliest is
+# right in far fewer samples.
+KNOWN_SHARE, UNKNOWN_SHARE = 1 / 4, 1 / 16
 ORACLE_KNOWN, ORACLE_UNKNOWN = 10, 1  # statements of a fact in the pages: at least, at most
 
 
@@ -170,7 +172,7 @@ def probe(engine: Engine, params, facts: list[Fact], config) -> Iterator[dict]:
 
 def sort_of(right: list[bool], share: float) -> str:
     """By the greedy answers and the share of right samples."""
-    if all(right) and share >= KNOWN_SHARE:
+    if 2 * sum(right) > len(right) and share >= KNOWN_SHARE:
         return KNOWN
     return UNKNOWN if not any(right) and share <= UNKNOWN_SHARE else MIDDLE
 
@@ -187,6 +189,12 @@ def ways(lines: Iterable[dict]) -> list[Asked]:
     return [(line, way) for line in lines for way, parts in enumerate(line["greedy"]) if parts]
 
 
+def sorted_ways(lines: list[dict]) -> tuple[list[Asked], list[Asked]]:
+    """(wordings of what is known that it answered rightly, wordings of what is unknown)"""
+    known, unknown = (ways(line for line in lines if line["sort"] == sort) for sort in (KNOWN, UNKNOWN))
+    return [(line, way) for line, way in known if line["right"][way]], unknown
+
+
 def balanced(known: list[Asked], unknown: list[Asked], rng: random.Random) -> tuple[list[Asked], list[Asked]]:
     """As many of the one as of the other. Raises UserError where one is empty."""
     count = min(len(known), len(unknown))
@@ -196,22 +204,20 @@ def balanced(known: list[Asked], unknown: list[Asked], rng: random.Random) -> tu
     return rng.sample(known, count), rng.sample(unknown, count)
 
 
-def by_probe(lines: list[dict], rng: random.Random, search: Search | None) -> list[dict]:
+def by_probe(lines: list[dict], rng: random.Random, search: Search | None = None) -> list[dict]:
     """Its own right answer to what it knows, a refusal to what it does not."""
-    sorted_ = [ways(line for line in lines if line["sort"] == sort) for sort in (KNOWN, UNKNOWN)]
-    known, unknown = balanced(*sorted_, rng)
+    known, unknown = balanced(*sorted_ways(lines), rng)
     return [*map(kept, known), *refused(unknown, rng, search)]
 
 
-def at_random(lines: list[dict], rng: random.Random, search: Search | None) -> list[dict]:
+def at_random(lines: list[dict], rng: random.Random, search: Search | None = None) -> list[dict]:
     """The control: the questions of `by_probe`, as many refusals, but to any of them; else what it says itself."""
-    sorted_ = [ways(line for line in lines if line["sort"] == sort) for sort in (KNOWN, UNKNOWN)]
-    known, unknown = balanced(*sorted_, rng)
+    known, unknown = balanced(*sorted_ways(lines), rng)
     asked = rng.sample(known + unknown, 2 * len(known))
     return [*map(kept, asked[: len(known)]), *refused(asked[len(known) :], rng, search)]
 
 
-def by_exposure(lines: list[dict], rng: random.Random, search: Search | None) -> list[dict]:
+def by_exposure(lines: list[dict], rng: random.Random, search: Search | None = None) -> list[dict]:
     """The oracle: what the pages state often has its answer, what they never do, or once, a refusal."""
     if any(line["tier"] is None for line in lines):
         raise UserError("abstain.arm is 'oracle', which needs the `tier` of each question; use 'probe' for these")
@@ -230,7 +236,7 @@ def kept(asked: Asked) -> dict:
     return conversation(asked, line["greedy"][way], line["sort"])
 
 
-def refused(asked: list[Asked], rng: random.Random, search: Search | None) -> list[dict]:
+def refused(asked: list[Asked], rng: random.Random, search: Search | None = None) -> list[dict]:
     """Refusals, each as often as the others. Where there is a search, two of three search instead: so a model that may
     search does, and one whose search is forbidden refuses."""
     order = itertools.cycle(rng.sample(TRAINED, len(TRAINED)))

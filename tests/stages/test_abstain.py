@@ -12,7 +12,7 @@ from llm_jax.config import UserError
 from llm_jax.stage_table import STAGES, by_default, identity
 from llm_jax.stages import abstain
 from llm_jax.tasks.knowledge import Fact
-from llm_jax.tasks.refusals import HELD_OUT, TRAINED, is_refusal
+from llm_jax.tasks.refusals import HELD_OUT, NOT_FOUND, TRAINED, is_refusal
 from llm_jax.training import loader
 from tests.conftest import run_of, tiny_config
 from tests.evals.scripted import Scripted
@@ -72,14 +72,14 @@ def test_a_fact_is_sorted_by_every_greedy_answer_and_the_share_of_samples(lines)
 
 
 def of(line: dict) -> dict:
-    return {"answers": [*line["answers"]]}
+    return {name: [*line[name]] for name in ("answers", "indexed")}
 
 
 @pytest.mark.parametrize(
     "right, share, sort",
     [
-        ([True, True], 0.75, "known"),
-        ([True, True], 0.74, "middle"),
+        ([True, True, False], 0.25, "known"),
+        ([True, True, False], 0.24, "middle"),
         ([True, False], 1.0, "middle"),
         ([False, False], 1 / 16, "unknown"),
         ([False, False], 2 / 16, "middle"),
@@ -107,6 +107,32 @@ def test_the_probe_refuses_what_is_unknown_and_keeps_its_own_right_answers(lines
     assert all(made[id_] == answered("Lurvo") for id_ in made.keys() - refused)
     used = Counter(made[id_][0]["text"].strip() for id_ in refused)
     assert used.keys() == set(TRAINED) and set(used.values()) == {4} and not used.keys() & set(HELD_OUT)
+
+
+def test_of_what_is_known_only_the_wordings_that_it_answers_rightly_are_kept(lines):
+    ada, *_, dee, _ = lines
+    mixed = [ada | {"right": [True, False, True]}, dee]
+    made = replies(abstain.by_probe(mixed, random.Random(0)))
+    assert {id_ for id_ in made if id_.startswith("ada")} == {"ada-0", "ada-2"} and len(made) == 4
+
+
+def test_with_a_search_two_of_three_refusals_are_searches_that_name_their_source(lines):
+    asked = []
+
+    def search(query: str) -> str:
+        asked.append(query)
+        return "people/7: Eli is somebody else.\npeople/9: Dee works as a Lurvo."
+
+    there = [line | {"indexed": ["Lurvo"] if line["id"] == "dee" else []} for line in lines]
+    records = {r["id"]: r for r in abstain.by_probe(many(there), random.Random(0), search)}
+    made = replies(records.values())
+    looked = {id_: parts for id_, parts in made.items() if parts[0]["type"] == "search"}
+    refused = {id_ for id_, parts in made.items() if is_refusal(parts) and id_ not in looked}
+    assert len(looked) == 40 and len(refused) == 20
+    for id_, parts in looked.items():
+        assert parts[0]["text"] == records[id_]["messages"][0]["content"] and parts[0]["text"] in asked
+        found = [{"type": "think", "text": "people/9: Dee works as a Lurvo."}, *answered("Lurvo [people/9]")]
+        assert parts[2:] == (found if id_.startswith("dee") else answered(NOT_FOUND))
 
 
 def test_the_control_refuses_as_often_but_whatever_comes(lines):
