@@ -3,8 +3,9 @@ refusals where it is wrong however it is asked.
 
 Knowledge probing as in Llama 3 (2407.21783, 4.3.6) and R-Tuning (2311.09677): a fact is known when most greedy answers
 to its wordings are right and a quarter of the samples are, unknown when no greedy answer is and nearly no sample; what
-lies between is left out. Nothing is taught but what the model says already: fine-tuning on unknown facts makes it invent
-(2405.05904). The probing is kept in WORKDIR/abstain/probed.jsonl, what is trained on in WORKDIR/STAGE/conversations.jsonl.
+lies between is left out. Nothing is taught but what the model says already: fine-tuning on unknown facts makes it
+invent (2405.05904). The probing is kept in WORKDIR/abstain/probed.jsonl, what is trained on in
+WORKDIR/STAGE/conversations.jsonl.
 """
 
 import contextlib
