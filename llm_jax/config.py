@@ -218,8 +218,9 @@ def validate(config: ConfigDict, sections: tuple[str, ...] = ()) -> None:
         raise UserError("data.weights are all 0; give one source a share")
     check_layers(config.model)
     check_adapter(config)
+    idle = "abstain.batch" if config.abstain.arm == "none" else ""
     for key, of in MULTIPLES:
-        if flat[key] % (unit := math.prod(flat[name] for name in of)):
+        if key != idle and flat[key] % (unit := math.prod(flat[name] for name in of)):
             equals = f" = {unit}" if len(of) > 1 else f" {unit}"
             raise UserError(f"{key} {flat[key]} must be a multiple of {' x '.join(of)}{equals}")
     rows = -(-config.tokenizer.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
