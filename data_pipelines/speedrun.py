@@ -56,7 +56,7 @@ SAMPLE_CHARACTERS = 1_500_000  # that the tokenizer is trained on
 LEAST_CHARACTERS = 15_000  # of them, of each source and language
 LONG_CHARACTERS = 50_000  # a longer text is sampled in pieces, so that a book is not the whole sample
 PROGRAM_PAGES = 195
-COPY_PAGES, READING_PAGES = 4200, 6000
+COPY_PAGES, READING_PAGES = 8000, 6000
 CRAWL_FILES = 2
 
 
