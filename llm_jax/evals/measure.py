@@ -119,7 +119,8 @@ def measure_turns(e: Examiner, params) -> dict:
     second = {}
     for kind, asked in prompts.items():
         others = [outcomes for other, outcomes in first.items() if other != kind and outcomes]
-        before = [outcome for each in zip(itertools.cycle(greeting), *others, strict=False) for outcome in each]
+        each = zip(*others, strict=False) if others else [()]
+        before = [outcome for some in each for outcome in (*greeting, *some)]
         pairs = zip(itertools.cycle(before), asked, strict=False)
         second[kind] = e.ask(params, [following(outcome, prompt) for outcome, prompt in pairs])
     named = (("first_turn", first), ("second_turn", second))

@@ -1,0 +1,56 @@
+"""Second turns of runs that have problems of one kind only, as a model from elsewhere has."""
+
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+from llm_jax.evals.measure import measure_turns
+from llm_jax.prompts import Outcome
+
+
+class Asked:
+    """Stands for an Examiner whose model is always right, and keeps what it was asked."""
+
+    config = SimpleNamespace(problems=6)
+
+    def __init__(self, kinds: tuple[str, ...]):
+        self.kinds, self.asked = kinds, []
+
+    def levels(self, task):
+        return ("one",)
+
+    def choose(self, task, levels, count):
+        messages = [{"role": "user", "content": task}]
+        return [{"messages": messages, "answer": "1", "item": str(n)} for n in range(count)] if task in self.kinds else []
+
+    def facts(self, *kinds, tier):
+        return []
+
+    def ask(self, params, prompts):
+        self.asked += prompts
+        return [Outcome(p, [{"type": "answer", "text": " 1"}], True, True, True, 1) for p in prompts]
+
+
+@pytest.fixture
+def deadline():
+    def late(*_):
+        raise TimeoutError("it goes on without end")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(5)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("kinds", [("arithmetic",), ("arithmetic", "calculator"), ()])
+def test_a_second_turn_follows_a_greeting_or_a_problem_of_another_kind(kinds, deadline):
+    examiner = Asked(kinds)
+    turns = measure_turns(examiner, None)
+    assert turns["second_turn"].keys() == {"sums", "tools", "recall"}
+    second = [p["messages"] for p in examiner.asked if len(p["messages"]) == 3]
+    assert len(second) == 6 * len(kinds)
+    own = {(first["content"], last["content"]) for first, _, last in second}
+    assert own >= {("Who are you?", kind) for kind in kinds} and not any(first == last for first, last in own)
+    assert len(own) == len(kinds) ** 2
