@@ -21,8 +21,8 @@ class Asked:
         return ("one",)
 
     def choose(self, task, levels, count):
-        messages = [{"role": "user", "content": task}]
-        return [{"messages": messages, "answer": "1", "item": str(n)} for n in range(count)] if task in self.kinds else []
+        one = {"messages": [{"role": "user", "content": task}], "answer": "1"}
+        return [{**one, "item": str(n)} for n in range(count)] if task in self.kinds else []
 
     def facts(self, *kinds, tier):
         return []
