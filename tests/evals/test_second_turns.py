@@ -1,4 +1,4 @@
-"""Second turns of runs that have problems of one kind only, as a model from elsewhere has."""
+"""Second turns, also of runs that have problems of one kind only, as a model from elsewhere has."""
 
 import signal
 from types import SimpleNamespace
