@@ -29,7 +29,7 @@ def test_some_of_every_source_is_held_out_whatever_the_order_of_files(tiny, tmp_
     for name, count in counts.items():
         write(tmp_path / f"{name}.jsonl", (talk(n, source=name) for n in range(count)))
     tiny.data.conversations = f"{tmp_path}/*.jsonl"
-    spoken = speedrun.make_conversations(tiny, {}, [])
+    spoken = speedrun.make_conversations(tiny, {}, [], None)
     held = Counter(record["source"] for record in spoken if record["split"] == "val")
     assert Counter(record["source"] for record in spoken) == counts
     for name, count in counts.items():
@@ -41,15 +41,15 @@ def test_records_that_name_a_split_are_held_out_or_trained_on_as_it_says(tiny, t
     write(tmp_path / "talk.jsonl", (talk(n, split=split) for n, split in enumerate(splits)))
     write(tmp_path / "text.jsonl", ({"text": f"Text {n}.", "split": split} for n, split in enumerate(splits)))
     tiny.data.conversations, tiny.data.documents = f"{tmp_path}/talk.jsonl", f"{tmp_path}/text.jsonl"
-    documents, _ = speedrun.make_documents(tiny, tmp_path, {})
-    for made in (documents, speedrun.make_conversations(tiny, {}, [])):
+    documents, *_ = speedrun.make_documents(tiny, tmp_path, {})
+    for made in (documents, speedrun.make_conversations(tiny, {}, [], None)):
         assert [record["split"] for record in made] == ["train", "val"] * 15
     pair = {"prompt": "a", "chosen": "b", "rejected": "c", "split": "test"}
     write(tmp_path / "talk.jsonl", [talk(0), pair])
-    assert [record["split"] for record in speedrun.make_conversations(tiny, {}, [])] == ["train", "val"]
+    assert [record["split"] for record in speedrun.make_conversations(tiny, {}, [], None)] == ["train", "val"]
     write(tmp_path / "talk.jsonl", [talk(0, split="dev"), pair])
     with pytest.raises(UserError, match="all 2 records name a split that is held out"):
-        speedrun.make_conversations(tiny, {}, [])
+        speedrun.make_conversations(tiny, {}, [], None)
 
 
 def test_a_source_for_each_conversation_is_refused(tiny, tmp_path, tokenizer):
@@ -57,7 +57,7 @@ def test_a_source_for_each_conversation_is_refused(tiny, tmp_path, tokenizer):
     write(tmp_path / "talk.jsonl", (talk(n, source=f"page {n}") for n in range(MOST_SOURCES + 1)))
     tiny.data.conversations = f"{tmp_path}/*.jsonl"
     with pytest.raises(UserError, match=f"more than {MOST_SOURCES} sources"):
-        speedrun.make_conversations(tiny, {}, [])
+        speedrun.make_conversations(tiny, {}, [], None)
     with pytest.raises(UserError, match=f"more than {MOST_SOURCES} sources"):
         pack.pack_task([tmp_path / "talk.jsonl"], 0, tmp_path, str(tmp_path / "a.model"), 64, "best_fit")
 
@@ -91,10 +91,10 @@ def test_the_tokenizer_reads_some_of_every_source_and_language(tiny, tmp_path, s
     tiny.data.documents, tiny.data.conversations = f"{tmp_path}/*[lt]", f"{tmp_path}/*.ndjson"
     seen: list[str] = []
     monkeypatch.setattr(speedrun, "train_tokenizer", lambda sample, size: seen.extend(sample) or tokenizer)
-    documents, _ = speedrun.make_documents(tiny, tmp_path, {})
+    documents, *_ = speedrun.make_documents(tiny, tmp_path, {})
     for document in documents:
         document["split"] = "train"
-    speedrun.make_tokenizer(tiny, tmp_path, documents, speedrun.make_conversations(tiny, {}, []))
+    speedrun.make_tokenizer(tiny, tmp_path, documents, speedrun.make_conversations(tiny, {}, [], None))
     of = defaultdict(int)
     for text in seen:
         of[
