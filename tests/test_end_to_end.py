@@ -69,10 +69,11 @@ def test_report_has_every_promised_key_with_n_and_interval(finished):
 
 def test_conversations_of_every_kind_are_trained_on_and_held_out(finished):
     counts = json.loads((finished / "data/prepared.json").read_text())["counts"]
-    kinds = {split: {name for name in counts if name.startswith(f"{split}/")} for split in ("sft", "sft_validation")}
-    sources = {json.loads(line)["source"] for line in (finished / "data/conversations.jsonl").read_text().splitlines()}
-    assert kinds["sft"] == {f"sft/{source}" for source in sources} and "sft/multi_turn" in kinds["sft"]
-    assert {"sft_validation/multi_turn", "sft_validation/arithmetic", "sft_validation/facts"} <= kinds["sft_validation"]
+    spoken = [json.loads(line) for line in (finished / "data/conversations.jsonl").read_text().splitlines()]
+    for split, rows in (("train", "sft"), ("val", "sft_validation")):
+        of_split = {record["source"] for record in spoken if record["split"] == split}
+        assert {name for name in counts if name.startswith(f"{rows}/")} == {f"{rows}/{source}" for source in of_split}
+        assert {"multi_turn", "arithmetic", "facts"} <= of_split
     held, trained = counts["sft_validation"]["documents"], counts["sft"]["documents"]
     assert 0.02 < held / (held + trained) < 0.1
 
