@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from llm_jax.ranges import outside
 
-OPEN = ("data.epochs.", "data.weights.", "rl.tasks.")  # sections in which any name is a key
+OPEN = ("data.epochs.", "data.weights.", "rl.tasks.", "rl.parts.")  # sections in which any name is a key
+OF_WORDS = ("rl.parts.",)  # those whose values may be words; the others have numbers
 VOCAB_MULTIPLE = 128  # the embedding is padded to a multiple of it
 
 
@@ -125,7 +126,8 @@ def default() -> ConfigDict:
     c.rl.slots = 64  # rollouts decoded at a time
     c.rl.tasks = ConfigDict()  # share of the prompts from each "family" or "family/level"
     c.rl.learning_rate = 1e-4  # AdamW, constant after the warm-up
-    c.rl.advantage = "mean"  # reward minus the group's mean; "std" divides by the group's deviation too (GRPO)
+    c.rl.algorithm = "reinforce"  # or rloo, grpo, dr_grpo, dapo, gspo, cispo, ppo, maxrl: parts of the loss
+    c.rl.parts = ConfigDict()  # parts that are other than the algorithm's, as advantage or clip_high
     c.rl.max_new_tokens = 80  # of a rollout
     c.rl.no_tools = ("arithmetic",)  # families in which calling the python tool earns nothing
 

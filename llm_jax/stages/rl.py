@@ -1,8 +1,8 @@
 """Reinforcement learning on checkable problems: sample a group for each prompt, grade, push up what did better.
 
-REINFORCE with the group's mean reward as the baseline (`rl.advantage = "std"`: GRPO's scaling), written as a ratio to
-the sampler's own probabilities: each batch is used once, so the ratio is 1 and its gradient is REINFORCE's. Sampled at
-temperature 1 from the full distribution; token-mean over the whole batch, as in DAPO.
+By default REINFORCE with the group's mean reward as the baseline, written as a ratio to the sampler's own
+probabilities: each batch is used once, so the ratio is 1 and its gradient is REINFORCE's. Sampled at temperature 1 from
+the full distribution; token-mean over the whole batch, as in DAPO. Other losses: llm_jax/rl/algorithms.py.
 """
 
 import contextlib
@@ -21,6 +21,9 @@ from llm_jax.config import UserError
 from llm_jax.files import replace, whole_lines
 from llm_jax.model import transformer
 from llm_jax.prompts import Outcome, judge, load_prompts
+from llm_jax.rl.advantages import advantages
+from llm_jax.rl.algorithms import resolve
+from llm_jax.rl.loss import token_losses
 from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.loaded import engine_for
@@ -36,20 +39,10 @@ ROW_BUCKET = 64  # rows of a training batch are padded to a multiple of this: fe
 KEPT_TRANSCRIPTS = 4  # of each step
 
 
-def advantages(rewards_PG: np.ndarray, kind: str) -> np.ndarray:
-    """Reward minus its group's mean; 'std' divides by the group's deviation (GRPO, Shao et al. 2024)."""
-    centred = rewards_PG - rewards_PG.mean(axis=1, keepdims=True)
-    return centred / (rewards_PG.std(axis=1, ddof=1, keepdims=True) + 1e-6) if kind == "std" else centred
-
-
-def token_losses(logp_BT, old_logp_BT, advantage_BT):
-    """The per-token policy loss: minus the advantage times the ratio to the probability it was sampled with."""
-    return -jnp.exp(logp_BT - old_logp_BT) * advantage_BT
-
-
 def policy_loss(run: Run):
     """(params, batch) -> (sum of token losses, sampled tokens, metrics)."""
     model, vocab_size, config = run.model, run.vocab_size, run.config
+    algorithm = resolve(config.rl)
 
     def loss(params, batch):
         hidden_BTD, *_ = transformer.apply(
@@ -60,17 +53,20 @@ def policy_loss(run: Run):
             hidden_BTD, head_DV, batch["targets"], vocab_size, config.train.loss_chunk, run.model.logit_cap
         )
         weights_BT = batch["weights"]
-        per_token_BT = token_losses(logp_BT, batch["old_logp"], batch["advantages"])
+        per_token_BT, found = token_losses(
+            algorithm, logp_BT, batch["old_logp"], batch["advantages"], weights_BT, batch["segments"]
+        )
         gap_BT = jnp.abs(logp_BT - batch["old_logp"]) * weights_BT
-        metrics = {"logp_gap_max": gap_BT.max(), "logp_gap": gap_BT.sum()}
+        metrics = {"logp_gap_max": gap_BT.max(), "logp_gap": gap_BT.sum(), **found}
         return jnp.sum(per_token_BT * weights_BT), weights_BT.sum(), metrics
 
     return loss
 
 
 def check(run: Run, stages: list[str]) -> None:
-    """Raises UserError for families of rl.no_tools that are none, and for shares of tasks that have no prompts here."""
+    """Raises UserError for parts of the loss that contradict, families that are none and tasks without prompts here."""
     rl = run.config.rl
+    resolve(rl)
     there = (run.workdir / "data" / "prompts_train.jsonl").exists()
     prompts = load_prompts(run.workdir, "train") if there else []
     for name in rl.no_tools:
@@ -126,7 +122,7 @@ class Rollouts(loop.Batches):
         completions = self.engine.generate(params, requests)
         outcomes = [judge(self.tokenizer, p, c) for p, c in zip(prompts, completions, strict=True)]
         rewards_PG = np.array([self.reward(o) for o in outcomes], np.float32).reshape(-1, self.rl.group)
-        advantage = advantages(rewards_PG, self.rl.advantage).ravel()
+        advantage = advantages(rewards_PG, resolve(self.rl).advantage).ravel()
         self._write_transcripts(step, outcomes)
         batch = pack_rollouts(requests, completions, advantage, self.length, self.tokenizer.pad, *self.split)
         return batch, figures(outcomes, completions, rewards_PG)
