@@ -13,7 +13,8 @@ KINDS = ("", "base", "chat")
 # What the loader does with the rows; stage `data` makes the same ones.
 MIXTURE = ("data.epochs.", "data.weights.", "data.first")
 STEPS = (*(f"{stage}.steps" for stage in ("pretrain", "sft", "abstain", "rl")), "sft.epochs", "abstain.epochs")
-NOT_IDENTITY = ("model.remat", "model.attention", *STEPS, "rl.slots")
+LOOKS = ("rl.eval_every", "rl.eval_problems", "rl.keep_best", "rl.canaries")  # what watches a run
+NOT_IDENTITY = ("model.remat", "model.attention", *STEPS, "rl.slots", *LOOKS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
