@@ -265,6 +265,7 @@ class Rollouts(loop.Batches):
             self.length,
             self.tokenizer.pad,
             *self.split,
+            self.rl.exact,
             **columns,
         )
 
