@@ -57,6 +57,7 @@ def default() -> ConfigDict:
     c.model.logit_cap = 0.0  # so are those of the next token
     c.model.attention = "auto"  # kernel of training: xla, splash (TPU), cudnn (NVIDIA); auto: that of the backend
     c.model.remat = "full"  # what the backward pass recomputes: none, dots (all but matrix products), full, offload
+    c.model.float32_head = False  # the last norm and the product with the head in float32, whatever compute_dtype is
     c.model.compute_dtype = "float32"  # of activations; parameters are float32
 
     c.tokenizer = ConfigDict()
@@ -130,6 +131,7 @@ def default() -> ConfigDict:
     c.rl.parts = ConfigDict()  # parts that are other than the algorithm's, as advantage or clip_high
     c.rl.max_new_tokens = 80  # of a rollout
     c.rl.reward = "right"  # what earns 1; controls: format (a well-formed answer), random (a coin of the same rate)
+    c.rl.exact = False  # sampler and trainer agree bit for bit, on one device; it costs time
     c.rl.no_tools = ("arithmetic",)  # families in which calling the python tool earns nothing
     c.rl.call_price = 0.0  # what a call of a tool costs
     c.rl.resample = 3  # times that groups all right or all wrong are replaced, where the algorithm is dynamic
@@ -231,6 +233,7 @@ def validate(config: ConfigDict, sections: tuple[str, ...] = ()) -> None:
         raise UserError("data.weights are all 0; give one source a share")
     check_layers(config.model)
     check_adapter(config)
+    check_exact(config)
     idle = "abstain.batch" if config.abstain.arm == "none" else ""
     for key, of in MULTIPLES:
         if key != idle and flat[key] % (unit := math.prod(flat[name] for name in of)):
@@ -263,6 +266,21 @@ def check_layers(m: ConfigDict) -> None:
         raise UserError(f"model.layers is {m.layers}, less than the period {len(pattern)} of model.layer_pattern")
     if m.head_dim % 2:
         raise UserError(f"model.head_dim is {m.head_dim}; rotary embedding needs an even size")
+
+
+def check_exact(config: ConfigDict) -> None:
+    """Raises UserError where `rl.exact` is asked of what it cannot be had of."""
+    if not config.rl.exact:
+        return
+    devices = math.prod(config.mesh[axis] for axis in ("data", "fsdp", "expert", "tensor", "context"))
+    wrong = (
+        (devices > 1, f"the mesh has {devices} devices, over which sums are split; set --config.mesh.*=1"),
+        (config.model.compute_dtype != "float32", "it is for float32; set --config.model.compute_dtype=float32"),
+        (config.model.experts > 0, "an expert's product is over whatever tokens chose it, a batch's or a row's"),
+    )
+    for is_wrong, why in wrong:
+        if is_wrong:
+            raise UserError(f"rl.exact is True, but {why}")
 
 
 def check_adapter(config: ConfigDict) -> None:

@@ -14,7 +14,7 @@ KINDS = ("", "base", "chat")
 MIXTURE = ("data.epochs.", "data.weights.", "data.first")
 STEPS = (*(f"{stage}.steps" for stage in ("pretrain", "sft", "abstain", "rl")), "sft.epochs", "abstain.epochs")
 LOOKS = ("rl.eval_every", "rl.eval_problems", "rl.keep_best", "rl.canaries")  # what watches a run
-NOT_IDENTITY = ("model.remat", "model.attention", *STEPS, "rl.slots", *LOOKS)
+NOT_IDENTITY = ("model.remat", "model.attention", "model.float32_head", *STEPS, "rl.slots", *LOOKS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from llm_jax.config import VOCAB_MULTIPLE
-from llm_jax.model import experts, kv_cache
+from llm_jax.model import exact, experts, kv_cache
 from llm_jax.model.attention import LayerSpec, Mask, attention, cached_attention
 from llm_jax.model.embedding import look_up
 from llm_jax.model.lora import Adapted
@@ -105,8 +105,10 @@ class Attention(nnx.Module):
         self.q_norm, self.k_norm = (RMSNorm(H, m) if m.qk_norm else None for _ in "qk")
         self.spec, self.kernel, self.cap, self.biased = spec, m.attention, m.attention_cap, m.qkv_bias
         self.query_scale = m.attention_scale * H**0.5 if m.attention_scale else 1.0  # attention divides by sqrt(H)
+        self.exact = is_exact(m)
 
-    def __call__(self, x_BTD: jax.Array, places: Places, mask: Mask, cache: dict | None):
+    def inputs(self, x_BTD: jax.Array, places: Places) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries BTNH, keys and values BTKH."""
         q_BTNH = constrain(project(x_BTD, self.q), "batch", "length", "heads", None)
         k_BTKH = constrain(project(x_BTD, self.k), "batch", "length", "kv_heads", None)
         v_BTKH = constrain(project(x_BTD, self.v), "batch", "length", "kv_heads", None)
@@ -120,13 +122,16 @@ class Attention(nnx.Module):
             angles = (self.spec.window and places.in_windows) or places
             q_BTNH, k_BTKH = angles.rotate(q_BTNH), angles.rotate(k_BTKH)
         q_BTNH = q_BTNH * self.query_scale if self.query_scale != 1.0 else q_BTNH
+        return q_BTNH, k_BTKH, v_BTKH
+
+    def mix(self, q_BTNH, k_BTKH, v_BTKH, positions_BT, mask: Mask, cache: dict | None):
+        """(what each query finds, BTNH; the cache with the new keys and values)"""
         if cache is None:
-            out_BTNH = attention(q_BTNH, k_BTKH, v_BTKH, mask, self.spec.window, self.kernel, self.cap)
-        else:
-            cache = kv_cache.write(cache, k_BTKH, v_BTKH, places.positions_BT)
-            kept = kv_cache.read(cache, q_BTNH.dtype)
-            out_BTNH = cached_attention(q_BTNH, *kept, mask, self.spec.window, self.cap)
-        return project(out_BTNH, self.o, contracted=2), cache
+            return attention(q_BTNH, k_BTKH, v_BTKH, mask, self.spec.window, self.kernel, self.cap), None
+        cache = kv_cache.write(cache, k_BTKH, v_BTKH, positions_BT)
+        kept = kv_cache.read(cache, q_BTNH.dtype)
+        attend = functools.partial(cached_attention, window=self.spec.window, cap=self.cap)
+        return (exact.attend(attend, q_BTNH, *kept, mask) if self.exact else attend(q_BTNH, *kept, mask)), cache
 
 
 class FeedForward(nnx.Module):
@@ -173,21 +178,43 @@ class Block(nnx.Module):
         self.ff_norm = RMSNorm(m.dim, m)
         self.after_attention, self.after_ff = (RMSNorm(m.dim, m) if m.post_norms else None for _ in "af")
         self.ff = (Experts if spec.experts else FeedForward)(m, rngs)
+        self.exact = is_exact(m)
 
     def __call__(self, x_BTD, places: Places, mask: Mask, cache: dict | None):
-        out_BTD, cache = self.attention(self.attention_norm(x_BTD), places, mask, cache)
+        run = exact.on_tokens if self.exact and cache is not None else on_all
+        qkv = run(self, "inputs", x_BTD, places)
+        out_BTNH, new_cache = self.attention.mix(*qkv, places.positions_BT, mask, cache)
+        x_BTD, auxiliary = run(self, "outputs", x_BTD, out_BTNH, *(("residual",) if cache is None else ()))
+        return x_BTD, new_cache, auxiliary
+
+    def inputs(self, x_BTD, places: Places):
+        return self.attention.inputs(self.attention_norm(x_BTD), places)
+
+    def outputs(self, x_BTD, out_BTNH, axis: str | None = None) -> tuple[jax.Array, list[jax.Array]]:
+        """(the residual stream after attention and feed-forward, auxiliary losses); `axis`: see `between_layers`."""
+        out_BTD = project(out_BTNH, self.attention.o, contracted=2)
         out_BTD = self.after_attention(out_BTD) if self.after_attention else out_BTD
-        x_BTD = between_layers(x_BTD + out_BTD, cache)
+        x_BTD = between_layers(x_BTD + out_BTD, axis)
         out_BTD, auxiliary = self.ff(self.ff_norm(x_BTD))
         out_BTD = self.after_ff(out_BTD) if self.after_ff else out_BTD
-        return between_layers(x_BTD + out_BTD, cache), cache, auxiliary
+        return between_layers(x_BTD + out_BTD, axis), auxiliary
 
 
-def between_layers(x_BTD: jax.Array, cache: dict | None) -> jax.Array:
-    """Pins activations: over `tensor` in training, where they are large; whole in decoding, a few tokens at a time.
+def on_all(module: nnx.Module, method: str, *arrays):
+    """`module.method(*arrays)`; `exact.on_tokens` gives the same with bits that do not depend on the shapes."""
+    return getattr(module, method)(*arrays)
+
+
+def is_exact(m: ConfigDict) -> bool:
+    """Whether the forward with a cache computes exactly (`exact`): stage rl sets it in its own copy of the config."""
+    return m.get("exact", False)
+
+
+def between_layers(x_BTD: jax.Array, axis: str | None) -> jax.Array:
+    """Pins activations: over "residual" in training, where they are large; whole in decoding, a few tokens at a time.
     (Split there too, XLA's partitioner gave wrong numbers on a mesh of data, fsdp and tensor, two each.)
     """
-    return constrain(x_BTD, "batch", "length", "residual" if cache is None else None)
+    return constrain(x_BTD, "batch", "length", axis)
 
 
 class Group(nnx.Module):
@@ -224,18 +251,23 @@ class Transformer(nnx.Module):
         self.dtype, self.remat = jnp.dtype(m.compute_dtype), m.remat
         self.head_dim, self.rope = m.head_dim, (m.rope_base, tuple(m.rope_scaling))
         self.window_rope_base, self.scaled_embedding = m.window_rope_base, m.scaled_embedding
+        self.exact, self.float32_head = is_exact(m), m.float32_head
 
     def __call__(self, tokens_BT, positions_BT, segments_BT, cache: dict | None = None, groups: list | None = None):
         table_VD = self.embedding[...]
         x_BTD = look_up(table_VD, tokens_BT, self.dtype) if cache is None else table_VD[tokens_BT].astype(self.dtype)
         # Scaled to unit variance, the residual stream starts at the size that the norms expect.
-        x_BTD = between_layers(x_BTD * table_VD.shape[1] ** 0.5 if self.scaled_embedding else x_BTD, cache)
+        x_BTD = x_BTD * table_VD.shape[1] ** 0.5 if self.scaled_embedding else x_BTD
+        x_BTD = between_layers(x_BTD, "residual" if cache is None else None)
         places = self._places(positions_BT)
         if cache is None:
             x_BTD, auxiliary = self._layers(x_BTD, places, training_mask(segments_BT))
-            return self.norm(x_BTD), None, auxiliary
+            return self.norm(self._for_head(x_BTD)), None, auxiliary
         x_BTD, cache = self._layers_with_cache(x_BTD, places, cached_mask(positions_BT, cache), cache, groups)
-        return self.norm(x_BTD), cache, 0.0
+        return (exact.on_tokens if self.exact else on_all)(self.norm, "__call__", self._for_head(x_BTD)), cache, 0.0
+
+    def _for_head(self, x_BTD):
+        return x_BTD.astype(jnp.float32) if self.float32_head else x_BTD
 
     def _places(self, positions_BT: jax.Array) -> Places:
         places = Places.of(positions_BT, self.head_dim, *self.rope)
@@ -357,11 +389,10 @@ def for_decoding(m: ConfigDict, params: Params, int8: bool = False) -> Params:
     groups = m.layers // len(m.layer_pattern)
     stack = [jax.tree.map(lambda w, i=i: w[i], params["stack"]) for i in range(groups)]
     turned = [outputs_first(group, m.compute_dtype, int8) for group in (*stack, params.get("tail", {}))]
-    embedding = params["embedding"].astype(m.compute_dtype)
-    head_VD = embedding if m.tied_embedding else params["head"].T.astype(m.compute_dtype)
+    head_VD = params["embedding"] if m.tied_embedding else params["head"].T
     return {
-        "embedding": embedding,
-        "head_VD": head_VD,
+        "embedding": params["embedding"].astype(m.compute_dtype),
+        "head_VD": head_VD.astype(jnp.float32 if m.float32_head else m.compute_dtype),
         "norm": params["norm"],
         "stack": turned[:-1],
         "tail": turned[-1],

@@ -57,10 +57,13 @@ def needs(requests: list[Request], completions: list[Completion]) -> list[int]:
     return [len(request.prompt) + len(done.ids) for request, done in zip(requests, completions, strict=True)]
 
 
-def lay_out(need: list[int], moves: list[bool], length: int, microbatch: int, shards: int) -> Layout:
-    """Those that move come first; small microbatches have either the one kind or the other."""
+def lay_out(
+    need: list[int], moves: list[bool], length: int, microbatch: int, shards: int, alone: bool = False
+) -> Layout:
+    """Those that move come first; small microbatches have either the one kind or the other. `alone`: one in a row."""
     if max(need) > length + 1:
         raise UserError(f"a rollout of {max(need)} tokens does not fit a row of {length}: lower rl.max_new_tokens")
+    need = [length + 1] * len(need) if alone else need
     moving, still = ([i for i, move in enumerate(moves) if move == wanted] for wanted in (True, False))
     rows = first_fit(moving, need, length + 1)
     if 0 < microbatch < ROW_BUCKET:
@@ -77,6 +80,7 @@ def pack_rollouts(
     pad: int,
     microbatch: int = 0,
     shards: int = 1,
+    alone: bool = False,
     **columns: Sequence[Any],
 ) -> dict[str, np.ndarray]:
     """Rollouts -> rows of the training step, several to a row (first fit, longest first).
@@ -85,11 +89,12 @@ def pack_rollouts(
     tokens and 0 on prompts and on what tools wrote, `old_logp` the sampler's, `advantages`; and `columns`, each with an
     entry for a rollout, a number or one for each token after its prompt. Rollouts without an advantage, those of groups
     that were all right or all wrong, have no gradient, unless `ref_logp` is there for a KL: they lie in microbatches of
-    their own, but count in the mean and in what is measured. Raises UserError for a rollout that is too long for a row.
+    their own, but count in the mean and in what is measured. With `alone`, a row has one. Raises UserError for a
+    rollout that is too long for a row.
     """
     need = needs(requests, completions)
     moves = [bool(a) or "ref_logp" in columns for a in advantage]
-    layout = lay_out(need, moves, length, microbatch, shards)
+    layout = lay_out(need, moves, length, microbatch, shards, alone)
     values = {
         "weights": [done.sampled_mask for done in completions],
         "old_logp": [done.sampling_logprob for done in completions],

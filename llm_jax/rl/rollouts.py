@@ -268,6 +268,7 @@ class Rollouts(loop.Batches):
             self.length,
             self.tokenizer.pad,
             *self.split,
+            self.rl.exact,
             **columns,
         )
 

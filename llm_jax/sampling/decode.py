@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from llm_jax.config import UserError
-from llm_jax.model import kv_cache, transformer
+from llm_jax.model import exact, kv_cache, transformer
 from llm_jax.model.attention import capped
 from llm_jax.sampling import sampler
 from llm_jax.tokenizer import Marker
@@ -111,15 +111,25 @@ def forward(static: Static, params, tokens_BT, positions_BT, cache: kv_cache.Cac
 
 
 def logits(static: Static, params, hidden: jax.Array) -> jax.Array:
-    """Float32 logits; the columns that pad the vocabulary are -1e30. As in `losses.logits_of`, but weights first."""
+    """Float32 logits; the columns that pad the vocabulary are -1e30. As in `losses.logits_of`, but weights first.
+
+    Of a model that computes exactly, less the logarithm of their sum: log-probabilities.
+    """
+    model, vocab_size, _ = static
+    of_head = functools.partial(logits_of, model_of(model), vocab_size)
+    if not transformer.is_exact(model_of(model)):
+        return of_head(params["head_VD"], hidden)
+    *lead, D = hidden.shape
+    return exact.log_probs(of_head, params["head_VD"], hidden.reshape(-1, 1, D)).reshape(*lead, -1)
+
+
+def logits_of(m: ConfigDict, vocab_size: int, head_VD: jax.Array, hidden: jax.Array) -> jax.Array:
     last = hidden.ndim - 1
-    out_V = jax.lax.dot_general(
-        params["head_VD"], hidden, (((1,), (last,)), ((), ())), preferred_element_type=jnp.float32
-    )
-    out = capped(jnp.moveaxis(out_V, 0, -1), model_of(static[0]).logit_cap)
-    if out.shape[-1] == static[1]:
+    out_V = jax.lax.dot_general(head_VD, hidden, (((1,), (last,)), ((), ())), preferred_element_type=jnp.float32)
+    out = capped(jnp.moveaxis(out_V, 0, -1), m.logit_cap)
+    if out.shape[-1] == vocab_size:
         return out
-    return jnp.where(jnp.arange(out.shape[-1]) < static[1], out, sampler.NEVER)
+    return jnp.where(jnp.arange(out.shape[-1]) < vocab_size, out, sampler.NEVER)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -192,7 +202,7 @@ def begin(
         "waiting": state["waiting"] & ~admitted_B,
         "done": jnp.where(admitted_B, state["limit"] == 0, state["done"]),
     }
-    return advance(state, logits(static, params, hidden_RD)[source_B], admitted_B, closings, allowed_BW)
+    return advance(static, state, logits(static, params, hidden_RD)[source_B], admitted_B, closings, allowed_BW)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))
@@ -231,7 +241,7 @@ def decode_chunk(static: Static, params, cache: kv_cache.Cache, state: State, st
         logits_BTV = logits(static, params, hidden_BTD)
         worked += jnp.sum(live)
         for k in range(1 + drafts):  # a draft counts while the tokens before it came out as drafted
-            state = advance(state, logits_BTV[:, k], live, closings, resumed["allowed"])
+            state = advance(static, state, logits_BTV[:, k], live, closings, resumed["allowed"])
             live &= state["token"] == tokens_BT[:, min(k + 1, drafts)]
         return step + 1, worked, cache, state
 
@@ -265,7 +275,7 @@ def drafted(state: State, drafts: int) -> jax.Array:
     return jnp.where(queued_BK < state["forced_length"][:, None], queue, take(found_B[:, None] + 1 + ahead_K))
 
 
-def advance(state: State, logits_BV, rows_B, closings, allowed_BW) -> State:
+def advance(static: Static, state: State, logits_BV, rows_B, closings, allowed_BW) -> State:
     """Every live slot of `rows_B` gets its next token: forced if its queue holds one, else sampled from its logits.
 
     `closings` are the markers that close a tool's span, as `padded` gives them; `allowed_BW` are the ids that guided
@@ -279,10 +289,11 @@ def advance(state: State, logits_BV, rows_B, closings, allowed_BW) -> State:
     drawn_BV = jax.lax.cond(jnp.any(s["adjusts"] & live), lambda x: sampler.adjusted(x, s), same, logits_BV)
     mask = lambda x: sampler.masked(x, s["guided"], allowed_BW)  # noqa: E731
     drawn_BV = jax.lax.cond(jnp.any(s["guided"] & live), mask, same, drawn_BV)
-    token_B, sampling_B = sampler.sample(drawn_BV, s, s["count"])
+    is_exact = transformer.is_exact(model_of(static[0]))
+    token_B, sampling_B = (exactly_drawn if is_exact else sampler.sample)(drawn_BV, s, s["count"])
     forced = s["forced_at"] < s["forced_length"]
     token_B = jnp.where(forced, s["forced"][rows, jnp.minimum(s["forced_at"], FORCED_ROOM - 1)], token_B)
-    log_z_B = jax.nn.logsumexp(logits_BV, axis=-1)
+    log_z_B = jnp.zeros(B) if is_exact else jax.nn.logsumexp(logits_BV, axis=-1)
     at = jnp.where(live, s["fresh"], room)  # beyond the end: dropped
 
     def put(name, value):
@@ -315,6 +326,21 @@ def advance(state: State, logits_BV, rows_B, closings, allowed_BW) -> State:
     s["done"] |= live & (ended | (s["count"] >= s["limit"]))
     s["waiting"] |= live & ~s["done"] & ~forced & (s["guided"] | closed)
     return s
+
+
+def exactly_drawn(log_p_BV, rows: State, count_B) -> tuple[jax.Array, jax.Array]:
+    """`sampler.sample`, exactly. The log-probability of a token that is drawn from the model's own distribution is the
+    very number that `exact.picked` has of it.
+    """
+    plain_B = (rows["temperature"] == 1) & (rows["top_k"] == 0) & (rows["top_p"] == 1) & (rows["min_p"] == 0)
+    plain_B &= ~(rows["adjusts"] | rows["guided"])
+    rows = {name: rows[name] for name in ("seed", "temperature", "top_k", "top_p", "min_p")}
+    of_block = lambda *part: sampler.sample(*jax.tree.map(lambda x: x[:, 0], part))  # noqa: E731
+    in_blocks = lambda *part: jax.tree.map(lambda y: y[:, None], of_block(*part))  # noqa: E731
+    drawn = exact.by_blocks(in_blocks, *jax.tree.map(lambda x: x[:, None], (log_p_BV, rows, count_B)))
+    token_B, sampling_B = jax.tree.map(lambda y: y[:, 0], drawn)
+    own_B = jnp.take_along_axis(log_p_BV, token_B[:, None], axis=1)[:, 0]
+    return token_B, jnp.where(plain_B, own_B, sampling_B)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

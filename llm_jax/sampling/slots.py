@@ -52,7 +52,8 @@ class Slots:
         self.tokenizer, self.mesh, self.count = tokenizer, mesh, count
         self.int8_weights, self.drafts = int8_weights, drafts
         self.static = (model.to_json(), tokenizer.vocab_size, self.drafts)
-        self.lengths = cache_lengths(length)
+        # A query's sums run over the whole cache: where they are to be the same, so is its length.
+        self.lengths = cache_lengths(length)[-1 if transformer.is_exact(model) else 0 :]
         shards = sharding.shards(mesh, "batch")
         self.together = tuple(sorted({shards, *(max(1, count // (part * shards)) * shards for part in TOGETHER)}))
         self._by_rank = {n: sharding.named(mesh, "batch", *(None,) * (n - 1)) for n in (1, 2)}

@@ -24,6 +24,7 @@ from llm_jax.rl.loss import token_losses
 from llm_jax.rl.rollouts import PromptStream, Rollouts
 from llm_jax.rl.scoring import Scorer, logprobs_of
 from llm_jax.runs import Run
+from llm_jax.sampling import replay
 from llm_jax.sampling.loaded import engine_for
 from llm_jax.stages import adapter
 from llm_jax.tables import known
@@ -80,6 +81,7 @@ def check_updates(rl: ConfigDict, algorithm: Algorithm) -> None:
 def train(run: Run, params):
     config, rl, algorithm = run.config, run.config.rl, resolve(run.config.rl)
     check_updates(rl, algorithm)
+    run = replay.exactly(run) if rl.exact else run
     warmup = max(1, rl.steps // 20)
     rate = lambda peak: lambda step: peak * jnp.minimum(1.0, (step + 1) / warmup)  # noqa: E731
     of_all = adamw(rate(rl.learning_rate), 0.0, run.axes())
