@@ -1,0 +1,1 @@
+"""Reinforcement learning: what a step of it is made of."""
