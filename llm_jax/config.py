@@ -145,6 +145,7 @@ def default() -> ConfigDict:
     c.rl.group = 8  # rollouts of one prompt
     c.rl.slots = 64  # rollouts decoded at a time
     c.rl.tasks = ConfigDict()  # share of the prompts from each "family" or "family/level"
+    c.rl.reward_model = ""  # "WORKDIR:stage" of the reward model, where that is the reward; "": this run's own
     c.rl.learning_rate = 1e-4  # AdamW, constant after the warm-up
     c.rl.advantage = "mean"  # reward minus the group's mean; "std" divides by the group's deviation too (GRPO)
     c.rl.max_new_tokens = 80  # of a rollout

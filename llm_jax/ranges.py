@@ -198,6 +198,7 @@ RANGES = {
     "rl.group": whole(2),  # an answer's advantage is over the others of its group
     "rl.slots": whole(1),
     "rl.tasks": FROM_0,
+    "rl.reward_model": Text(r"|.+:[^:/]+", "WORKDIR:stage, as in runs/taste:reward, or empty"),
     "rl.learning_rate": FROM_0,
     "rl.advantage": Choice(("mean", "std")),
     "rl.max_new_tokens": whole(1),
