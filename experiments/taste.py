@@ -3,6 +3,7 @@
 python -m llm_jax.main --config=experiments/taste.py --workdir=runs/taste
 python -m llm_jax.chat --workdir=runs/taste --stage=preference --prompt='What is a fox?'
 
+RL is held to its parent with --config.rl.parts.kl=k1 --config.rl.parts.kl_in=reward --config.rl.parts.kl_weight=0.05.
 `:tiny` has every size as small as it goes, to see that it runs.
 """
 
@@ -20,6 +21,7 @@ def get_config(size="small"):
     c.reward.loss, c.preference.loss = "bradley_terry", "dpo"
     c.eval.best_of, c.eval.map_items, c.eval.problems = 64, 0, 64
     c.rl.tasks, c.rl.steps, c.rl.batch, c.rl.max_new_tokens = {"taste": 1.0}, 48, 128, 80
+    c.rl.reward, c.rl.eval_every = "model", 0  # no answer is graded
     if size == "tiny":
         c.model.dim, c.model.layers, c.model.head_dim, c.model.ff_dim = 32, 1, 16, 48
         c.data.scale, c.data.pairs = 0.02, 60

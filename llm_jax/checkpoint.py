@@ -5,6 +5,7 @@ parameters, optimizer state and itself, and whatever else the stage needs to con
 """
 
 import contextlib
+import dataclasses
 import glob
 import hashlib
 import json
@@ -12,7 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
 from llm_jax.config import UserError, differences
 from llm_jax.files import permitted
@@ -93,7 +95,8 @@ class Checkpoints:
         if not read_only:
             self.path.mkdir(parents=True, exist_ok=True)
         self._links = contextlib.ExitStack()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=False)
+        self.best: int | None = None  # a step that is kept beside the newest
+        options = ocp.CheckpointManagerOptions(preservation_policy=keep and Kept(self, keep), create=False)
         self._manager = ocp.CheckpointManager(self._links.enter_context(without_patterns(self.path)), options=options)
 
     def latest(self) -> int | None:
@@ -212,6 +215,18 @@ class Checkpoints:
     def _check(self, step: int, tree, sums: dict[str, int]) -> None:
         if changed := sorted(name for name, _ in checksums(tree).items() ^ sums.items()):
             raise Damaged(f"{self.path}/{step} is damaged: checksums differ, first that of {changed[0]}")
+
+
+@dataclasses.dataclass
+class Kept(PreservationPolicy):
+    """Which checkpoints of a store stay: the newest ones, and the best one where it has noted one."""
+
+    store: Checkpoints
+    newest: int
+
+    def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
+        old = len(checkpoints) - self.newest
+        return [at >= old or info.step == self.store.best for at, info in enumerate(checkpoints)]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from llm_jax.ranges import outside
 
-OPEN = ("data.epochs.", "data.weights.", "rl.tasks.")  # sections in which any name is a key
+OPEN = ("data.epochs.", "data.weights.", "rl.tasks.", "rl.parts.")  # sections in which any name is a key
+OF_WORDS = ("rl.parts.",)  # those whose values may be words; the others have numbers
 VOCAB_MULTIPLE = 128  # the embedding is padded to a multiple of it
 
 
@@ -147,9 +148,20 @@ def default() -> ConfigDict:
     c.rl.tasks = ConfigDict()  # share of the prompts from each "family" or "family/level"
     c.rl.reward_model = ""  # "WORKDIR:stage" of the reward model, where that is the reward; "": this run's own
     c.rl.learning_rate = 1e-4  # AdamW, constant after the warm-up
-    c.rl.advantage = "mean"  # reward minus the group's mean; "std" divides by the group's deviation too (GRPO)
+    c.rl.algorithm = "reinforce"  # or rloo, grpo, dr_grpo, dapo, gspo, cispo, ppo, maxrl: parts of the loss
+    c.rl.parts = ConfigDict()  # parts that are other than the algorithm's, as advantage or clip_high
     c.rl.max_new_tokens = 80  # of a rollout
+    c.rl.reward = "right"  # or model (rl.reward_model); controls: format (a well-formed answer), random (a coin)
     c.rl.no_tools = ("arithmetic",)  # families in which calling the python tool earns nothing
+    c.rl.call_price = 0.0  # what a call of a tool costs
+    c.rl.resample = 3  # times that groups all right or all wrong are replaced, where the algorithm is dynamic
+    c.rl.updates = 1  # steps from one batch of rollouts
+    c.rl.minibatches = 1  # parts of the batch, of which each step takes the next
+    c.rl.lag = 0  # batches that rollouts are behind the parameters that are trained on them
+    c.rl.eval_every = 12  # steps between scores on held-out problems; 0: none
+    c.rl.eval_problems = 64  # dev prompts of the trained tasks, answered greedily
+    c.rl.keep_best = True  # the checkpoint with the best such score is kept beside the newest
+    c.rl.canaries = "warn"  # what they do that see a run go wrong: warn, stop, off
 
     c.lora = ConfigDict()  # of all stages after pre-training: an adapter in place of all parameters (Hu et al. 2021)
     c.lora.rank = 0  # of its matrices; 0: none, all parameters are trained
@@ -217,7 +229,8 @@ SHARDS = ("mesh.data", "mesh.fsdp", "mesh.expert")
 BATCHES = ("pretrain.batch", "sft.batch", "abstain.batch", "reward.batch", "preference.batch")
 MULTIPLES = (
     ("model.heads", ("model.kv_heads",)),
-    ("rl.batch", ("rl.group",)),
+    ("rl.batch", ("rl.group", "rl.minibatches")),
+    ("rl.updates", ("rl.minibatches",)),
     *((key, SHARDS) for key in (*BATCHES, "rl.batch", "rl.slots", "eval.slots")),
     ("train.microbatch", SHARDS),
     *((f"model.{key}", ("mesh.tensor",)) for key in ("heads", "kv_heads", "ff_dim", "expert_ff_dim", "dim")),

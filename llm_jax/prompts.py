@@ -22,7 +22,11 @@ class Outcome:
     tokens: int
 
     def has(self, *kinds: str) -> bool:
-        return any(part["type"] in kinds for part in self.parts)
+        return self.count(*kinds) > 0
+
+    def count(self, *kinds: str) -> int:
+        """How many of its parts are of these kinds."""
+        return sum(part["type"] in kinds for part in self.parts)
 
 
 def load_prompts(workdir: Path, split: str) -> list[dict]:

@@ -81,6 +81,18 @@ class Scaling:
         return right and {"": 0, "linear": 1, "llama3": 4}.get(name) == len(numbers)
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Of an open section whose names have ranges of their own, which the table of what they are parts of knows."""
+
+    said: str = "a finite number, True or False, or a word"
+
+    def holds(self, value: Any) -> bool:
+        if isinstance(value, str):
+            return re.fullmatch(r"\w+", value) is not None
+        return isinstance(value, bool) or Number(-math.inf).holds(value)
+
+
 MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 ANY_TEXT = Text(r"[\s\S]*", "a text")
 SHARE, FROM_0 = Number(0, 1), Number(0)
@@ -195,13 +207,24 @@ RANGES = {
     "preference.learning_rate": FROM_0,
     "rl.steps": whole(1),
     "rl.batch": whole(2),
-    "rl.group": whole(2),  # an answer's advantage is over the others of its group
+    "rl.group": whole(1),
     "rl.slots": whole(1),
     "rl.tasks": FROM_0,
     "rl.reward_model": Text(r"|.+:[^:/]+", "WORKDIR:stage, as in runs/taste:reward, or empty"),
     "rl.learning_rate": FROM_0,
-    "rl.advantage": Choice(("mean", "std")),
+    "rl.algorithm": ANY_TEXT,  # a row of a table, to which a module of `extensions` may add
+    "rl.parts": Part(),
     "rl.max_new_tokens": whole(1),
+    "rl.reward": Choice(("right", "random", "format", "model")),
+    "rl.call_price": FROM_0,
+    "rl.resample": whole(0),
+    "rl.updates": whole(1),
+    "rl.minibatches": whole(1),
+    "rl.lag": whole(0),
+    "rl.eval_every": whole(0),
+    "rl.eval_problems": whole(1),
+    "rl.keep_best": Flag(),
+    "rl.canaries": Choice(("warn", "stop", "off")),
     "rl.no_tools": Text(r"\S(.*\S)?", "names of task families", many=True),
     "lora.rank": whole(0),
     "lora.alpha": FROM_0,

@@ -16,7 +16,8 @@ STEPS = (
     *(f"{stage}.steps" for stage in ("pretrain", "sft", "abstain", "reward", "preference", "rl")),
     *(f"{stage}.epochs" for stage in ("sft", "abstain", "reward", "preference")),
 )
-NOT_IDENTITY = ("model.remat", "model.attention", *STEPS, "rl.slots")
+LOOKS = ("rl.eval_every", "rl.eval_problems", "rl.keep_best", "rl.canaries")  # what watches a run
+NOT_IDENTITY = ("model.remat", "model.attention", *STEPS, "rl.slots", *LOOKS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

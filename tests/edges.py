@@ -15,4 +15,5 @@ def get_config(end: str = "low"):
             value = allowed.high if end == "high" and allowed.high < float("inf") else allowed.low
             (c[section] if section else c)[name] = value
     c.rl.tasks = {"arithmetic": 1.0, "calculator": 0.0}
+    c.rl.group = 2  # of one rollout, no advantage
     return c

@@ -43,7 +43,6 @@ def test_defaults_are_valid():
     ("rl.batch", 9),
     ("rl.group", 0),
     ("optimizer.name", "adam"),
-    ("rl.advantage", "median"),
     ("mesh.fsdp", 3),
     ("mesh.tensor", 2),
 ])  # fmt: skip

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from llm_jax.config import OPEN, UserError, default, flatten, validate
-from llm_jax.ranges import LARGEST_SEED, RANGES, Choice, Flag, Number, Scaling, Text, outside
+from llm_jax.ranges import LARGEST_SEED, RANGES, Choice, Flag, Number, Part, Scaling, Text, outside
 from tests import edges
 from tests.commands import ENVIRONMENT, ROOT, TINY, run
 
@@ -25,6 +25,8 @@ def beyond(allowed) -> list:
         return ["", "nosuch", allowed.names[0].upper(), f"{allowed.names[0]} ", None, 1]
     if isinstance(allowed, Flag):
         return ["True", 1, None]
+    if isinstance(allowed, Part):
+        return ["", "two words", ("clip",), math.nan, math.inf, None]
     if isinstance(allowed, Scaling):
         return [
             "linear",
@@ -139,6 +141,8 @@ def test_the_launcher_refuses_them_and_writes_nothing(tmp_path):
         "--config.rl.no_tools=('arithmetic','nosuch')",
         "--config.rl.tasks.nosuch=1",
         "--config.rl.tasks.arithmetic/9 numbers=1",
+        "--config.rl.algorithm=grop",
+        "--config.rl.parts.trust=cispo",
         "--config.data.epochs.nosuch=2",
         "--config.data.weights.nosuch=0.5",
         "--config.data.weights.web=much",

@@ -195,9 +195,11 @@ def of_training(run: Run, stage: str) -> dict:
 
 def rl_group(workdir: Path, reasoning: dict[str, dict]) -> dict:
     before = reasoning.get("before", {})
-    lines = whole_lines(workdir / "rl" / "metrics.jsonl")
+    lines = [line for line in whole_lines(workdir / "rl" / "metrics.jsonl") if "loss" in line]
     group = {f"{n}_{when}": values[n] for when, values in reasoning.items() for n in values}
-    group["logp_gap_max"] = {"value": max((line["logp_gap_max"] for line in lines), default=None)}
+    group["logp_gap_max"] = {
+        "value": max((line["logp_gap_max"] for line in lines if "logp_gap_max" in line), default=None)
+    }
     group["steps"] = {"value": len(lines)}
     if before and "after" in reasoning:
         group["kind_of_gain"] = {"value": kind_of_gain(before, reasoning["after"])}

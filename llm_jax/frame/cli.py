@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from llm_jax.config import OPEN, UserError
+from llm_jax.config import OF_WORDS, OPEN, UserError
 from llm_jax.frame import processes
 
 console = Console(highlight=False)
@@ -101,8 +101,8 @@ def parse(argv: list[str], words: tuple[str, ...] = ()) -> list[str]:
     return rest
 
 
-def opened(argv: list[str]) -> tuple[list[str], dict[tuple[str, str], float]]:
-    """(what remains of the command line, {(section, name): number}): flags of the sections in which any name is a key.
+def opened(argv: list[str]) -> tuple[list[str], dict[tuple[str, str], float | bool | str]]:
+    """(what remains of the command line, {(section, name): value}): flags of the sections in which any name is a key.
 
     ml_collections has a flag only for keys that the config file names, of the type that it gives them.
     """
@@ -117,7 +117,9 @@ def opened(argv: list[str]) -> tuple[list[str], dict[tuple[str, str], float]]:
             try:
                 named[section, name] = float(value)
             except ValueError:
-                raise UserError(f"{section}.{name} is {value!r}; it must be a number") from None
+                if f"{section}." not in OF_WORDS:
+                    raise UserError(f"{section}.{name} is {value!r}; it must be a number") from None
+                named[section, name] = {"true": True, "false": False}.get(value.lower(), value)
     return kept, named
 
 

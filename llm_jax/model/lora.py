@@ -126,6 +126,18 @@ def attached(adapter: Tree, params: Tree, scale: float) -> Tree:
     return out
 
 
+def adapters(params: Tree) -> list[tuple[jax.Array, jax.Array]]:
+    """A and B of each adapted matrix of parameters that `attached` made."""
+    leaves = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, Adapted))
+    return [(x.a, x.b) for x in leaves if isinstance(x, Adapted)]
+
+
+def detached(params: Tree) -> Tree:
+    """The parameters that `attached` was given, uncopied."""
+    is_adapted = lambda x: isinstance(x, Adapted)  # noqa: E731
+    return jax.tree.map(lambda x: x.base if is_adapted(x) else x, params, is_leaf=is_adapted)
+
+
 def frozen(params: Tree, axes_tree: Tree, dtype: str) -> Tree:
     """Parameters as they lie under an adapter; the given ones are deleted one by one, as they are turned.
 

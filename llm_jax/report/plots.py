@@ -199,7 +199,10 @@ def rl_curves(rows: list[dict[str, Any]]) -> str:
     _curve(axes[0, 0], rows, "reward", BLUE, "reward")
     if len(_series(rows, "accuracy")[0]):
         _curve(axes[0, 0], rows, "accuracy", GREEN, "share right")
-        axes[0, 0].legend()
+    steps, held_out = _series(rows, "held_out")
+    if len(steps):
+        axes[0, 0].plot(steps, held_out, "o-", color=ORANGE, markersize=4, linewidth=1.2, label="held out, greedy")
+    axes[0, 0].legend()
     axes[0, 0].set(ylabel="mean of the batch", title="Reward")
     _curve(axes[0, 1], rows, "completion_length", ORANGE)
     axes[0, 1].set(ylabel="tokens", title="Length of an answer")

@@ -1,1 +1,1 @@
-"""Reinforcement learning: what a step of it is made of."""
+"""What reinforcement learning is made of: advantages, the policy loss as named parts, the algorithms over them."""

@@ -4,33 +4,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llm_jax import sharding
+from llm_jax import checkpoint, sharding
 from llm_jax.config import UserError
 from llm_jax.files import user_path
 from llm_jax.model import scalar_head, transformer
 from llm_jax.runs import Run
 from llm_jax.stage_table import STAGES
+from llm_jax.tokenizer import path_in
 
 ROWS = 32  # scored at a time, at least
 SHORTEST = 32  # sequences are padded to this, or to twice, four times, ... as much: few shapes
 
 
-class RewardModel:
-    """That of stage `reward` of the run, or of another one, "WORKDIR:stage".
+def located(run: Run, source: str) -> tuple[Run, str]:
+    """(the run of a reward model, its stage): stage `reward` of this run, or of another one, "WORKDIR:stage".
 
     Raises UserError when there is none, or its tokenizer is another than the run's: it would read other text.
     """
+    workdir, _, stage = source.rpartition(":")
+    if source and not workdir:
+        raise UserError(f"the reward model is {source!r}; it must be WORKDIR:stage, as in runs/taste:reward")
+    theirs, stage = Run.open(user_path(workdir, "the reward model")) if workdir else run, stage or "reward"
+    if STAGES.find(stage).kind != "reward":
+        raise UserError(f"stage {stage!r} of {theirs.workdir} is no reward model; name one, as in 'reward'")
+    checkpoint.existing(theirs.workdir, stage).close()
+    own = path_in(run.workdir / "data")
+    if own.exists() and theirs.tokenizer_sha256 != run.tokenizer_sha256:
+        what = f"the reward model {source} reads with another tokenizer than {run.workdir}"
+        raise UserError(f"{what}; train one on a run that shares it (init_from)")
+    return theirs, stage
+
+
+class RewardModel:
+    """That of a source, as `located` finds it."""
 
     def __init__(self, run: Run, source: str = ""):
-        workdir, _, stage = source.rpartition(":")
-        if source and not workdir:
-            raise UserError(f"the reward model is {source!r}; it must be WORKDIR:stage, as in runs/taste:reward")
-        self.run, stage = Run.open(user_path(workdir, "the reward model")) if workdir else run, stage or "reward"
-        if STAGES.find(stage).kind != "reward":
-            raise UserError(f"stage {stage!r} of {self.run.workdir} is no reward model; name one, as in 'reward'")
-        if self.run.tokenizer_sha256 != run.tokenizer_sha256:
-            what = f"the reward model {source} reads with another tokenizer than {run.workdir}"
-            raise UserError(f"{what}; train one on a run that shares it (init_from)")
+        self.run, stage = located(run, source)
         self.params = self.run.load_params(stage)
         self.length, model, vocab_size = self.run.config.data.sequence_length, self.run.model, self.run.vocab_size
         self.rows = ROWS * sharding.shards(self.run.mesh, "batch")

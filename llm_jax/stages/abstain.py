@@ -21,12 +21,12 @@ import numpy as np
 from llm_jax import lineage, rows
 from llm_jax.config import UserError
 from llm_jax.files import json_lines, matching, read_json, replace
+from llm_jax.rl.packing import first_fit
 from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.loaded import engine_for
 from llm_jax.sampling.requests import Request
 from llm_jax.stages import adapter, supervised
-from llm_jax.stages.rl import first_fit
 from llm_jax.tasks import knowledge
 from llm_jax.tasks.base import cited, spoken
 from llm_jax.tasks.knowledge import Fact

@@ -61,6 +61,10 @@ class Job:
     tokens_per_step: int = 0
     flops_per_step: float = 0.0  # of the model, for MFU; 0 when it varies
     join: Callable = join  # (trainable, frozen) -> the parameters that loss, batches and validation get
+    validate_every: int = 0  # steps; 0: log.eval_every
+    score: str = ""  # metric of `validate` whose best step is named; it is taken before the first step, too
+    keep_best: bool = False  # the checkpoint of that step is kept
+    watch: Callable | None = None  # (step, what was logged) -> None; it may raise to stop the run
 
 
 def state_shardings(optimizer_state, shardings, mesh: Mesh):
@@ -79,7 +83,8 @@ def gradients(loss: Callable, trainable, frozen, batch, join: Callable = join):
 
     Sums are added up over the microbatches and divided once, by the number of targets of the whole batch: the same
     loss as in one piece, but for the experts' balance, which each microbatch has of its own tokens. A microbatch
-    without targets costs nothing; one whose `advantages` are all 0 has no gradient, and costs a forward pass.
+    without targets costs nothing; one whose `advantages` are all 0 has no gradient, and costs a forward pass, unless
+    there is a reference (`ref_logp`), from which it is drawn to.
     """
 
     def total(trainable, part):
@@ -102,9 +107,10 @@ def gradients(loss: Callable, trainable, frozen, batch, join: Callable = join):
         return sums[0], *joined((0.0, *sums[1:]), (0.0, nats, weight, metrics))[1:]
 
     def add(sums, part):
-        branches = [lambda sums, _: sums, learned, measured][: 2 + ("advantages" in part)]
+        still = "advantages" in part and "ref_logp" not in part  # some may be
+        branches = [lambda sums, _: sums, learned, measured][: 2 + still]
         counts = jnp.any(part["weights"] > 0).astype(jnp.int32)
-        moves = jnp.any(part["advantages"] != 0) if "advantages" in part else True
+        moves = jnp.any(part["advantages"] != 0) if still else True
         return jax.lax.switch(jnp.where(moves, counts, 2 * counts), branches, sums, part), None
 
     first = jax.tree.map(lambda x: x[0], batch)
@@ -169,7 +175,7 @@ def _train(run: Run, job: Job, params, frozen: dict, interrupt: Interrupt) -> An
     log = StageLog(run.workdir, job.stage, job.steps, job.tokens_per_step, job.flops_per_step, peak, parts)
     store = checkpoint.Checkpoints(run.workdir, job.stage, config.checkpoint.keep)
     optimizer_state, step_fn = prepare(job, params, run.mesh)
-    start = 0
+    start, best = 0, None  # the best is {"step": ..., "score": ...}
     if store.latest() is None:
         log.begin()
     else:
@@ -188,6 +194,8 @@ def _train(run: Run, job: Job, params, frozen: dict, interrupt: Interrupt) -> An
             raise UserError(lineage.shorter(run, job.stage, start, job.steps))
         store.put_aside(start)
         job.batches.restore(meta["batches"])
+        best = meta.get("best")
+        store.best = best and best["step"]
         log.resume(start, meta["log"])
 
     def save(step):
@@ -201,14 +209,33 @@ def _train(run: Run, job: Job, params, frozen: dict, interrupt: Interrupt) -> An
             "tokenizer": run.tokenizer_sha256,
             "batches": job.batches.state(),
             "log": log.state(),
+            "best": best,
         }
         store.save(step, params, optimizer_state, meta)
+
+    def told(step, values):
+        if job.watch:
+            job.watch(step, values)
+
+    def validation(step):
+        """Logs it -> the best one now."""
+        values, now = job.validate(job.join(params, frozen)), best
+        if job.score:
+            if not now or values[job.score] > now["score"]:
+                now = {"step": step, "score": values[job.score]}
+            values["best_step"] = now["step"]
+        log.validation(step, values)
+        told(step, values)
+        return now
 
     pending = None  # metrics of the step before: read only when the next one is on its way
     waited = 0.0  # seconds for batches since a step was last logged
     done_steps = start
     profile = Profile(run, job.stage, job.steps - start)
     with contextlib.closing(store), log, contextlib.closing(profile):
+        if job.validate and job.score and not start:
+            best = validation(0)
+            log.restart_clock()
         for step in range(start, job.steps):
             asked = time.monotonic()
             host_batch, figures = job.batches.next(step, job.join(params, frozen))
@@ -219,18 +246,20 @@ def _train(run: Run, job: Job, params, frozen: dict, interrupt: Interrupt) -> An
             with jax.transfer_guard("disallow"):
                 params, optimizer_state, metrics = step_fn(params, frozen, optimizer_state, batch)
             if pending:
-                log.step(*pending, waited)
+                told(pending[0], log.step(*pending, waited))
                 waited = 0.0
             pending = (step + 1, metrics, figures)
             done = step + 1 == job.steps
             done_steps, stop = step + 1, bool(wanted)
-            validates = job.validate and (done or (step + 1) % config.log.eval_every == 0)
+            validates = job.validate and (done or (step + 1) % (job.validate_every or config.log.eval_every) == 0)
             saves = done or stop or (step + 1) % config.checkpoint.every == 0
             if validates or saves:
-                log.step(*pending, waited)
+                told(pending[0], log.step(*pending, waited))
                 pending, waited = None, 0.0
                 if validates:
-                    log.validation(step + 1, job.validate(job.join(params, frozen)))
+                    best = validation(step + 1)
+                    if job.keep_best and best["step"] == step + 1:
+                        saves, store.best = True, step + 1
                 if saves:
                     save(step + 1)
                 log.restart_clock()

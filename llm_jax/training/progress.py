@@ -80,9 +80,9 @@ class StageLog:
         self._bar.update(self._task, completed=step)
         console.print(f"{self.stage}: continuing after step {step}")
 
-    def step(self, step: int, metrics: dict, figures: dict[str, float], waited: float) -> None:
+    def step(self, step: int, metrics: dict, figures: dict[str, float], waited: float) -> dict[str, float]:
         """One training step: `metrics` are on the device, `figures` on the host; `waited` are the seconds for batches
-        since the last call. A figure `tokens` is how many the step had, where that varies.
+        since the last call. A figure `tokens` is how many the step had, where that varies. Gives what it has logged.
 
         Raises FloatingPointError when the loss or a gradient is not finite.
         """
@@ -110,6 +110,7 @@ class StageLog:
         self._write({"step": step, **values, **speed})
         note = f"loss {values['loss']:.3f}" + (f"  reward {values['reward']:.2f}" if "reward" in values else "")
         self._bar.update(self._task, completed=step, note=f"{note}  {rate / 1e3:.1f}k tok/s")
+        return values
 
     def restart_clock(self) -> None:
         """What went before, a validation or a save, is no part of the next step's time."""

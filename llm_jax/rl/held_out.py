@@ -1,0 +1,31 @@
+"""The held-out score inside a run: answers to problems of the trained tasks that training never sees."""
+
+from llm_jax.config import UserError
+from llm_jax.prompts import judge, load_prompts
+from llm_jax.rl.rollouts import PromptStream
+from llm_jax.runs import Run
+from llm_jax.sampling.engine import Engine
+from llm_jax.sampling.requests import Request
+
+
+class HeldOut:
+    """`rl.eval_problems` of split `dev`, or as many as there are, in the shares of `rl.tasks`; answered greedily."""
+
+    def __init__(self, run: Run, engine: Engine | None):
+        """Raises UserError where a trained task has none."""
+        rl, there = run.config.rl, load_prompts(run.workdir, "dev")
+        try:
+            stream = PromptStream(there, dict(rl.tasks), run.config.seed)
+        except UserError as error:
+            what = f"rl.eval_every asks for a score on the dev prompts of {run.workdir / 'data'}: {error}"
+            raise UserError(f"{what}; or set rl.eval_every to 0") from error
+        drawn = (stream.next()[1] for _ in range(rl.eval_problems))
+        self.prompts = list({id(prompt): prompt for prompt in drawn}.values())
+        self.engine, self.tokenizer, self.longest = engine, run.tokenizer, rl.max_new_tokens
+
+    def __call__(self, params) -> dict[str, float]:
+        """`held_out`: the share that is right, of `held_out_problems`."""
+        asked = [self.tokenizer.render(p["messages"], for_generation=True).ids for p in self.prompts]
+        done = self.engine.generate(params, [Request(ids, max_new_tokens=self.longest) for ids in asked])
+        right = [judge(self.tokenizer, p, c).right for p, c in zip(self.prompts, done, strict=True)]
+        return {"held_out": sum(right) / len(right), "held_out_problems": len(right)}
