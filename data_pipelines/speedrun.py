@@ -36,7 +36,7 @@ from data_pipelines.documents import (
 from data_pipelines.lessons import lesson_documents
 from data_pipelines.packing import pack_records
 from data_pipelines.python_docs import python_documents
-from data_pipelines.tiny_web import causes, lexicon, reading, reading_talk
+from data_pipelines.tiny_web import causes, lexicon, reading, reading_talk, tastes
 from data_pipelines.tiny_web.crawl import crawl, pages_for, write_warc
 from data_pipelines.tiny_web.pages import HOWTO_PAGES, SECTIONS, world_pages
 from data_pipelines.tiny_web.programs import program_documents
@@ -48,6 +48,7 @@ from llm_jax.files import read_json, user_path
 from llm_jax.rows import facts, row_sets
 from llm_jax.tables import known
 from llm_jax.tasks.table import FAMILIES
+from llm_jax.tasks.taste import TASK as TASTE
 from llm_jax.tokenizer import Tokenizer, path_in
 from llm_jax.tokenizer.sentencepiece import cut, train_tokenizer
 from llm_jax.tools import search
@@ -85,7 +86,11 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
         asked = talk.prompts(config.seed, split, amount, lists, questions[split])
         if world and config.data.reading and split == "test":
             asked = itertools.chain(asked, reading_talk.prompts(config.seed, amount, world))
+        if config.data.pairs:
+            asked = itertools.chain(asked, tastes.prompts(split))
         write_jsonl(folder / f"prompts_{split}.jsonl", asked)
+    if config.data.pairs:
+        write_jsonl(folder / "pairs.jsonl", tastes.pairs(config.seed, config.data.pairs, config.data.pair_noise))
     if not config.data.conversations:  # those of the user's own teach nothing of this
         write_jsonl(folder / "self_test.jsonl", itself.test())
     if world and config.data.reading:
@@ -112,7 +117,7 @@ def check(config: ConfigDict) -> None:
             known(f"source in data.{key}", name, sorted(sources))
     levels = [f"{family.name}/{level}" for family in FAMILIES.values() for level in family.levels]
     for name in config.rl.tasks:
-        if name.partition("/")[0] != "facts":
+        if name.partition("/")[0] not in ("facts", TASTE):
             known("task of rl.tasks", name, [*FAMILIES, *levels])
 
 
@@ -158,7 +163,7 @@ def make_conversations(config: ConfigDict, lists: dict, questions: list[dict], w
         made = talk.conversations(config.seed, config.data.scale, lists, questions)
         amount = config.data.reading * config.data.scale
         more = reading_talk.conversations(config.seed, amount, world) if world and amount else ()
-        return with_splits([*made, *more])
+        return with_splits([*made, *more, *tastes.conversations(config.seed, config.data.pairs)])
 
     def bad(what: str) -> None:
         raise UserError(f"{what}; mend it, or leave such records out with data_pipelines.chats --skip_bad")

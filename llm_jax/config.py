@@ -75,6 +75,8 @@ def default() -> ConfigDict:
     c.data.first = ()  # sources that pre-training reads before all others
     c.data.reading = 0.0  # amount of lists to copy, texts to read and searches; with any, there is an index, too
     c.data.lessons = 1.0  # amount of worked lessons
+    c.data.pairs = 0  # comparisons by a taste that is a function of the text (tasks/taste.py), and talk to go with them
+    c.data.pair_noise = 0.2  # share of them that name the wrong answer
 
     c.imported = ConfigDict()
     c.imported.source = ""  # folder of Hugging Face or GGUF file to start from, not from pre-training
@@ -122,15 +124,35 @@ def default() -> ConfigDict:
     c.control = ConfigDict()  # a stage beside it, the same from the same parent but for
     c.control.arm = "none"  # this; nothing follows it
 
+    c.pairs = ConfigDict()  # comparisons of two answers, which stages `reward` and `preference` learn from
+    c.pairs.files = ""  # glob of .jsonl with `pair` records of one's own; "": those that stage `data` has made
+    c.pairs.most = 0  # learn from the first so many only; 0: all
+
+    c.reward = stage_section(steps=0, batch=8)  # batch: rows, of as many pairs as fit
+    c.reward.loss = "none"  # "bradley_terry": log p(the better answer is preferred); none
+    c.reward.epochs = 1  # passes over the pairs when steps is 0
+    c.reward.learning_rate = 3e-4  # peak, AdamW
+    c.reward.sum_to_zero = 0.0  # weight of the square of a microbatch's mean reward (Hong et al. 2025)
+    c.reward.length_control = (
+        0.0  # weight of the square of the correlation of rewards and lengths (after Chen et al. 2024)
+    )
+
+    c.preference = stage_section(steps=0, batch=8)
+    c.preference.loss = "none"  # "dpo" (Rafailov et al. 2023), "ipo" (Azar et al. 2023); none
+    c.preference.beta = 0.1  # how strongly it is held to its parent; tau of IPO
+    c.preference.epochs = 1  # passes over the pairs when steps is 0
+    c.preference.learning_rate = 2e-5  # peak, AdamW
+
     c.rl = stage_section(steps=36, batch=192)  # batch: rollouts a step
     c.rl.group = 8  # rollouts of one prompt
     c.rl.slots = 64  # rollouts decoded at a time
     c.rl.tasks = ConfigDict()  # share of the prompts from each "family" or "family/level"
+    c.rl.reward_model = ""  # "WORKDIR:stage" of the reward model, where that is the reward; "": this run's own
     c.rl.learning_rate = 1e-4  # AdamW, constant after the warm-up
     c.rl.algorithm = "reinforce"  # or rloo, grpo, dr_grpo, dapo, gspo, cispo, ppo, maxrl: parts of the loss
     c.rl.parts = ConfigDict()  # parts that are other than the algorithm's, as advantage or clip_high
     c.rl.max_new_tokens = 80  # of a rollout
-    c.rl.reward = "right"  # what earns 1; controls: format (a well-formed answer), random (a coin of the same rate)
+    c.rl.reward = "right"  # or model (rl.reward_model); controls: format (a well-formed answer), random (a coin)
     c.rl.exact = False  # sampler and trainer agree bit for bit, on one device; it costs time
     c.rl.no_tools = ("arithmetic",)  # families in which calling the python tool earns nothing
     c.rl.call_price = 0.0  # what a call of a tool costs
@@ -143,12 +165,12 @@ def default() -> ConfigDict:
     c.rl.keep_best = True  # the checkpoint with the best such score is kept beside the newest
     c.rl.canaries = "warn"  # what they do that see a run go wrong: warn, stop, off
 
-    c.lora = ConfigDict()  # stages sft and rl: an adapter in place of all parameters (Hu et al. 2021)
+    c.lora = ConfigDict()  # of all stages after pre-training: an adapter in place of all parameters (Hu et al. 2021)
     c.lora.rank = 0  # of its matrices; 0: none, all parameters are trained
     c.lora.alpha = 16.0  # its output is multiplied by alpha / rank
     c.lora.projections = ("q", "k", "v", "o", "gate", "up", "down")  # those that it adapts
     c.lora.frozen = "float32"  # dtype of the parameters under it; int8: of layers' matrices, tables are bfloat16
-    c.lora.learning_rate = 1e-3  # peak, AdamW, of both stages; about ten times that of training all parameters
+    c.lora.learning_rate = 1e-3  # peak, AdamW, of them all; about ten times that of training all parameters
 
     c.eval = ConfigDict()
     c.eval.problems = 512  # held-out problems behind every rate
@@ -157,6 +179,7 @@ def default() -> ConfigDict:
     c.eval.passk_samples = 16  # samples of each
     c.eval.slots = 64  # prompts decoded at a time
     c.eval.max_new_tokens = 80
+    c.eval.best_of = 0  # answers to a prompt, of which a reward model takes the best; 0: that is not measured
     c.eval.texts = ""  # glob of text files whose bits per byte are measured, of every stage
     c.eval.questions = ""  # glob of .jsonl files with questions of one's own, asked of every stage
 
@@ -205,7 +228,7 @@ def check_keys(config: ConfigDict, sections: tuple[str, ...]) -> None:
 
 # (key, those whose product must divide it): sizes that are split over the mesh, and others that must come out even.
 SHARDS = ("mesh.data", "mesh.fsdp", "mesh.expert")
-BATCHES = ("pretrain.batch", "sft.batch", "abstain.batch")
+BATCHES = ("pretrain.batch", "sft.batch", "abstain.batch", "reward.batch", "preference.batch")
 MULTIPLES = (
     ("model.heads", ("model.kv_heads",)),
     ("rl.batch", ("rl.group", "rl.minibatches")),
@@ -234,9 +257,10 @@ def validate(config: ConfigDict, sections: tuple[str, ...] = ()) -> None:
     check_layers(config.model)
     check_adapter(config)
     check_exact(config)
-    idle = "abstain.batch" if config.abstain.arm == "none" else ""
+    idle = ["abstain.batch"] if config.abstain.arm == "none" else []
+    idle += [f"{stage}.batch" for stage in ("reward", "preference") if config[stage].loss == "none"]
     for key, of in MULTIPLES:
-        if key != idle and flat[key] % (unit := math.prod(flat[name] for name in of)):
+        if key not in idle and flat[key] % (unit := math.prod(flat[name] for name in of)):
             equals = f" = {unit}" if len(of) > 1 else f" {unit}"
             raise UserError(f"{key} {flat[key]} must be a multiple of {' x '.join(of)}{equals}")
     rows = -(-config.tokenizer.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
@@ -244,7 +268,7 @@ def validate(config: ConfigDict, sections: tuple[str, ...] = ()) -> None:
         raise UserError(f"the embedding's {rows} rows must be a multiple of mesh.tensor {config.mesh.tensor}")
     microbatch = config.train.microbatch
     for key in BATCHES:
-        if microbatch and flat[key] > microbatch and flat[key] % microbatch:
+        if key not in idle and microbatch and flat[key] > microbatch and flat[key] % microbatch:
             raise UserError(f"{key} {flat[key]} must be a multiple of train.microbatch {microbatch}")
 
 

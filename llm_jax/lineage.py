@@ -12,7 +12,7 @@ from llm_jax import checkpoint, rows
 from llm_jax.config import UserError, differences, flatten
 from llm_jax.files import user_path
 from llm_jax.runs import OWN, Run, read_noted
-from llm_jax.stage_table import STAGES, Stage, trained
+from llm_jax.stage_table import STAGES, Stage, trained, writing
 from llm_jax.tables import known
 from llm_jax.tokenizer import path_in
 
@@ -50,7 +50,7 @@ def branch(init_from: str) -> Source:
     workdir, _, stage = init_from.rpartition(":")
     if not workdir or "/" in stage:
         raise UserError(f"init_from is {init_from!r}; it must be WORKDIR:stage, as in runs/speedrun:pretrain")
-    return Source(workdir, known("stage of init_from", stage, trained()), user_path(workdir, "init_from"))
+    return Source(workdir, known("stage of init_from", stage, writing()), user_path(workdir, "init_from"))
 
 
 def newest(workdir: Path, stage: str) -> dict[str, Any]:

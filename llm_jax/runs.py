@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 from llm_jax import checkpoint, sharding
 from llm_jax.config import OPEN, UserError, default, flatten
 from llm_jax.files import read_json, replace, user_path
-from llm_jax.model import lora, transformer
+from llm_jax.model import lora, scalar_head, transformer
 from llm_jax.model.attention import kernel_for
-from llm_jax.stage_table import STAGES, identity, trained
+from llm_jax.stage_table import STAGES, identity, trained, writing
 from llm_jax.tables import extend, known
 from llm_jax.tokenizer import Tokenizer, path_in
 
@@ -101,7 +101,8 @@ class Run:
     def load_params(self, stage: str, workdir: Path | None = None, step: int | None = None):
         """The parameters of `stage` after a step, or the newest that are whole, here or in another workdir.
 
-        Of a stage that trained an adapter: those that it was trained on, with the adapter added to them. Raises
+        Of a stage that trained an adapter: those that it was trained on, with the adapter added to them. Those of a
+        reward model have its head beside them. Raises
         UserError when there are none, they know another tokenizer, or the adapter belongs to others.
         """
         workdir = workdir or self.workdir
@@ -109,8 +110,9 @@ class Run:
         if not meta.get("lora"):
             return params
         values = ConfigDict(meta["lora"])
+        params, head = scalar_head.parted(params)
         base = lora.frozen(self._base_of(stage, workdir, meta["parent"]), self.axes(), values.frozen)
-        return lora.merged(lora.attached(params, base, lora.scale_of(values)), self.axes())
+        return lora.merged(lora.attached(params, base, lora.scale_of(values)), self.axes()) | head
 
     def load_adapter(self, stage: str):
         """(the record, the adapter) of a stage that trained one. Raises UserError when it did not, or has none."""
@@ -130,6 +132,8 @@ class Run:
                     raise UserError(f"{store.path} was trained with {mend}")
                 values = meta.get("lora")
                 abstract = self.abstract_adapter(ConfigDict(values)) if values else self.abstract_params()
+                if STAGES[stage].kind == "reward":
+                    abstract |= scalar_head.abstract(self.model.dim, self.mesh)
                 return meta, store.restore_params(step, abstract)
 
             return store.newest(read) if step is None else read(step)
@@ -158,13 +162,17 @@ class Run:
         """Stages that have a whole checkpoint, in the order of training."""
         return [stage for stage in trained() if checkpoint.written(self.workdir, stage)]
 
+    def writing(self) -> list[str]:
+        """Those of them whose model writes text."""
+        return [stage for stage in self.trained() if STAGES[stage].writes]
+
     def choose(self, stage: str = "") -> str:
         """`stage`, or the newest one when it is empty. Raises UserError when it is unknown or has no checkpoint."""
-        if stage and stage not in trained():
+        if stage and stage not in writing():
             if stage in STAGES:
-                raise UserError(f"stage {stage!r} trains no model; choose from {', '.join(trained())}")
-            known("stage", stage, trained())
-        there = self.trained()
+                raise UserError(f"stage {stage!r} trains no model that writes; choose from {', '.join(writing())}")
+            known("stage", stage, writing())
+        there = self.writing()
         if not there:
             raise UserError(f"{self.workdir} has no trained stage yet; run llm_jax.main first")
         if stage and stage not in there:

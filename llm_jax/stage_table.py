@@ -9,10 +9,13 @@ from collections.abc import Iterable
 from llm_jax.config import flatten
 from llm_jax.tables import Row, Table, known
 
-KINDS = ("", "base", "chat")
+KINDS = ("", "base", "chat", "reward")
 # What the loader does with the rows; stage `data` makes the same ones.
 MIXTURE = ("data.epochs.", "data.weights.", "data.first")
-STEPS = (*(f"{stage}.steps" for stage in ("pretrain", "sft", "abstain", "rl")), "sft.epochs", "abstain.epochs")
+STEPS = (
+    *(f"{stage}.steps" for stage in ("pretrain", "sft", "abstain", "reward", "preference", "rl")),
+    *(f"{stage}.epochs" for stage in ("sft", "abstain", "reward", "preference")),
+)
 LOOKS = ("rl.eval_every", "rl.eval_problems", "rl.keep_best", "rl.canaries")  # what watches a run
 NOT_IDENTITY = ("model.remat", "model.attention", "model.float32_head", *STEPS, "rl.slots", *LOOKS)
 
@@ -29,7 +32,8 @@ class Stage(Row):
     run: str = None  # "module:function"
     check: str = ""  # "module:function" of (Run, names of the stages to come): refuses before anything is written
     label: str = None  # what people call it
-    kind: str = ""  # of the model that it trains: "base" continues documents, "chat" answers turns; "": trains none
+    # Of the model that it trains: "base" continues documents, "chat" answers turns, "reward" scores answers; "": none.
+    kind: str = ""
     follows: tuple[str, ...] = ()  # stages whose parameters it may start from, the preferred one first
     section: str = ""  # of the config
     identity: tuple[str, ...] = ()
@@ -40,6 +44,11 @@ class Stage(Row):
     @property
     def trains(self) -> bool:
         return bool(self.kind)
+
+    @property
+    def writes(self) -> bool:
+        """Whether its model writes text, so that it can be talked to, served, exported and examined."""
+        return self.kind in ("base", "chat")
 
     def wrong(self, names: Iterable[str]) -> str:
         if self.kind not in KINDS:
@@ -121,14 +130,36 @@ STAGES: Table[Stage] = Table(
             one_process=True,
         ),
         Stage(
+            name="reward",
+            run="llm_jax.stages.reward:train",
+            check="llm_jax.stages.reward:check",
+            label="the reward model",
+            kind="reward",
+            follows=("sft", "imported"),
+            section="reward",
+            identity=(*PRETRAINED, "lora", "sft", "pairs", "reward"),
+            one_process=True,
+        ),
+        Stage(
+            name="preference",
+            run="llm_jax.stages.preference:train",
+            check="llm_jax.stages.preference:check",
+            label="preferences",
+            kind="chat",
+            follows=("abstain", "sft", "imported"),
+            section="preference",
+            identity=(*PRETRAINED, "lora", "sft", "abstain", "pairs", "preference"),
+            one_process=True,
+        ),
+        Stage(
             name="rl",
             run="llm_jax.stages.rl:train",
             check="llm_jax.stages.rl:check",
             label="reinforcement learning",
             kind="chat",
-            follows=("abstain", "sft"),
+            follows=("preference", "abstain", "sft"),
             section="rl",
-            identity=(*PRETRAINED, "lora", "sft", "abstain", "rl"),
+            identity=(*PRETRAINED, "lora", "sft", "abstain", "pairs", "preference", "rl"),
             one_process=True,
         ),
         Stage(
@@ -154,12 +185,18 @@ def by_default(config) -> list[str]:
     """The stages of a run that are not chosen by name: a model is imported or pre-trained, and an arm may be none."""
     other = "pretrain" if config.imported.source else "imported"
     idle = {name for name in ("abstain", "control") if config[name].arm == "none"}
+    idle |= {name for name in ("reward", "preference") if config[name].loss == "none"}
     return [name for name in STAGES if name not in {other, *idle}]
 
 
 def trained() -> list[str]:
     """The stages that leave checkpoints, in the order of training."""
     return [stage.name for stage in STAGES.values() if stage.trains]
+
+
+def writing() -> list[str]:
+    """Those of them whose model writes text."""
+    return [stage.name for stage in STAGES.values() if stage.writes]
 
 
 def identity(config, stage: str) -> dict:

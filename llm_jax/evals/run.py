@@ -59,8 +59,8 @@ def check_files(run: Run) -> None:
 
 def evaluate(run: Run) -> None:
     """Measures the stages that have a checkpoint; writes the report's data. Raises UserError for a stale one."""
-    stages = run.trained()
-    for stage in stages:
+    stages = run.writing()
+    for stage in run.trained():
         lineage.check(run, stage)
     report: dict = {"data": data_counts(run), "crawl": crawl_counts(run.workdir)}
     params = {stage: run.load_params(stage) for stage in stages}

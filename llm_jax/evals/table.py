@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable
 
-from llm_jax.evals import knowledge, search, self_knowledge
+from llm_jax.evals import best_of_n, knowledge, search, self_knowledge
 from llm_jax.evals.bpb import bits_per_byte
 from llm_jax.evals.context import measure_context
 from llm_jax.evals.map import measure_map
@@ -98,6 +98,14 @@ MEASUREMENTS: Table[Measurement] = Table(
             name="search", measure=search.measure_search, on="last", final=True, tasks=("facts",), tools=("search",)
         ),
         Measurement(name="real", measure=measure_real, on="before and after", tasks=("sums", "arithmetic")),
+        Measurement(
+            name="best_of_n",
+            measure=best_of_n.measure_best_of_n,
+            on="last",
+            tasks=(best_of_n.taste.TASK,),
+            lacks=best_of_n.lacks,
+            key="best_of",
+        ),
         Measurement(
             name="texts",
             measure=lambda examiner, params: bits_per_byte_of(examiner.run, params, examiner.config.texts),

@@ -81,7 +81,7 @@ def kind_of(path: tuple[str, ...], metric: Metric) -> str:
         return "count"
     if name == "bytes":
         return "bytes"
-    if name == "logp_gap_max":
+    if name == "logp_gap_max" or (path[0] == "best_of_n" and name != "ordered_alike"):
         return "plain"
     if name.split("_")[0] in PLAIN:
         return "plain"

@@ -1,5 +1,7 @@
 """What a rollout earns: a named reward, less a price for its calls and for being too long.
 
+`model` is what a reward model says of it (`reward_model.py`); the others are of the graded answer.
+
 `random` and `format` are controls: what a model gains from them it did not learn from right answers.
 """
 
@@ -39,13 +41,20 @@ REWARDS: dict[str, Callable[[list[Outcome], Sequence[int], Sequence[str]], list[
 
 
 def rewards_of(
-    outcomes: list[Outcome], seeds: Sequence[int], name: str, no_tools: Sequence[str], call_price: float
+    outcomes: list[Outcome],
+    seeds: Sequence[int],
+    name: str,
+    no_tools: Sequence[str],
+    call_price: float,
+    scores: np.ndarray | None = None,
 ) -> Parts:
-    """Part -> float32 [N]: `answer`, the named reward, and `calls` where they have a price.
+    """Part -> float32 [N]: `answer`, the named reward, or the `scores` of a reward model, and `calls` where they have a
+    price.
 
     Raises UserError for a reward that is no number, naming the task.
     """
-    parts = {"answer": np.array(REWARDS[name](outcomes, seeds, no_tools), np.float32)}
+    answer = REWARDS[name](outcomes, seeds, no_tools) if scores is None else scores
+    parts = {"answer": np.array(answer, np.float32)}
     if call_price:
         parts["calls"] = np.array([-call_price * o.count(*TOOLS) for o in outcomes], np.float32)
     for outcome, reward in zip(outcomes, total(parts), strict=True):

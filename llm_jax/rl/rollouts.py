@@ -20,6 +20,7 @@ from llm_jax.rl.advantages import advantages, overlong
 from llm_jax.rl.algorithms import Algorithm
 from llm_jax.rl.loss import aggregation
 from llm_jax.rl.packing import pack_rollouts
+from llm_jax.rl.reward_model import RewardModel
 from llm_jax.rl.rewards import Parts, rewards_of, total
 from llm_jax.rl.scoring import Scorer
 from llm_jax.runs import Run
@@ -111,6 +112,7 @@ class Rollouts(loop.Batches):
         rl: ConfigDict = run.config.rl
         self.rl, self.engine, self.tokenizer, self.algorithm = rl, engine, run.tokenizer, algorithm
         self.score, self.reference = score, reference
+        self.model = RewardModel(run, rl.reward_model) if rl.reward == "model" else None
         self.length, self.adapted = run.config.data.sequence_length, run.config.lora.rank > 0
         self.split = run.config.train.microbatch, sharding.shards(run.mesh, "batch")
         self.stream = PromptStream(load_prompts(run.workdir, "train"), dict(rl.tasks), run.config.seed)
@@ -226,7 +228,9 @@ class Rollouts(loop.Batches):
     def rewards(self, rollouts: list[Rollout]) -> Parts:
         """The parts of the rewards; those of the algorithm, for length and for leaving the reference, come last."""
         outcomes, seeds = [r.outcome for r in rollouts], [r.request.seed for r in rollouts]
-        parts = rewards_of(outcomes, seeds, self.rl.reward, self.rl.no_tools, self.rl.call_price)
+        answers = [r.request.prompt + r.completion.ids for r in rollouts]
+        scores = self.model.score(answers) if self.model else None
+        parts = rewards_of(outcomes, seeds, self.rl.reward, self.rl.no_tools, self.rl.call_price, scores)
         algorithm, longest = self.algorithm, self.rl.max_new_tokens
         if algorithm.overlong == "shape":
             buffer = max(1, round(algorithm.overlong_share * longest))

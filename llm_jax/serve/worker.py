@@ -23,7 +23,7 @@ from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.loaded import Loaded, load
 from llm_jax.sampling.requests import Completion, Request
 from llm_jax.serve.bodies import ApiError
-from llm_jax.stage_table import trained
+from llm_jax.stage_table import writing
 from llm_jax.tools.search import Place
 from llm_jax.tools.table import present
 
@@ -268,8 +268,8 @@ class Workers:
         self._stopping = ""
 
     def trained(self) -> dict[str, int]:
-        """Stages that have a whole checkpoint, in the order of training, and when the newest one was written."""
-        times = {stage: written(self.workdir, stage) for stage in trained()}
+        """Stages that can be talked to, in the order of training, and when the newest checkpoint was written."""
+        times = {stage: written(self.workdir, stage) for stage in writing()}
         return {stage: int(time) for stage, time in times.items() if time}
 
     def known(self, name: str) -> str:

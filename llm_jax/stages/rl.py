@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from llm_jax.config import UserError
 from llm_jax.model import lora
 from llm_jax.prompts import load_prompts
-from llm_jax.rl import instruments
+from llm_jax.rl import instruments, reward_model
 from llm_jax.rl.algorithms import Algorithm, resolve
 from llm_jax.rl.canaries import Watch
 from llm_jax.rl.held_out import HeldOut
@@ -56,6 +56,8 @@ def check(run: Run, stages: list[str]) -> None:
     """Raises UserError for parts of the loss that contradict, families that are none and tasks without prompts here."""
     rl = run.config.rl
     check_updates(rl, resolve(rl))
+    if rl.reward == "model" and (rl.reward_model or "reward" not in stages):
+        reward_model.located(run, rl.reward_model)
     there = (run.workdir / "data" / "prompts_train.jsonl").exists()
     prompts = load_prompts(run.workdir, "train") if there else []
     for name in rl.no_tools:
