@@ -8,15 +8,15 @@ from fractions import Fraction
 from pathlib import Path
 
 from llm_jax.config import UserError
-from llm_jax.evals import shapes
 from llm_jax.evals.likelihood import of_continuations, prefix_of, split
-from llm_jax.evals.shapes import Question
 from llm_jax.evals.statistics import rate
 from llm_jax.files import matching
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.requests import Request
 from llm_jax.sampling.turns import said
+from llm_jax.tasks import shapes
 from llm_jax.tasks.knowledge import plain
+from llm_jax.tasks.shapes import Question
 
 ANSWER_TOKENS = 256
 IN_TEXT = re.compile(r"-?[0-9][0-9,]*(?:\.[0-9]+)?")
