@@ -87,15 +87,12 @@ def between(tokenizer: Tokenizer, message: str) -> list[int]:
 
 def joined(first: Completion, said: list[int], second: Completion) -> Completion:
     """Two turns, and what was said between them, which nobody sampled."""
-    nothing = Completion(list(said), [0] * len(said), [0.0] * len(said), [0.0] * len(said))
-    ids, mask, sampling, logprob = (
-        a + b + c for a, b, c in zip(first.columns, nothing.columns, second.columns, strict=True)
-    )
+    nothing = [0] * len(said)
     return dataclasses.replace(
         second,
-        ids=ids,
-        sampled_mask=mask,
-        sampling_logprob=sampling,
-        logprob=logprob,
+        ids=first.ids + said + second.ids,
+        sampled_mask=first.sampled_mask + nothing + second.sampled_mask,
+        sampling_logprob=first.sampling_logprob + nothing + second.sampling_logprob,
+        logprob=first.logprob + nothing + second.logprob,
         tool_calls=first.tool_calls + second.tool_calls,
     )

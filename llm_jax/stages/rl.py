@@ -144,7 +144,7 @@ class Rollouts(loop.Batches):
         return prompts, requests
 
     def reward(self, outcome: Outcome) -> float:
-        """What the answer earns: 1 when it is right, and 0 for a call where the problem is to be solved without tools."""
+        """What the answer earns, 1 when it is right; 0 for a call where the problem is to be solved without tools."""
         called = outcome.prompt["task"] in self.rl.no_tools and outcome.has(*TOOLS)
         return 0.0 if called else outcome.score
 

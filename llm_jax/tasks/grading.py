@@ -29,7 +29,7 @@ def grade(prompt: dict, parts: list[dict], ended: bool) -> float:
 def score(prompt: dict, given: str) -> float:
     """Of an answer's text alone; raises as `grade`."""
     grader = grader_of(prompt)
-    if grader in (same, of_question):  # our own, which do no work to speak of
+    if grader in DEFAULTS:
         return float(grader(prompt, given))
     value = called("grader", grader, prompt, given)
     if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
@@ -48,6 +48,9 @@ def of_question(prompt: dict, given: str) -> bool:
     return equal(prompt["answer"], uncited(given))
 
 
+DEFAULTS = (same, of_question)  # which do no work to speak of
+
+
 def next_message(prompt: dict, answers: list[str]) -> str | None:
     """What the user says after these answers; None where the episode is over. Raises as `grade`."""
     family = FAMILIES.get(prompt.get("task", ""))
@@ -55,9 +58,7 @@ def next_message(prompt: dict, answers: list[str]) -> str | None:
         return None
     message = called("step", family.step, prompt, answers)
     if message is not None and not (isinstance(message, str) and message):
-        raise UserError(
-            f"{said('step', prompt)} gave {message!r}; it must be a text, or None where the episode is over"
-        )
+        raise UserError(f"{said('step', prompt)} gave {message!r}; it must be a text, or None at the end")
     return message
 
 

@@ -1,4 +1,4 @@
-r"""Answers of the MATH set (Hendrycks et al. 2021): what stands in \boxed{...}, compared by what it says, not by how."""
+r"""Answers of the MATH set (Hendrycks et al. 2021): what stands in \boxed{...}, compared by what it says."""
 
 import re
 

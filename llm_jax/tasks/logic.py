@@ -28,9 +28,7 @@ TRUTH = (
     "Evaluate the following: {e}",
 )
 
-Statement = tuple[
-    int, int, bool
-]  # (a person, another or the same, whether they are said to be of one kind); see `holds`
+Statement = tuple[int, int, bool]  # (a person, another or the same one, what is said of them)
 Tree = bool | tuple  # ("not", tree) or ("and" or "or", tree, tree)
 
 

@@ -1,5 +1,5 @@
-"""Files of questions in the shapes that the field's sets have: one table, shape -> how a line becomes questions, and, of
-some, a problem to practise on.
+"""Files of questions in the shapes that the field's sets have: one table, shape -> how a line becomes questions, or a
+problem to practise on.
 
 A file is JSON lines. Its first line tells the shape: the one of whose fields it has the most.
 """
@@ -26,6 +26,7 @@ class Question:
     choices: tuple[str, ...] = ()
     right: tuple[int, ...] = ()  # the numbers of the right ones
     answers: tuple[str, ...] = ()  # that are accepted
+    task: str = ""  # as which RL practises on it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ def gsm8k_problem(line: Line) -> tuple[str, str]:
 
 def gsm8k(line: Line) -> tuple[Question, ...]:
     question, number = gsm8k_problem(line)
-    return (Question(asked(question), "number", answers=(number,)),)
+    return (Question(asked(question), "number", answers=(number,), task="gsm8k"),)
 
 
 def math_problem(line: Line) -> tuple[str, str]:
@@ -140,7 +141,7 @@ def math_problem(line: Line) -> tuple[str, str]:
 
 def math(line: Line) -> tuple[Question, ...]:
     problem, answer = math_problem(line)
-    return (Question(asked(problem), "math", answers=(answer,)),)
+    return (Question(asked(problem), "math", answers=(answer,), task="math"),)
 
 
 def squad(line: Line) -> tuple[Question, ...]:

@@ -45,9 +45,7 @@ class Family(Row):
     grade: Callable[[dict, str], float] = same
     step: Callable[[dict, list[str]], str | None] = one_turn
     discount: float = 1.0
-    on_demand: bool = (
-        False  # only where `rl.tasks` names it: no text teaches it, no run has its prompts or its map else
-    )
+    on_demand: bool = False  # no text teaches it; a run has its prompts, and a row in the map, if `rl.tasks` names it
 
     def wrong(self, names: Iterable[str]) -> str:
         if not self.levels or not self.wordings:
