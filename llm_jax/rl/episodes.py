@@ -29,7 +29,7 @@ def play(
         done = engine.generate(params, [episode.request for episode in going])
         for episode, completion in zip(going, done, strict=True):
             episode.take(engine.tokenizer, completion)
-        going = [episode for episode in going if episode.goes_on(engine.tokenizer, engine.length)]
+        going = [episode for episode in going if episode.goes_on(engine)]
         if not going:
             return [episode.completion for episode in episodes], [episode.outcome for episode in episodes]
 
@@ -56,19 +56,19 @@ class Episode:
             )
         self.completion, self.outcome = turn, outcome
 
-    def goes_on(self, tokenizer: Tokenizer, length: int) -> bool:
-        """Whether something is said to the last turn, and `length` tokens have room for an answer."""
+    def goes_on(self, engine: Engine) -> bool:
+        """Whether something is said to the last turn, and there is room for an answer."""
         if not self.outcome.well_formed:
             return False
         self.answers.append(self.outcome.parts[-1]["text"].strip())
         message = next_message(self.prompt, list(self.answers))
         if message is None:
             return False
-        self._message, self._said = message, between(tokenizer, message)
+        self._message, self._said = message, between(engine.tokenizer, message)
         read = [*self.first.prompt, *self.completion.ids, *self._said]
         seed = self.first.seed + TURN_SEED * len(self.answers)
         self.request = dataclasses.replace(self.first, prompt=read, seed=seed)
-        return len(read) < length
+        return len(read) < engine.length
 
 
 def between(tokenizer: Tokenizer, message: str) -> list[int]:
