@@ -1,6 +1,7 @@
 """Answers of the MATH shape compared by math-verify where our own rules do not take them: named in `extensions`."""
 
 import dataclasses
+import logging
 
 from llm_jax.config import UserError
 from llm_jax.tasks import latex
@@ -12,6 +13,7 @@ try:
 except ImportError as error:
     raise UserError("llm_jax.tasks.math_verify needs math-verify; pip install 'llm_jax[math]'") from error
 
+logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it keeps no time, and we do
 HEDGES = ("$", "\n", "=", ";", ",", " or ", " and ", latex.BOXED)  # of several expressions it would choose one
 
 

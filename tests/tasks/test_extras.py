@@ -53,7 +53,7 @@ def test_datasets_of_reasoning_gym_are_families(monkeypatch):
             for prompt in prompts:
                 right, asked = prompt["answer"], prompt["messages"][0]["content"]
                 assert score(prompt, right) == 1
-                wrong = [f"{right}0", f"{right} or 1", "", asked, f"the {right}", f"{asked} {right}"]
+                wrong = [f"{right}1", f"{right} or 1", "", asked, f"the {right}", f"{asked} {right}"]
                 assert [text for text in wrong if score(prompt, text)] == []
     finally:
         for name in set(FAMILIES) - before:
