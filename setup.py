@@ -63,6 +63,8 @@ setup(
         "gpu": ["jax[cuda13]>=0.10.2,<0.13"],
         "hf": ["safetensors>=0.6", "gguf>=0.17"],  # models of others, in and out
         "lm_eval": ["lm_eval>=0.4.13,<0.5"],  # the field's harness; brings no PyTorch
+        "gym": ["reasoning-gym>=0.1.25,<0.2"],  # its datasets as families to practise on
+        "math": ["math-verify>=0.9,<0.10"],  # compares answers as expressions
         "clients": [  # what tests/serve/test_clients.py talks with
             "openai>=2,<3",  # llama-index has none newer
             "instructor>=1.13",

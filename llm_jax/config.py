@@ -148,6 +148,7 @@ def default() -> ConfigDict:
     c.rl.slots = 64  # rollouts decoded at a time
     c.rl.tasks = ConfigDict()  # share of the prompts from each "family" or "family/level"
     c.rl.reward_model = ""  # "WORKDIR:stage" of the reward model, where that is the reward; "": this run's own
+    c.rl.prompts = ""  # glob of .jsonl with problems in the shapes of GSM8K or MATH, for the tasks `gsm8k` and `math`
     c.rl.learning_rate = 1e-4  # AdamW, constant after the warm-up
     c.rl.algorithm = "reinforce"  # or rloo, grpo, dr_grpo, dapo, gspo, cispo, ppo, maxrl: parts of the loss
     c.rl.parts = ConfigDict()  # parts that are other than the algorithm's, as advantage or clip_high

@@ -212,6 +212,7 @@ RANGES = {
     "rl.slots": whole(1),
     "rl.tasks": FROM_0,
     "rl.reward_model": Text(r"|.+:[^:/]+", "WORKDIR:stage, as in runs/taste:reward, or empty"),
+    "rl.prompts": ANY_TEXT,
     "rl.learning_rate": FROM_0,
     "rl.algorithm": ANY_TEXT,  # a row of a table, to which a module of `extensions` may add
     "rl.parts": Part(),

@@ -43,6 +43,7 @@ def workdir(tmp_path_factory):
 def test_main_runs_the_stage_and_the_report_has_everything(workdir):
     report = json.loads((workdir / "report/report.json").read_text())
     assert report["doubled"]["right"]["n"] == 8 and report["seconds"]["polish"]["value"] > 0
+    assert report["map"]["guessing"]["1 to 100"]["direct"]["n"] == 1  # on demand, and named in rl.tasks
     (cell,) = report["map"]["doubling"].values()  # any number of levels, and the ways that the row has
     assert list(cell) == ["direct"] and cell["direct"]["n"] == 1
     page = (workdir / "report/index.html").read_text()
@@ -50,6 +51,7 @@ def test_main_runs_the_stage_and_the_report_has_everything(workdir):
     talk = [json.loads(line) for line in (workdir / "data/conversations.jsonl").read_text().splitlines()]
     prompts = [json.loads(line) for line in (workdir / "data/prompts_train.jsonl").read_text().splitlines()]
     assert any("Double the" in str(record) for record in talk) and any(p["task"] == "doubling" for p in prompts)
+    assert not any(p["task"] == "guessing" for p in prompts)
 
 
 def test_chat_evaluate_and_export_know_the_stage_and_the_rows(workdir):
@@ -118,6 +120,8 @@ def test_a_row_that_lacks_a_part_or_is_there_already_is_told_by_name(table):
         (FAMILIES, "sorting", {"name": "x", "ways": {"direct": (1, 1)}}, "2 counts.*5 levels"),
         (FAMILIES, "sorting", {"name": "x", "levels": ()}, "one level"),
         (FAMILIES, "sorting", {"name": "x", "lesson": "music"}, "'music'"),
+        (FAMILIES, "sorting", {"name": "x", "on_demand": True}, "on demand, and taught too"),
+        (FAMILIES, "sorting", {"name": "x", "discount": 1.5}, "discount is 1.5; it must be from 0 to 1"),
         (TOOLS, "python", {"name": "x"}, "no span of the tokenizer"),
         (TOOLS, "python", {"name": "answer", "returns": "think"}, "'think'"),
         (TOOLS, "python", {"name": "answer", "open": "nowhere"}, "module:function"),

@@ -6,7 +6,7 @@ from llm_jax.evals.measure import share
 from llm_jax.evals.table import MEASUREMENTS, Measurement
 from llm_jax.stage_table import STAGES, Stage
 from llm_jax.stages.supervised import supervised_job
-from llm_jax.tasks.base import Item, split_of
+from llm_jax.tasks.base import Item, of_split, split_of
 from llm_jax.tasks.table import FAMILIES, Family
 from llm_jax.tools.table import TOOLS, Tool
 from llm_jax.training import loader, loop
@@ -22,6 +22,19 @@ def double(rng: random.Random, level: int, split: str, colours: list[str]) -> It
         number = rng.randrange(1000)
         if split_of(f"double:{number}") == split:
             return Item(f"double:{number}", str(2 * number), {"n": str(number), "c": rng.choice(colours)})
+
+
+def think_of(rng: random.Random, level: int) -> Item:
+    number = str(rng.randint(1, 100))
+    return Item(f"thought of {number}", number, {})
+
+
+def hint(prompt: dict, answers: list[str]) -> str | None:
+    """Four guesses, and a hint after each but the last; what is no number ends it."""
+    last = answers[-1]
+    if len(answers) == 4 or not last.isdecimal() or int(last) == int(prompt["answer"]):
+        return None
+    return "Higher." if int(last) < int(prompt["answer"]) else "Lower."
 
 
 class Bell:
@@ -62,6 +75,18 @@ FAMILIES.add(
         ways={"direct": (200,)},
         lists=("job",),
         lesson="order",
+    )
+)
+FAMILIES.add(
+    Family(
+        name="guessing",
+        levels=("1 to 100",),
+        make=of_split(think_of),
+        wordings=("I think of a number from 1 to 100. Guess it.", "Guess my number. It is one of 1 to 100."),
+        ways={},
+        step=hint,
+        discount=0.9,
+        on_demand=True,
     )
 )
 TOOLS.remove("search")  # the only other span that a call may stand in

@@ -1,7 +1,8 @@
 """The held-out score inside a run: answers to problems of the trained tasks that training never sees."""
 
 from llm_jax.config import UserError
-from llm_jax.prompts import judge, load_prompts
+from llm_jax.prompts import prompts_for
+from llm_jax.rl.episodes import play
 from llm_jax.rl.rollouts import PromptStream
 from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
@@ -13,7 +14,7 @@ class HeldOut:
 
     def __init__(self, run: Run, engine: Engine | None):
         """Raises UserError where a trained task has none."""
-        rl, there = run.config.rl, load_prompts(run.workdir, "dev")
+        rl, there = run.config.rl, prompts_for(run.config, run.workdir, "dev")
         try:
             stream = PromptStream(there, dict(rl.tasks), run.config.seed)
         except UserError as error:
@@ -26,6 +27,7 @@ class HeldOut:
     def __call__(self, params) -> dict[str, float]:
         """`held_out`: the share that is right, of `held_out_problems`."""
         asked = [self.tokenizer.render(p["messages"], for_generation=True).ids for p in self.prompts]
-        done = self.engine.generate(params, [Request(ids, max_new_tokens=self.longest) for ids in asked])
-        right = [judge(self.tokenizer, p, c).right for p, c in zip(self.prompts, done, strict=True)]
+        requests = [Request(ids, max_new_tokens=self.longest) for ids in asked]
+        _, outcomes = play(self.engine, params, self.prompts, requests)
+        right = [outcome.right for outcome in outcomes]
         return {"held_out": sum(right) / len(right), "held_out_problems": len(right)}

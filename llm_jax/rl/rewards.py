@@ -1,8 +1,7 @@
 """What a rollout earns: a named reward, less a price for its calls and for being too long.
 
-`model` is what a reward model says of it (`reward_model.py`); the others are of the graded answer.
-
-`random` and `format` are controls: what a model gains from them it did not learn from right answers.
+`model` is what a reward model says of it (`reward_model.py`); the others are of the graded answer. `random` and
+`format` are controls: what a model gains from them it did not learn from right answers.
 """
 
 import random
@@ -18,8 +17,8 @@ Parts = dict[str, np.ndarray]  # what the reward is the sum of: name -> float32 
 
 
 def right(outcomes: list[Outcome], seeds: Sequence[int], no_tools: Sequence[str]) -> list[float]:
-    """1 for a right answer, 0 for any other, and for a call where the problem is to be solved without tools."""
-    return [float(o.right and not (o.prompt["task"] in no_tools and o.has(*TOOLS))) for o in outcomes]
+    """What the answer earns, 1 when it is right; 0 for a call where the problem is to be solved without tools."""
+    return [0.0 if o.prompt["task"] in no_tools and o.has(*TOOLS) else o.score for o in outcomes]
 
 
 def coin(outcomes: list[Outcome], seeds: Sequence[int], no_tools: Sequence[str]) -> list[float]:

@@ -14,10 +14,11 @@ from llm_jax import checkpoint, sharding
 from llm_jax.config import UserError
 from llm_jax.files import replace, whole_lines
 from llm_jax.model import lora
-from llm_jax.prompts import Outcome, judge, load_prompts
+from llm_jax.prompts import Outcome, prompts_for
 from llm_jax.rl import instruments
 from llm_jax.rl.advantages import advantages, overlong
 from llm_jax.rl.algorithms import Algorithm
+from llm_jax.rl.episodes import play
 from llm_jax.rl.loss import aggregation
 from llm_jax.rl.packing import pack_rollouts
 from llm_jax.rl.reward_model import RewardModel
@@ -115,7 +116,7 @@ class Rollouts(loop.Batches):
         self.model = RewardModel(run, rl.reward_model) if rl.reward == "model" else None
         self.length, self.adapted = run.config.data.sequence_length, run.config.lora.rank > 0
         self.split = run.config.train.microbatch, sharding.shards(run.mesh, "batch")
-        self.stream = PromptStream(load_prompts(run.workdir, "train"), dict(rl.tasks), run.config.seed)
+        self.stream = PromptStream(prompts_for(run.config, run.workdir, "train"), dict(rl.tasks), run.config.seed)
         self.path = Path(run.workdir) / "rl" / "transcripts.jsonl"
         self.queue: collections.deque[Batch] = collections.deque()
         self.batch: Batch | None = None  # in use
@@ -206,10 +207,10 @@ class Rollouts(loop.Batches):
             number, prompt = self.stream.next()
             asked += [(number, s, prompt, self.request(prompt, number, s)) for s in range(self.rl.group)]
         requests = [request for *_, request in asked]
-        completions = self.engine.generate(params, requests)
+        completions, outcomes = play(self.engine, params, [prompt for *_, prompt, _ in asked], requests)
         rollouts = [
-            Rollout(number, sample, request, done, judge(self.tokenizer, prompt, done))
-            for (number, sample, prompt, request), done in zip(asked, completions, strict=True)
+            Rollout(number, sample, request, done, outcome)
+            for (number, sample, _, request), done, outcome in zip(asked, completions, outcomes, strict=True)
         ]
         if self.reference is not None:
             scored = self.score(self.reference(params), requests, completions)
@@ -287,7 +288,7 @@ class Rollouts(loop.Batches):
                         "step": step + 1,
                         "prompt": rollout.outcome.prompt["messages"][-1]["content"],
                         "answer": rollout.outcome.prompt["answer"],
-                        "parts": rollout.outcome.parts,
+                        "parts": [*rollout.outcome.before, *rollout.outcome.parts],
                         "reward": rollout.reward,
                     }
                 )

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from llm_jax.config import UserError
 from llm_jax.model import lora
-from llm_jax.prompts import load_prompts
+from llm_jax.prompts import prompts_for
 from llm_jax.rl import instruments, reward_model
 from llm_jax.rl.algorithms import Algorithm, resolve
 from llm_jax.rl.canaries import Watch
@@ -28,6 +28,7 @@ from llm_jax.sampling import replay
 from llm_jax.sampling.loaded import engine_for
 from llm_jax.stages import adapter
 from llm_jax.tables import known
+from llm_jax.tasks.records import of_files
 from llm_jax.tasks.table import FAMILIES
 from llm_jax.tools.table import Toolbox
 from llm_jax.training import loop
@@ -59,7 +60,7 @@ def check(run: Run, stages: list[str]) -> None:
     if rl.reward == "model" and (rl.reward_model or "reward" not in stages):
         reward_model.located(run, rl.reward_model)
     there = (run.workdir / "data" / "prompts_train.jsonl").exists()
-    prompts = load_prompts(run.workdir, "train") if there else []
+    prompts = prompts_for(run.config, run.workdir, "train") if there else of_files(rl.prompts, "train")
     for name in rl.no_tools:
         known("task family of rl.no_tools", name, sorted({*FAMILIES, *(p["task"] for p in prompts)}))
     if there or not any(rl.tasks.values()):

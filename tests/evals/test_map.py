@@ -1,5 +1,6 @@
 """The map: each cell asked its own way, in one call a way, of any model; what is told of it; and how lenient it is."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -106,6 +107,7 @@ def test_each_way_is_one_call_and_each_cell_has_its_own_answers(tokenizer, famil
         for way, metric in ways.items():
             assert (metric["value"], metric["n"]) == (float(number < WORKS[way]), 8), (level, way)
             assert metric["ci95"][0] < metric["ci95"][1] and metric["lenient"] == metric["value"]
+            assert metric["well_formed"] == 1
     assert all(list(ways) == ["direct"] for ways in found["plain"].values())
     assert "foreign" not in found and "foreign is left out" in capsys.readouterr().out
     assert [told["family"] for told in found["families_working"]["found"]] == ["adding", "plain"]
@@ -135,6 +137,14 @@ def test_the_same_problems_are_asked_of_every_run(tokenizer, families, monkeypat
         measure_map(e, None)
         asked.append(list(e.engine.known))
     assert asked[0] == asked[1]
+
+
+def test_a_family_on_demand_is_asked_where_the_run_trains_on_it(tokenizer, families, monkeypatch):
+    monkeypatch.setitem(FAMILIES._rows, "plain", dataclasses.replace(FAMILIES["plain"], on_demand=True))
+    e = learned(examiner(tokenizer, spans=True), monkeypatch)
+    assert "plain" not in measure_map(e, None)
+    e.run.config.rl.tasks = {"plain/plus 1": 1.0}
+    assert "plain" in measure_map(e, None)
 
 
 def test_what_is_too_long_is_left_out(tokenizer, families, monkeypatch, capsys):
@@ -174,6 +184,15 @@ def test_the_gain_is_over_an_answer_at_once_on_the_same_rung():
     assert (found["level"], found["way"], found["value"], found["direct"]) == ("rung 1", "tool", 0.6, 0.2)
     assert helped("f", rungs(direct=(0.9, 0.2), think=(0.2, 0.49))) is None
     assert summary({"f": rungs(direct=(0.1,), tool=(0.8,))})["families_working"]["found"][0]["way"] == "tool"
+
+
+@pytest.mark.parametrize("said, fine", [
+    ("3*8-5", True), ("It is 3*8-5.", True), ("3*8=24\n24-5=19\nSo: 3*8-5 = 19", True), ("3*8-5 or 3+8", False),
+    ("19", False), ("The answer is 19.", False), ("3*8-5\nNo, 19", False), ("", False),
+])  # fmt: skip
+def test_lenient_asks_a_familys_own_grader(said, fine):
+    prompt = {"task": "countdown", "answer": "8*3-5", "check": {"numbers": [3, 5, 8], "target": 19}}
+    assert said_right(Outcome(prompt, [{"type": "text", "text": said}], True, False, False, 1)) is fine
 
 
 @pytest.mark.parametrize(

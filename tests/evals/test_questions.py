@@ -7,8 +7,9 @@ import jax
 import pytest
 
 from llm_jax.config import UserError
-from llm_jax.evals import likelihood, questions, shapes, texts
+from llm_jax.evals import likelihood, questions, texts
 from llm_jax.sampling.engine import Engine
+from llm_jax.tasks import shapes
 
 HELLASWAG = {
     "activity_label": "Cats",
@@ -24,6 +25,7 @@ TRUTHFUL = {
     "mc2_targets": {"choices": ["cat", "the cat", "dog"], "labels": [1, 1, 0]},
 }
 GSM8K = {"question": "How many?", "answer": "Some <<1+1=2>> words.\n#### 1,200"}
+MATH = {"problem": "How many?", "solution": r"It is $\boxed{\frac{1}{2}}$.", "level": "Level 1", "type": "Algebra"}
 SQUAD = {"context": "The cat sat.", "question": "Who sat?", "answers": {"text": ["The cat"], "answer_start": [0]}}
 
 
@@ -44,6 +46,7 @@ def lines(path, *records):
             [("Q: Who?\nA:", (" cat", " dog"), (0,), ()), ("Q: Who?\nA:", (" cat", " the cat", " dog"), (0, 1), ())],
         ),
         (GSM8K, [("Question: How many?\nAnswer:", (), (), ("1200",))]),
+        (MATH, [("Question: How many?\nAnswer:", (), (), (r"\frac{1}{2}",))]),
         (SQUAD, [("The cat sat.\n\nQuestion: Who sat?\nAnswer:", (), (), ("The cat",))]),
     ],
 )
@@ -63,6 +66,7 @@ def test_each_shape_is_known_by_its_fields(tmp_path, record, wanted):
         (MMLU, {"question": None}, "`question` is missing"),
         (TRUTHFUL, {"mc2_targets": {"choices": ["a", "b"], "labels": [0, 0]}}, r"`mc2_targets\.labels` is"),
         (GSM8K, {"answer": "many"}, "`answer` ends with 'many'"),
+        (MATH, {"solution": "It is 1."}, "`solution` has no answer"),
         (SQUAD, {"answers": {"text": []}}, r"`answers\.text` is \[\]"),
     ],
 )
@@ -87,6 +91,14 @@ def test_grades():
     number = shapes.Question("", "number", answers=("1200",))
     said = {"It is 7, no: 1,200.": True, "1200.0 cats": True, "1200, or 3": False, "none": False}
     assert {text: questions.of_number(number, text)["accuracy"] for text in said} == said
+    half = shapes.Question("", "math", answers=(r"\frac{1}{2}",))
+    said = {
+        r"So \boxed{\frac12}": True,
+        "2*1=2\nThe answer is 0.5.": True,
+        r"\boxed{2}, no, 1/2": False,
+        "1 or 1/2": False,
+    }
+    assert {text: questions.of_math(half, text)["accuracy"] for text in said} == said
     words = shapes.Question("", "words", answers=("The cat", "a big dog"))
     assert questions.of_words(words, " the CAT!") == {"exact": True, "f1": 1.0}
     assert questions.of_words(words, "dog")["f1"] == pytest.approx(2 / 3)
@@ -107,6 +119,7 @@ def test_files_are_asked(tmp_path, context, params, tokenizer):
     for talks in (False, True):
         all_of_them = questions.measure_files(engine, params, f"{tmp_path}/*.jsonl", talks)
         assert list(all_of_them) == ["arc", "gsm"] and all_of_them["gsm"]["accuracy"]["n"] == 1
+        assert ("strict" in all_of_them["gsm"], "well_formed" in all_of_them["gsm"]) == (talks, talks)
     engine.close()
 
 

@@ -120,7 +120,7 @@ def test_how_rollouts_lie_in_rows_changes_nothing(name):
 
 @pytest.mark.parametrize("name", ["prompt", "constant", "shift", "k1"])
 def test_what_no_library_has_is_derived_again(name):
-    """The value by a loop over rollouts from the papers' formulas; the gradient, where none is stopped, by differences."""
+    """The value by a loop over rollouts, from the papers; the gradient, where none is stopped, by differences."""
     extra = (
         {"trust": "shift", "clip_low": 0.05, "clip_high": 0.08},
         {"aggregate": "prompt", "kl": "k1", "kl_weight": 0.1},
