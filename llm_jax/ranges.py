@@ -178,6 +178,7 @@ RANGES = {
     "control.arm": ARMS,
     "rl.steps": whole(1),
     "rl.batch": whole(2),
+    "tools.python": Choice(("monty", "bwrap")),
     "rl.group": whole(2),  # an answer's advantage is over the others of its group
     "rl.slots": whole(1),
     "rl.tasks": FROM_0,

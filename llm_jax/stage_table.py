@@ -127,7 +127,7 @@ STAGES: Table[Stage] = Table(
             kind="chat",
             follows=("abstain", "sft"),
             section="rl",
-            identity=(*PRETRAINED, "lora", "sft", "abstain", "rl"),
+            identity=(*PRETRAINED, "lora", "sft", "abstain", "rl", "tools"),
             one_process=True,
         ),
         Stage(

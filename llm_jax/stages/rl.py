@@ -28,7 +28,7 @@ from llm_jax.sampling.requests import Completion, Request
 from llm_jax.stages import adapter
 from llm_jax.tables import known
 from llm_jax.tasks.table import FAMILIES
-from llm_jax.tools.table import TOOLS, Toolbox
+from llm_jax.tools.table import TOOLS, Toolbox, absent
 from llm_jax.training import loop, losses
 from llm_jax.training.optimizer import adamw
 
@@ -69,8 +69,10 @@ def policy_loss(run: Run):
 
 
 def check(run: Run, stages: list[str]) -> None:
-    """Raises UserError for families of rl.no_tools that are none, and for shares of tasks that have no prompts here."""
+    """Raises UserError for a sandbox that is not here, families of rl.no_tools that are none, and shares of tasks that
+    have no prompts here."""
     rl = run.config.rl
+    absent(run.workdir, python=run.config.tools.python)
     there = (run.workdir / "data" / "prompts_train.jsonl").exists()
     prompts = load_prompts(run.workdir, "train") if there else []
     for name in rl.no_tools:
@@ -256,7 +258,7 @@ def train(run: Run, params):
     rate = lambda peak: lambda step: peak * jnp.minimum(1.0, (step + 1) / warmup)  # noqa: E731
     of_all = adamw(rate(config.rl.learning_rate), 0.0, run.axes())
     optimizer = optax.chain(optax.clip_by_global_norm(config.optimizer.clip or 1e9), of_all)
-    with contextlib.closing(Toolbox(run.workdir)) as tools:
+    with contextlib.closing(Toolbox(run.workdir, python=config.tools.python)) as tools:
         engine = engine_for(run, config.rl.slots, tools)
         job = loop.Job(
             stage="rl",
