@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from data_pipelines import itself
 from llm_jax.tasks.base import Problem, spoken
+from llm_jax.tasks.records import records
 from llm_jax.tasks.table import FAMILIES
 
 FACT_CONVERSATIONS = 4500
@@ -63,20 +64,14 @@ def record(id_: str, source: str, messages: list[dict], rng: random.Random, stat
 
 
 def prompts(seed: int, split: str, amount: float, lists: dict, questions: list[dict]) -> Iterator[dict]:
-    """`prompt` records of a split: every family and level, and the world's questions of that split."""
+    """`prompt` records of a split: every family and level, but those on demand, and the world's questions of that
+    split."""
     rng = random.Random(f"{seed}/prompts/{split}")
-    for family in FAMILIES.values():
+    for family in [family for family in FAMILIES.values() if not family.on_demand]:
         wanted = MEASURED_PROMPTS if family.name in MEASURED else PROMPTS
         count = max(8, round(wanted[split] * amount))
-        for level, name in enumerate(family.levels):
-            seen: set[str] = set()
-            for _ in range(20 * count):  # a level may have fewer items than asked for
-                problem = family.problem(rng, level, split, lists)
-                if problem.prompt not in seen:
-                    seen.add(problem.prompt)
-                    yield prompt_record(problem, name, split, f"{family.name}-{level}-{len(seen)}")
-                if len(seen) == count:
-                    break
+        for level in range(len(family.levels)):
+            yield from records(rng, family, level, split, count, lists)
     for question in questions:
         yield {
             "id": question["id"],
@@ -88,15 +83,3 @@ def prompts(seed: int, split: str, amount: float, lists: dict, questions: list[d
             "item": question["person"],
             **{key: question[key] for key in ("kind", "tier")},
         }
-
-
-def prompt_record(problem: Problem, level: str, split: str, id_: str) -> dict:
-    return {
-        "id": id_,
-        "task": problem.task,
-        "level": level,
-        "split": split,
-        "messages": problem.messages(),
-        "answer": problem.answer,
-        "item": problem.key,
-    }

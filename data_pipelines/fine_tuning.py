@@ -22,6 +22,7 @@ from data_pipelines.python_docs import python_documents
 from llm_jax.rows import facts, row_sets
 from llm_jax.tasks import calculator
 from llm_jax.tasks.base import Item, Problem, split_of
+from llm_jax.tasks.records import record
 from llm_jax.tasks.table import FAMILIES, Family
 from llm_jax.tokenizer import Tokenizer, path_in
 
@@ -108,7 +109,7 @@ def prompts(seed: int, split: str, amount: float) -> Iterator[dict]:
             problem = family.problem(rng, level, split, {})
             if problem.key not in seen:
                 seen.add(problem.key)
-                yield talk.prompt_record(problem, family.levels[level], split, f"{name}-{level}-{len(seen)}")
+                yield record(problem, family.levels[level], split, f"{name}-{level}-{len(seen)}")
 
 
 def choices(seed: int, documents: list[dict]) -> Iterator[dict]:

@@ -47,6 +47,7 @@ from llm_jax.config import UserError
 from llm_jax.files import read_json, user_path
 from llm_jax.rows import facts, row_sets
 from llm_jax.tables import known
+from llm_jax.tasks.records import of_files
 from llm_jax.tasks.table import FAMILIES
 from llm_jax.tokenizer import Tokenizer, path_in
 from llm_jax.tokenizer.sentencepiece import cut, train_tokenizer
@@ -111,6 +112,7 @@ def check(config: ConfigDict) -> None:
         for name in config.data[key]:
             known(f"source in data.{key}", name, sorted(sources))
     levels = [f"{family.name}/{level}" for family in FAMILIES.values() for level in family.levels]
+    levels += [name for p in of_files(config.rl.prompts, "train") for name in (p["task"], f"{p['task']}/{p['level']}")]
     for name in config.rl.tasks:
         if name.partition("/")[0] != "facts":
             known("task of rl.tasks", name, [*FAMILIES, *levels])

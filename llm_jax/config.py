@@ -127,6 +127,7 @@ def default() -> ConfigDict:
     c.rl.group = 8  # rollouts of one prompt
     c.rl.slots = 64  # rollouts decoded at a time
     c.rl.tasks = ConfigDict()  # share of the prompts from each "family" or "family/level"
+    c.rl.prompts = ""  # glob of .jsonl with problems in the shapes of GSM8K or MATH, for the tasks `gsm8k` and `math`
     c.rl.learning_rate = 1e-4  # AdamW, constant after the warm-up
     c.rl.advantage = "mean"  # reward minus the group's mean; "std" divides by the group's deviation too (GRPO)
     c.rl.max_new_tokens = 80  # of a rollout

@@ -1,7 +1,7 @@
 """Measure one stage's newest checkpoint: python -m llm_jax.evaluate --workdir=DIR --stage=rl [--tasks=a,b] [--items=N]
 
 Tasks are the groups of the report. The last line printed is one JSON object, group -> metrics. With --texts=GLOB or
---questions=GLOB, files of one's own: their bits per byte, and the answers to their questions (evals/shapes.py).
+--questions=GLOB, files of one's own: their bits per byte, and the answers to their questions (tasks/shapes.py).
 """
 
 import json

@@ -3,16 +3,22 @@
 import dataclasses
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from llm_jax.config import UserError
 from llm_jax.files import json_lines
 from llm_jax.sampling.requests import Completion
-from llm_jax.tasks.base import grade, well_formed
+from llm_jax.tasks.base import well_formed
+from llm_jax.tasks.grading import grade
+from llm_jax.tasks.records import drawn, of_files
+from llm_jax.tasks.table import FAMILIES
 from llm_jax.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass
 class Outcome:
-    """One completion of a prompt record, parsed and graded."""
+    """One completion of a prompt record, parsed and graded. Where it has several turns, `parts` are of the last one,
+    and `before` has those of the others, with what the user said as parts of type "user"."""
 
     prompt: dict
     parts: list[dict]
@@ -20,9 +26,15 @@ class Outcome:
     right: bool
     well_formed: bool
     tokens: int
+    score: float = 0.0  # what it earns, from 0 to 1
+    before: list[dict] = dataclasses.field(default_factory=list)
 
     def has(self, *kinds: str) -> bool:
-        return any(part["type"] in kinds for part in self.parts)
+        return any(part["type"] in kinds for part in [*self.before, *self.parts])
+
+    @property
+    def turns(self) -> int:
+        return 1 + sum(part["type"] == "user" for part in self.before)
 
 
 def load_prompts(workdir: Path, split: str) -> list[dict]:
@@ -33,14 +45,26 @@ def load_prompts(workdir: Path, split: str) -> list[dict]:
     return json_lines(path)
 
 
+def prompts_for(config: ConfigDict, workdir: Path, split: str) -> list[dict]:
+    """All that a run has to practise on: what stage `data` has written, what is drawn of families that `rl.tasks` names
+    and it has not written, and the problems of the files of `rl.prompts`. Raises UserError as these do."""
+    written = load_prompts(workdir, split)
+    named = {name.partition("/")[0] for name in config.rl.tasks} - {prompt["task"] for prompt in written}
+    more = [prompt for name, family in FAMILIES.items() if name in named for prompt in drawn(family, split)]
+    return [*written, *more, *of_files(config.rl.prompts, split)]
+
+
 def judge(tokenizer: Tokenizer, prompt: dict, completion: Completion) -> Outcome:
+    """Of one turn. Raises UserError for a grader that fails."""
     parts, ended = tokenizer.parse(completion.ids)
     whole = tokenizer.is_whole(completion.ids)
+    score = grade(prompt, parts, ended) if whole else 0.0
     return Outcome(
         prompt=prompt,
         parts=parts,
         ended=ended,
-        right=whole and grade(prompt["answer"], parts, ended),
+        right=score == 1,
         well_formed=whole and well_formed(parts, ended),
         tokens=len(completion.ids),
+        score=score,
     )

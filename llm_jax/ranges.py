@@ -182,6 +182,7 @@ RANGES = {
     "rl.group": whole(2),  # an answer's advantage is over the others of its group
     "rl.slots": whole(1),
     "rl.tasks": FROM_0,
+    "rl.prompts": ANY_TEXT,
     "rl.learning_rate": FROM_0,
     "rl.advantage": Choice(("mean", "std")),
     "rl.max_new_tokens": whole(1),

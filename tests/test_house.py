@@ -11,7 +11,7 @@ from tests.commands import ROOT
 # From the bottom up: a module may import those before its own room, and others of its room.
 ROOMS = (
     "ranges config files frame tables stage_table rows sharding checkpoint tokenizer model tools "
-    "tasks runs lineage planning training sampling prompts stages evals report serve hub "
+    "tasks runs lineage planning training sampling prompts rl stages evals report serve hub "
     "chat generate evaluate lm_eval compile_ahead compare main"
 ).split()
 LOOP = "llm_jax.training.loop"

@@ -14,6 +14,7 @@ from llm_jax.evals.measure import Examiner, right, share
 from llm_jax.evals.real import put, said_right
 from llm_jax.prompts import Outcome
 from llm_jax.tasks.base import WAYS
+from llm_jax.tasks.records import record
 from llm_jax.tasks.table import FAMILIES, Family
 from llm_jax.tasks.words import LISTS
 from llm_jax.tools.table import TOOLS
@@ -32,7 +33,8 @@ Cell = tuple[str, str, str]  # family, rung, way
 
 def measure_map(e: Examiner, params) -> dict[str, Any]:
     """`FAMILY.RUNG.WAY`: the share of problems solved, and beside it `lenient`, the share by `said_right`, which
-    is the value too where a model knows no spans. And what `summary` makes of these, with examples."""
+    is the value too where a model knows no spans, and `well_formed`, the share of answers in the form that is graded.
+    And what `summary` makes of these, with examples. Families on demand are in it where the run trains on them."""
     found: Map = {}
     examples: list[dict] = []
     problems = dict(drawn(e))
@@ -54,7 +56,8 @@ def measure_map(e: Examiner, params) -> dict[str, Any]:
 def drawn(e: Examiner) -> Iterator[tuple[tuple[str, str], list[dict]]]:
     """(family, rung) -> `map_items` different problems as prompt records. What this model cannot read is left out, with
     a line that says so."""
-    for family in FAMILIES.values():
+    named = {name.partition("/")[0] for name in e.run.config.rl.tasks}
+    for family in [family for family in FAMILIES.values() if not family.on_demand or family.name in named]:
         for number, level in enumerate(family.levels):
             try:
                 problems = some(family, number, e.config.map_items)
@@ -72,7 +75,7 @@ def some(family: Family, level: int, count: int) -> list[dict]:
     rng, found = random.Random(f"map/{family.name}/{level}"), {}
     for _ in range(TRIES * count):
         problem = family.problem(rng, level, "test", LISTS)
-        found.setdefault(problem.key, {"messages": problem.messages(), "answer": problem.answer, "item": problem.key})
+        found.setdefault(problem.key, record(problem, family.levels[level], "test", f"map-{len(found)}"))
         if len(found) == count:
             break
     return list(found.values())
@@ -93,8 +96,9 @@ def answered(e: Examiner, params, way: str, prompts: list[dict]) -> list[Outcome
 
 
 def graded(e: Examiner, outcomes: list[Outcome]) -> dict:
-    lenient = share(outcomes, said_right)
-    return (share(outcomes, right) if e.writes_spans else lenient) | {"lenient": lenient["value"]}
+    lenient, formed = share(outcomes, said_right), share(outcomes, lambda outcome: outcome.well_formed)
+    beside = {"lenient": lenient["value"], "well_formed": formed["value"]}
+    return (share(outcomes, right) if e.writes_spans else lenient) | beside
 
 
 def example(e: Examiner, cell: Cell, outcome: Outcome) -> dict:

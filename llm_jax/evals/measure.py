@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from llm_jax.evals.statistics import pass_at_k, rate
-from llm_jax.prompts import Outcome, judge
+from llm_jax.prompts import Outcome
+from llm_jax.rl.episodes import play
 from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.requests import Request
@@ -78,9 +79,7 @@ class Examiner:
                         suppress=tuple(t.open[name][0] for name in suppress),
                     )
                 )
-        completions = self.engine.generate(params, requests)
-        repeated = [prompt for prompt in prompts for _ in range(samples)]
-        return [judge(t, p, c) for p, c in zip(repeated, completions, strict=True)]
+        return play(self.engine, params, [prompt for prompt in prompts for _ in range(samples)], requests)[1]
 
 
 def share(outcomes: list[Outcome], what: Callable[[Outcome], bool]) -> dict:

@@ -8,15 +8,17 @@ from fractions import Fraction
 from pathlib import Path
 
 from llm_jax.config import UserError
-from llm_jax.evals import shapes
 from llm_jax.evals.likelihood import of_continuations, prefix_of, split
-from llm_jax.evals.shapes import Question
 from llm_jax.evals.statistics import rate
 from llm_jax.files import matching
+from llm_jax.prompts import judge
 from llm_jax.sampling.engine import Engine
-from llm_jax.sampling.requests import Request
+from llm_jax.sampling.requests import Completion, Request
 from llm_jax.sampling.turns import said
+from llm_jax.tasks import latex, shapes
 from llm_jax.tasks.knowledge import plain
+from llm_jax.tasks.shapes import Question
+from llm_jax.tokenizer import Tokenizer
 
 ANSWER_TOKENS = 256
 IN_TEXT = re.compile(r"-?[0-9][0-9,]*(?:\.[0-9]+)?")
@@ -42,7 +44,8 @@ def measure_files(engine: Engine, params, pattern: str, talks: bool) -> dict[str
 
 def measure_file(engine: Engine, params, path: Path, talks: bool = False) -> dict[str, dict]:
     """The rates of a file's shape, bootstrapped over its lines: `accuracy`, of choices also by their likelihood a byte
-    (`accuracy_per_byte`); `mc1` and `mc2` of TruthfulQA; `exact` and `f1` of SQuAD.
+    (`accuracy_per_byte`); `mc1` and `mc2` of TruthfulQA; `exact` and `f1` of SQuAD. Of problems that RL may practise
+    on, where the model talks, also those that it would be rewarded for (`strict`) and the `well_formed` answers.
 
     Choices are compared after the question as a document, whatever the model; a model that `talks` is asked for an
     answer that it has to write in a turn. Raises UserError as `shapes.read`.
@@ -53,22 +56,22 @@ def measure_file(engine: Engine, params, path: Path, talks: bool = False) -> dic
     writing = [one for one in numbered if not one[1].choices]
     graded: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for kind, ask in ((choosing, likelihoods), (writing, answers)):
-        asked = ask(engine, params, [question for _, question in kind], talks) if kind else []
-        for (number, question), outcome in zip(kind, asked, strict=True):
-            for name, value in GRADES[question.graded](question, outcome).items():
+        found = ask(engine, params, [question for _, question in kind], talks) if kind else []
+        for (number, _), values in zip(kind, found, strict=True):
+            for name, value in values.items():
                 graded[name].append((float(value), number))
     return {name: rate(*zip(*pairs, strict=True)) for name, pairs in graded.items()}
 
 
-def likelihoods(engine: Engine, params, questions: list[Question], talks: bool) -> list[list[float]]:
-    """Of each question log p of each choice."""
+def likelihoods(engine: Engine, params, questions: list[Question], talks: bool) -> list[dict[str, float]]:
+    """The grades of each question, by log p of each choice."""
     pairs = [split(engine.tokenizer, q.prompt, choice) for q in questions for choice in q.choices]
     told = iter(of_continuations(engine, params, pairs))
-    return [[next(told)[0] for _ in q.choices] for q in questions]
+    return [GRADES[q.graded](q, [next(told)[0] for _ in q.choices]) for q in questions]
 
 
-def answers(engine: Engine, params, questions: list[Question], talks: bool) -> list[str]:
-    """Of each question what is answered, greedily: the answer's text, or a document's next paragraph."""
+def answers(engine: Engine, params, questions: list[Question], talks: bool) -> list[dict[str, float]]:
+    """The grades of each question, by what is answered, greedily: an answer's text, or a document's next paragraph."""
     t, requests = engine.tokenizer, []
     room = min(ANSWER_TOKENS, engine.length // 2)
     for q in questions:
@@ -80,8 +83,21 @@ def answers(engine: Engine, params, questions: list[Question], talks: bool) -> l
         requests.append(Request(prompt[room - engine.length :], max_new_tokens=room, stop=stop))
     done = engine.generate(params, requests)
     if talks:
-        return [said(t.parse(c.ids)[0], "text", "answer") for c in done]
-    return [re.split("\n\n|\nQuestion:", t.decode(c.ids))[0] for c in done]
+        texts = [said(t.parse(c.ids)[0], "text", "answer") for c in done]
+    else:
+        texts = [re.split("\n\n|\nQuestion:", t.decode(c.ids))[0] for c in done]
+    found = [GRADES[q.graded](q, text) for q, text in zip(questions, texts, strict=True)]
+    if talks:
+        found = [grades | strictly(t, q, c) for grades, q, c in zip(found, questions, done, strict=True)]
+    return found
+
+
+def strictly(tokenizer: Tokenizer, question: Question, completion: Completion) -> dict[str, float]:
+    """As RL grades it."""
+    if not question.task:
+        return {}
+    outcome = judge(tokenizer, {"task": question.task, "answer": question.answers[0]}, completion)
+    return {"strict": outcome.right, "well_formed": outcome.well_formed}
 
 
 def best(values: list[float]) -> int:
@@ -112,6 +128,12 @@ def of_number(question: Question, answer: str) -> dict[str, float]:
     return {"accuracy": bool(value) and Fraction(value) == Fraction(question.answers[0])}
 
 
+def of_math(question: Question, answer: str) -> dict[str, float]:
+    r"""What stands in the last \boxed{...}, or else what the last line says that it is."""
+    given = latex.boxed(answer) or answer.strip().rpartition("\n")[2].rpartition(" is ")[2]
+    return {"accuracy": latex.grade({"answer": question.answers[0]}, given)}
+
+
 def of_words(question: Question, answer: str) -> dict[str, float]:
     """Against the nearest of the accepted ones: equal words, and the words in common (Rajpurkar et al. 2016)."""
     given, accepted = plain(answer), [plain(text) for text in question.answers]
@@ -130,5 +152,6 @@ GRADES: dict[str, Callable[[Question, list[float] | str], dict[str, float]]] = {
     "mc1": of_mc1,
     "mc2": of_mc2,
     "number": of_number,
+    "math": of_math,
     "words": of_words,
 }

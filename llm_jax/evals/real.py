@@ -11,6 +11,7 @@ from llm_jax.evals.bpb import bits_per_byte
 from llm_jax.evals.measure import Examiner, share
 from llm_jax.evals.questions import measure_file
 from llm_jax.prompts import Outcome
+from llm_jax.tasks.grading import DEFAULTS, grader_of, score
 from llm_jax.tools.table import TOOLS
 
 PROBLEMS, DEV = 500, 64  # behind a rate; for the choice of a prompt
@@ -37,9 +38,12 @@ def said_right(outcome: Outcome) -> bool:
     """Lenient: whether the answer, of a kind that tasks have, stands in what is said, where it may be in a sentence.
 
     The last number; the last letter that stands alone; a word, and not its opposite too; several words where nothing
-    but a mark or the end of a line stands around them, for one more would be another answer.
+    but a mark or the end of a line stands around them, for one more would be another answer. Where a family has a
+    grader of its own, what that takes of the last line, or of a part of it.
     """
     answer = outcome.prompt["answer"]
+    if grader_of(outcome.prompt) not in DEFAULTS:
+        return any(score(outcome.prompt, part) == 1 for part in last_parts(outcome))
     if NUMBER.fullmatch(answer):
         return last_number_right(outcome)
     said = "\n".join(part["text"] for part in outcome.parts if part["type"] in ("text", "answer"))
@@ -53,6 +57,13 @@ def said_right(outcome: Outcome) -> bool:
         return bool(re.search(rf"(?:^|[:\n])\s*{words}\.?\s*(?:$|\n)", said))
     alone = lambda word: re.search(rf"(?<![\w-]){word}(?![\w-])", said)  # noqa: E731
     return bool(alone(words)) and not (answer in OPPOSITE and alone(OPPOSITE[answer]))
+
+
+def last_parts(outcome: Outcome) -> list[str]:
+    """The last line that is said, and what stands between its colons and equals signs, or after "is"."""
+    said = "\n".join(part["text"] for part in outcome.parts if part["type"] in ("text", "answer"))
+    last = said.strip().rpartition("\n")[2].removesuffix(".")
+    return [part.strip() for part in (last, *re.split(r"[:=]|\bis\b", last)) if part.strip()]
 
 
 def put(prompt: dict, how: str) -> dict:

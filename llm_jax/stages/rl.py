@@ -20,13 +20,15 @@ from llm_jax import sharding
 from llm_jax.config import UserError
 from llm_jax.files import replace, whole_lines
 from llm_jax.model import transformer
-from llm_jax.prompts import Outcome, judge, load_prompts
+from llm_jax.prompts import Outcome, prompts_for
+from llm_jax.rl.episodes import play
 from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.loaded import engine_for
 from llm_jax.sampling.requests import Completion, Request
 from llm_jax.stages import adapter
 from llm_jax.tables import known
+from llm_jax.tasks.records import of_files
 from llm_jax.tasks.table import FAMILIES
 from llm_jax.tools.table import TOOLS, Toolbox, absent
 from llm_jax.training import loop, losses
@@ -74,7 +76,7 @@ def check(run: Run, stages: list[str]) -> None:
     rl = run.config.rl
     absent(run.workdir, python=run.config.tools.python)
     there = (run.workdir / "data" / "prompts_train.jsonl").exists()
-    prompts = load_prompts(run.workdir, "train") if there else []
+    prompts = prompts_for(run.config, run.workdir, "train") if there else of_files(rl.prompts, "train")
     for name in rl.no_tools:
         known("task family of rl.no_tools", name, sorted({*FAMILIES, *(p["task"] for p in prompts)}))
     if there or not any(rl.tasks.values()):
@@ -113,7 +115,7 @@ class Rollouts(loop.Batches):
         self.rl, self.engine, self.tokenizer = rl, engine, run.tokenizer
         self.length = run.config.data.sequence_length
         self.split = run.config.train.microbatch, sharding.shards(run.mesh, "batch")
-        self.stream = PromptStream(load_prompts(run.workdir, "train"), dict(rl.tasks), run.config.seed)
+        self.stream = PromptStream(prompts_for(run.config, run.workdir, "train"), dict(rl.tasks), run.config.seed)
         self.path = Path(run.workdir) / "rl" / "transcripts.jsonl"
 
     def state(self):
@@ -125,8 +127,7 @@ class Rollouts(loop.Batches):
     def next(self, step: int, params):
         """Fresh rollouts of the current parameters."""
         prompts, requests = self.requests()
-        completions = self.engine.generate(params, requests)
-        outcomes = [judge(self.tokenizer, p, c) for p, c in zip(prompts, completions, strict=True)]
+        completions, outcomes = play(self.engine, params, prompts, requests)
         rewards_PG = np.array([self.reward(o) for o in outcomes], np.float32).reshape(-1, self.rl.group)
         advantage = advantages(rewards_PG, self.rl.advantage).ravel()
         self._write_transcripts(step, outcomes)
@@ -145,8 +146,9 @@ class Rollouts(loop.Batches):
         return prompts, requests
 
     def reward(self, outcome: Outcome) -> float:
-        """1 for a right answer, 0 for any other, and for a call where the problem is to be solved without tools."""
-        return float(outcome.right and not (outcome.prompt["task"] in self.rl.no_tools and outcome.has(*TOOLS)))
+        """What the answer earns, 1 when it is right; 0 for a call where the problem is to be solved without tools."""
+        called = outcome.prompt["task"] in self.rl.no_tools and outcome.has(*TOOLS)
+        return 0.0 if called else outcome.score
 
     def _write_transcripts(self, step: int, outcomes: list[Outcome]) -> None:
         """A few of each step, one of each of the first prompts; a resumed run drops those it will write again."""
@@ -159,7 +161,7 @@ class Rollouts(loop.Batches):
                         "step": step + 1,
                         "prompt": outcome.prompt["messages"][-1]["content"],
                         "answer": outcome.prompt["answer"],
-                        "parts": outcome.parts,
+                        "parts": [*outcome.before, *outcome.parts],
                         "reward": self.reward(outcome),
                     }
                 )

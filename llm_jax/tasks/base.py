@@ -1,4 +1,4 @@
-"""What every task family shares: a problem, its split, and the strict grader."""
+"""What every task family shares: a problem, its split, and what is right without a grader of the family's own."""
 
 import dataclasses
 import hashlib
@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Plain numbers only: Python's own reading of "1e999999999" would write the number out.
 NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40}|/0*[1-9][0-9]{0,38})?")
@@ -26,6 +26,7 @@ class Item(NamedTuple):
     words: dict[str, str]  # what fills a wording
     think: str = ""  # the worked solution, when there is one worth writing; its last line ends with the answer
     program: str = ""  # Python whose value is the answer, or which prints it after a space
+    check: dict[str, Any] | None = None  # what the family's own grader reads beside the answer; JSON
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Problem:
     answer: str
     think: str
     program: str
+    check: dict[str, Any] | None = None
 
     def messages(self) -> list[dict]:
         return [{"role": "user", "content": self.prompt}]
@@ -100,11 +102,18 @@ def well_formed(parts: list[dict], ended: bool) -> bool:
     return ended and len(answers) == 1 and parts[-1]["type"] == "answer"
 
 
-def grade(answer: str, parts: list[dict], ended: bool) -> bool:
-    """Strict: the completion is well formed and its answer equals `answer` (numbers as exact fractions)."""
-    if not well_formed(parts, ended):
-        return False
-    given = uncited(parts[-1]["text"].strip())
+def equal(answer: str, given: str) -> bool:
+    """Letter for letter, numbers as exact fractions."""
     if NUMBER.fullmatch(given) and NUMBER.fullmatch(answer):
         return Fraction(given) == Fraction(answer)
     return given == answer
+
+
+def same(prompt: dict, given: str) -> bool:
+    """What grades an answer where its family has no grader of its own."""
+    return equal(prompt["answer"], given)
+
+
+def one_turn(prompt: dict, answers: list[str]) -> str | None:
+    """What a family has as `step` whose problems end with the first answer."""
+    return None

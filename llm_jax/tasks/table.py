@@ -9,23 +9,31 @@ from llm_jax.tables import Row, Table
 from llm_jax.tasks import (
     arithmetic,
     calculator,
+    countdown,
     dates,
     digits,
     letters,
     lists,
+    logic,
     lookups,
     ordering,
     patterns,
+    second_try,
     summary,
 )
-from llm_jax.tasks.base import WAYS, Item, Problem
+from llm_jax.tasks.base import WAYS, Item, Problem, one_turn, same
 
 LESSONS = ("", "sums", "words", "order")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family(Row):
-    """`make` draws an item: (rng, level from 0, split, then each of `lists`) -> Item."""
+    """`make` draws an item: (rng, level from 0, split, then each of `lists`) -> Item.
+
+    `grade` is strict: (prompt record, text of the answer) -> what it earns, from 0 to 1, and 1 when it is right. `step`
+    goes on where a problem has several turns: (prompt record, the answers so far) -> what the user says next, or None
+    where nothing more is to be said; the last answer counts, times `discount` for each turn after the first.
+    """
 
     levels: tuple[str, ...] = None
     make: Callable[..., Item] = None
@@ -34,6 +42,10 @@ class Family(Row):
     lists: tuple[str, ...] = ()  # names of the lists of words that items are drawn from
     lesson: str = ""  # the kind of page that teaches it; "": none
     lesson_share: int = 1  # of that kind's lines, beside the other families
+    grade: Callable[[dict, str], float] = same
+    step: Callable[[dict, list[str]], str | None] = one_turn
+    discount: float = 1.0
+    on_demand: bool = False  # no text teaches it; a run has its prompts, and a row in the map, if `rl.tasks` names it
 
     def wrong(self, names: Iterable[str]) -> str:
         if not self.levels or not self.wordings:
@@ -45,7 +57,9 @@ class Family(Row):
                 return f"ways has {way!r}; choose from {', '.join(WAYS)}"
             if len(counts) != len(self.levels):
                 return f"ways has {len(counts)} counts for {way!r}, and it has {len(self.levels)} levels"
-        return ""
+        if self.on_demand and (self.lesson or any(map(any, self.ways.values()))):
+            return "it is on demand, and taught too; give it ways of 0 and no lesson, or leave on_demand out"
+        return "" if 0 <= self.discount <= 1 else f"discount is {self.discount}; it must be from 0 to 1"
 
     def problem(self, rng: random.Random, level: int, split: str, lists: Mapping[str, list[str]]) -> Problem:
         """An item of the split, put into words. Raises UserError when one of its lists is not there."""
@@ -54,7 +68,7 @@ class Family(Row):
             raise UserError(f"task family {self.name!r} draws from the list {missing[0]!r}; {there}")
         item = self.make(rng, level, split, *(lists[name] for name in self.lists))
         prompt = rng.choice(self.wordings).format(**item.words)
-        return Problem(self.name, level, item.key, prompt, item.answer, item.think, item.program)
+        return Problem(self.name, level, item.key, prompt, item.answer, item.think, item.program, item.check)
 
 
 # Conversations that teach a rung of a ladder in a way in which it can work, and at once where it hardly can.
@@ -64,6 +78,11 @@ FEW, FEWER = 20, 6
 def taught(rungs: int, **counts: int) -> dict[str, tuple[int, ...]]:
     """`ways` of a ladder whose last two rungs are measured and not taught: they tell whether it goes on by itself."""
     return {way: (count,) * (rungs - 2) + (0, 0) for way, count in counts.items()}
+
+
+def untaught(rungs: int, *ways: str) -> dict[str, tuple[int, ...]]:
+    """`ways` of a family on demand: those in which the map asks it."""
+    return {way: (0,) * rungs for way in ways}
 
 
 # Longer sums are answered at once more often than they are written out, so that a model that takes the likelier way
@@ -331,6 +350,41 @@ FAMILIES: Table[Family] = Table(
             wordings=summary.ASK,
             ways={"direct": (250, 200, 200, 0)},
             lists=("first", "last", "job", "city", "hobby"),
+        ),
+        Family(
+            name="countdown",
+            levels=countdown.LEVELS,
+            make=countdown.make,
+            wordings=countdown.WORDINGS,
+            ways=untaught(4, "direct", "think"),
+            grade=countdown.grade,
+            on_demand=True,
+        ),
+        Family(
+            name="knights",
+            levels=logic.PEOPLE_LEVELS,
+            make=logic.make_knights,
+            wordings=logic.KNIGHTS,
+            ways=untaught(4, "direct"),
+            on_demand=True,
+        ),
+        Family(
+            name="truth",
+            levels=logic.VALUE_LEVELS,
+            make=logic.make_truth,
+            wordings=logic.TRUTH,
+            ways=untaught(4, "direct", "think", "tool"),
+            on_demand=True,
+        ),
+        Family(
+            name="second_try",
+            levels=second_try.LEVELS,
+            make=second_try.make,
+            wordings=arithmetic.WORDINGS,
+            ways=untaught(4, "direct", "think"),
+            step=second_try.step,
+            discount=second_try.DISCOUNT,
+            on_demand=True,
         ),
     ),
 )

@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 
-from llm_jax.tasks.base import grade, split_of
+from llm_jax.tasks.base import split_of
+from llm_jax.tasks.grading import grade
 from llm_jax.tasks.table import FAMILIES
 
 
@@ -47,7 +48,7 @@ def test_no_problem_that_is_asked_is_taught(fine_tuning):
 def test_a_sum_is_right_by_its_own_program(fine_tuning):
     for prompt in fine_tuning.prompts(3, "dev", 0.2):
         right = [{"type": "answer", "text": str(eval(prompt["item"]))}]
-        assert grade(prompt["answer"], right, ended=True)
+        assert grade(prompt, right, ended=True)
         digits = {len(number) for number in prompt["item"].split("+")}
         assert prompt["task"] != "sums" or digits == {int(prompt["level"][0])}
 

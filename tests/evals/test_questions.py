@@ -7,8 +7,9 @@ import jax
 import pytest
 
 from llm_jax.config import UserError
-from llm_jax.evals import likelihood, questions, shapes, texts
+from llm_jax.evals import likelihood, questions, texts
 from llm_jax.sampling.engine import Engine
+from llm_jax.tasks import shapes
 
 HELLASWAG = {
     "activity_label": "Cats",

@@ -7,14 +7,18 @@ import tracemalloc
 
 import pytest
 
-from llm_jax.tasks import arithmetic
-from llm_jax.tasks.base import SPLIT_PERCENT, SPLITS, Problem, grade, split_of, spoken, well_formed
+from llm_jax.tasks import arithmetic, grading
+from llm_jax.tasks.base import SPLIT_PERCENT, SPLITS, Problem, split_of, spoken, well_formed
 from llm_jax.tasks.table import FAMILIES
 
 
 def draw(family: str, level: int, split: str, count: int = 400) -> list[Problem]:
     rng = random.Random(f"{family}{level}{split}")
     return [FAMILIES[family].problem(rng, level, split, {}) for _ in range(count)]
+
+
+def grade(right: str, parts: list[dict], ended: bool) -> bool:
+    return grading.grade({"task": "arithmetic", "answer": right}, parts, ended) == 1
 
 
 def test_the_split_has_its_shares():

@@ -1,4 +1,5 @@
-"""Files of questions in the shapes that the field's sets have: one table, shape -> how a line becomes questions.
+"""Files of questions in the shapes that the field's sets have: one table, shape -> how a line becomes questions, or a
+problem to practise on.
 
 A file is JSON lines. Its first line tells the shape: the one of whose fields it has the most.
 """
@@ -12,24 +13,31 @@ from typing import Any
 from llm_jax.config import UserError
 from llm_jax.files import numbered_lines
 from llm_jax.tables import Row, Table
-from llm_jax.tasks.base import NUMBER
+from llm_jax.tasks import latex
+from llm_jax.tasks.base import NUMBER, same
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One with choices, or one whose answer is written. `graded` is one of `questions.GRADES`."""
+    """One with choices, or one whose answer is written. `graded` is one of evaluation's GRADES."""
 
     prompt: str
     graded: str
     choices: tuple[str, ...] = ()
     right: tuple[int, ...] = ()  # the numbers of the right ones
     answers: tuple[str, ...] = ()  # that are accepted
+    task: str = ""  # as which RL practises on it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shape(Row):
+    """`read` makes a line's questions, of which evaluation asks; `problem` (what is asked, the answer) of one whose
+    answers a strict grader can tell: RL asks that, and `grade` is as a family's."""
+
     fields: tuple[str, ...] = None
     read: Callable[["Line"], tuple[Question, ...]] = None
+    problem: Callable[["Line"], tuple[str, str]] | str = ""
+    grade: Callable[[dict, str], float] = same
 
 
 class Line:
@@ -112,11 +120,28 @@ def truthfulqa(line: Line) -> tuple[Question, ...]:
     return tuple(found)
 
 
-def gsm8k(line: Line) -> tuple[Question, ...]:
+def gsm8k_problem(line: Line) -> tuple[str, str]:
     number = line.text("answer").rpartition("####")[2].strip().replace(",", "")
     if not NUMBER.fullmatch(number):
         raise UserError(f"`answer` ends with {shown(number)}; it must end with #### and a number")
-    return (Question(asked(line.text("question")), "number", answers=(number,)),)
+    return line.text("question").strip(), number
+
+
+def gsm8k(line: Line) -> tuple[Question, ...]:
+    question, number = gsm8k_problem(line)
+    return (Question(asked(question), "number", answers=(number,), task="gsm8k"),)
+
+
+def math_problem(line: Line) -> tuple[str, str]:
+    answer = latex.boxed(line.text("solution"))
+    if not answer:
+        raise UserError(r"`solution` has no answer; it must have one in \boxed{...}")
+    return line.text("problem").strip(), answer
+
+
+def math(line: Line) -> tuple[Question, ...]:
+    problem, answer = math_problem(line)
+    return (Question(asked(problem), "math", answers=(answer,), task="math"),)
 
 
 def squad(line: Line) -> tuple[Question, ...]:
@@ -141,7 +166,8 @@ SHAPES: Table[Shape] = Table(
         Shape(name="mmlu", fields=("question", "choices", "answer"), read=mmlu),
         Shape(name="truthfulqa", fields=("question", "mc1_targets", "mc2_targets"), read=truthfulqa),
         Shape(name="squad", fields=("context", "question", "answers"), read=squad),
-        Shape(name="gsm8k", fields=("question", "answer"), read=gsm8k),
+        Shape(name="gsm8k", fields=("question", "answer"), read=gsm8k, problem=gsm8k_problem),
+        Shape(name="math", fields=("problem", "solution"), read=math, problem=math_problem, grade=latex.grade),
     ),
 )
 
@@ -157,6 +183,24 @@ def shape_of(record: dict[str, Any]) -> Shape:
 
 def read(path: Path) -> list[tuple[Question, ...]]:
     """The questions of each line. Raises UserError, with file and line, for what is not as its shape has it."""
+    return lines_of(path, lambda shape: shape.read)[1]
+
+
+def problems(path: Path) -> tuple[str, list[tuple[str, str]]]:
+    """(name of the shape, the problem and answer of each line). Raises UserError as `read`, and for a shape that has
+    no problems to practise on."""
+    return lines_of(path, problem_of)
+
+
+def problem_of(shape: Shape) -> Callable[[Line], tuple[str, str]]:
+    if shape.problem:
+        return shape.problem
+    able = ", ".join(other.name for other in SHAPES.values() if other.problem)
+    raise UserError(f"questions in the shape of {shape.name} are not to practise on; give some in that of {able}")
+
+
+def lines_of(path: Path, reader: Callable[[Shape], Callable[[Line], Any]]) -> tuple[str, list]:
+    """(name of the shape, what its reader makes of each line)."""
     lines = numbered_lines(path)
     if not lines:
         raise UserError(f"{path} has no line; give a file of questions")
@@ -164,7 +208,7 @@ def read(path: Path) -> list[tuple[Question, ...]]:
     for number, record in lines:
         try:
             shape = shape or shape_of(record)
-            found.append(shape.read(Line(record)))
+            found.append(reader(shape)(Line(record)))
         except UserError as error:
             raise UserError(f"{path} line {number}: {error}") from error
-    return found
+    return shape.name, found

@@ -1,0 +1,1 @@
+"""Reinforcement learning: what the stage is made of."""
