@@ -20,7 +20,7 @@ from llm_jax.evals.real import real_group
 from llm_jax.evals.statistics import rate
 from llm_jax.evals.table import MEASUREMENTS, Measurement
 from llm_jax.files import read_json, replace, whole_lines
-from llm_jax.prompts import load_prompts
+from llm_jax.prompts import load_prompts, prompts_for
 from llm_jax.runs import Run
 from llm_jax.sampling.loaded import engine_for
 from llm_jax.stage_table import STAGES
@@ -32,7 +32,7 @@ from llm_jax.tools.table import Toolbox, absent
 def examiner_of(run: Run, search: Place = None):
     """An Examiner of a run's held-out prompts, with an engine and the run's tools. What was imported may have none."""
     has_prompts = (run.workdir / "data" / "prepared.json").exists()
-    prompts = load_prompts(run.workdir, "test") if has_prompts else []
+    prompts = prompts_for(run.config, run.workdir, "test") if has_prompts else []
     with contextlib.closing(Toolbox(run.workdir, search=search, python=run.config.tools.python)) as tools:
         engine = engine_for(run, run.config.eval.slots, tools)
         try:
