@@ -19,8 +19,10 @@ from pathlib import Path
 
 from tests.commands import ROOT
 from tests.tools.hostile import PROGRAMS
+from tests.tools.hostile_system import SYSTEM
 
 NOBODY = 65534
+ALL = PROGRAMS | SYSTEM
 
 
 def closed_to_others(path: Path) -> Path | None:
@@ -95,9 +97,9 @@ def main(backend: str, timeout: str, *names: str) -> None:
     assert tool.run("6 * 7").value == "42"
     files = set(os.listdir("/tmp"))
     handles, processes = opened(), descendants() if backend == "bwrap" else set()
-    for name in names or PROGRAMS:
+    for name in names or ALL:
         started = time.monotonic()
-        result = tool.run(PROGRAMS[name])
+        result = tool.run(ALL[name])
         seconds = time.monotonic() - started
         left = [f"{opened() - handles} handles"] if backend == "bwrap" and opened() > handles else []
         left += sorted(descendants() - processes) if backend == "bwrap" else []
