@@ -39,9 +39,15 @@ WRONG = {
     "writes itself as it likes": "class E:\n    def __repr__(self): return '12'\ndef f(xs): return E()",
     "patches builtins": "import builtins\nbuiltins.repr = lambda value: '0'\nbuiltins.sum = lambda xs: 0\n"
     "builtins.len = lambda xs: 12\ndef f(xs): return 0",
-    "reads frames": "import sys\ndef f(xs):\n    frame = sys._getframe()\n    while frame:\n        for value in frame.f_locals."
-    "values():\n            if isinstance(value, dict) and 'wanted' in value: return value['wanted']\n"
-    "        frame = frame.f_back\n    return None",
+    "reads frames": """
+import sys
+def f(xs):
+    frame = sys._getframe()
+    while frame:
+        for value in frame.f_locals.values():
+            if isinstance(value, dict) and 'wanted' in value: return value['wanted']
+        frame = frame.f_back
+""",
     "reads files": "import os, sys\ndef f(xs):\n    for path in (*sys.argv, *os.listdir('.'), '/proc/self/cmdline'):\n"
     "        try: return int(open(path).read())\n        except Exception: pass",
     "writes where answers go": 'import os\nfor n in range(1, 64):\n    try: os.write(n, b\'{"value": "0"}\\n\' * 12)\n'
