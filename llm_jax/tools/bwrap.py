@@ -45,13 +45,13 @@ TOLD_BYTES = 8 * OUTPUT_BYTES  # what is read of an answer: a value's text, or t
 RUNNER = Path(inside.__file__).read_text("utf-8")
 # It must not work: a file of the host's, one outside of /tmp, the network, another namespace, more processes.
 PROBE = """
-import os, socket
+import os, signal, socket
 def fails(what, *args):
     try: what(*args)
     except OSError: return True
 def forks():
-    pids = [os.fork() for _ in range(64)]
-    if 0 in pids: os._exit(0)
+    for _ in range(64):
+        if os.fork() == 0: signal.pause()
 held = {
     "the user is root": os.getuid() != 0,
     "files of the host are there": fails(os.listdir, "/etc"),
@@ -107,10 +107,8 @@ class Sandbox:
 
     def calls(self, program: str, name: str, inputs: list[tuple]) -> list[str]:
         """As `sandbox.Calls` has it."""
-        lines = [
-            json.dumps({"name": name, "args": [inside.plain(arg) for arg in args], "named": {}}) for args in inputs
-        ]
-        asked = in_memory("".join(f"{line}\n" for line in lines).encode())
+        calls = ({"name": name, "args": [inside.plain(arg) for arg in args], "named": {}} for args in inputs)
+        asked = in_memory("".join(f"{json.dumps(call)}\n" for call in calls).encode())
         with opened({"kind": "serve", "program": program, "asked": asked}, self.timeout, asked) as process:
             os.close(asked)
             process.result(self.timeout)
@@ -158,9 +156,7 @@ class Process:
     """bubblewrap, and what it tells: `info` of itself, `told` by the job, and standard output."""
 
     def __init__(self, job: dict, timeout: float, handles: tuple[int, ...]):
-        limits = LIMITS | {
-            "RLIMIT_CPU": math.ceil(timeout) + 1
-        }  # of each process; the time of all is watched from here
+        limits = LIMITS | {"RLIMIT_CPU": math.ceil(timeout) + 1}  # the time of all together is watched from here
         self.said: list = []
         self.printed = b""
         self._info, info = os.pipe()
@@ -259,10 +255,9 @@ class Process:
 
 def command(info: int, rules: int) -> list[str]:
     """bubblewrap and this Python; what is not named here is not there."""
-    user = ["--unshare-user", f"--uid={NOBODY}", f"--gid={NOBODY}"]
-    if not os.getuid():
-        user = ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-    user = [part for option in user for part in option.split("=")]
+    as_nobody = ["--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY)]
+    as_root = ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]  # until it is nobody, too
+    user = as_nobody if os.getuid() else as_root
     prefix, version = Path(sys.base_prefix), sysconfig.get_python_version()
     python = prefix / "bin" / f"python{version}"
     files = [Path("/lib"), Path("/lib64"), Path("/usr/lib"), Path("/usr/lib64")]

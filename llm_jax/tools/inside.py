@@ -52,7 +52,7 @@ def run(program: str, names: dict):
     return last and eval(compile(ast.Expression(last.value), "<program>", "eval", dont_inherit=True), names)
 
 
-def outcome(job: dict, names: dict) -> dict:
+def outcome(job: dict, names: dict, tell) -> dict:
     """{status, value, error} of the job "run"."""
     value = run(job["program"], names)
     text = None if value is None else repr(value)
@@ -94,7 +94,7 @@ def serve(job: dict, names: dict, tell) -> dict:
     return {"status": "ok", "value": None, "error": None}
 
 
-def test(job: dict, names: dict) -> dict:
+def test(job: dict, names: dict, tell) -> dict:
     """The job "test": runs tests of functions that another sandbox serves; of theirs only plain values come here."""
     with open(job["ask"], "w", encoding="utf-8") as ask, open(job["heard"], encoding="utf-8") as heard:
 
@@ -113,7 +113,8 @@ def test(job: dict, names: dict) -> dict:
 
             return call
 
-        heard.readline()  # that it is ready
+        heard.readline()  # that it is ready, and its time begins, and so does that of the tests
+        tell("ready")
         served = json.loads(heard.readline() or "null")
         names |= {name: remote(name) for name in served["names"]}
         names |= {name: __import__(module) for name, module in served["modules"].items() if "." not in module}
@@ -141,13 +142,13 @@ def main() -> None:
         told.write(json.dumps(what) + "\n")
         told.flush()
 
-    tell("ready")
+    if job["kind"] != "test":
+        tell("ready")
     module = sys.modules["__main__"] = types.ModuleType("__main__")
     names = module.__dict__
     names["__builtins__"] = builtins
     try:
-        kind = job["kind"]
-        ended = serve(job, names, tell) if kind == "serve" else (test if kind == "test" else outcome)(job, names)
+        ended = {"run": outcome, "serve": serve, "test": test}[job["kind"]](job, names, tell)
     except BaseException as problem:
         ended = failure(problem)
     tell(ended)
