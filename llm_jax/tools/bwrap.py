@@ -42,7 +42,7 @@ NOBODY = 65534
 START_SECONDS = 30.0  # until the interpreter is ready, on a busy machine; the program's time counts from there
 END_SECONDS = 1.0  # for the kernel, to end all processes
 TOLD_BYTES = 8 * OUTPUT_BYTES  # what is read of an answer: a value's text, or those of several calls, as JSON
-RUNNER = Path(inside.__file__).read_text("utf-8")
+RUNNER = Path(inside.__file__).read_text(encoding="utf-8")
 # It must not work: a file of the host's, one outside of /tmp, the network, another namespace, more processes.
 PROBE = """
 import os, signal, socket

@@ -113,7 +113,7 @@ except OSError: s = 'held'
 s
 === homes
 import os
-'held' if not any(os.path.exists(p) for p in ('/home', '/work', '/etc', '/var', '/run', '/sys')) else 'out'
+'held' if not any(os.path.exists(p) for p in ('/etc', '/var', '/run', '/sys', '/boot', '/opt', '/srv')) else 'out'
 === processes
 import os
 'held' if len([p for p in os.listdir('/proc') if p.isdigit()]) <= 2 else 'out'
