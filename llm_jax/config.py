@@ -82,6 +82,9 @@ def default() -> ConfigDict:
     c.imported.source = ""  # folder of Hugging Face or GGUF file to start from, not from pre-training
     c.imported.context = 0  # the longest context that its model was made for, in tokens; 0: it does not say
 
+    c.tools = ConfigDict()
+    c.tools.python = "monty"  # sandbox of the python tool: monty, or bwrap (all of CPython; Linux with bubblewrap)
+
     c.mesh = ConfigDict()
     c.mesh.data = 1  # replicas
     c.mesh.fsdp = 1  # shards of parameters and optimizer state; batches are split over data x fsdp x expert

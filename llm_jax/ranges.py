@@ -208,6 +208,7 @@ RANGES = {
     "preference.learning_rate": FROM_0,
     "rl.steps": whole(1),
     "rl.batch": whole(2),
+    "tools.python": Choice(("monty", "bwrap")),
     "rl.group": whole(1),
     "rl.slots": whole(1),
     "rl.tasks": FROM_0,

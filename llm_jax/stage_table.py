@@ -159,7 +159,7 @@ STAGES: Table[Stage] = Table(
             kind="chat",
             follows=("preference", "abstain", "sft"),
             section="rl",
-            identity=(*PRETRAINED, "lora", "sft", "abstain", "pairs", "preference", "rl"),
+            identity=(*PRETRAINED, "lora", "sft", "abstain", "pairs", "preference", "rl", "tools"),
             one_process=True,
         ),
         Stage(

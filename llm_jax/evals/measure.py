@@ -181,6 +181,12 @@ def measure_reasoning(e: Examiner, params) -> dict:
     }
 
 
+def measure_code(e: Examiner, params) -> dict:
+    """The share of held-out functions that the first program gets right on all hidden inputs, without the tool."""
+    prompts = e.choose("functions", e.levels("functions"), e.config.problems)
+    return share(e.ask(params, prompts, suppress=tuple(TOOLS)), right)
+
+
 def measure_passk(e: Examiner, params) -> dict:
     """pass@k on the same kind of problems, from samples at temperature 1."""
     prompts = e.choose("arithmetic", RL_LEVELS, e.config.passk_problems)

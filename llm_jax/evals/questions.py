@@ -19,13 +19,16 @@ from llm_jax.tasks import latex, shapes
 from llm_jax.tasks.knowledge import plain
 from llm_jax.tasks.shapes import Question
 from llm_jax.tokenizer import Tokenizer
+from llm_jax.tools.bwrap import Sandbox, unavailable
 
 ANSWER_TOKENS = 256
+TESTS_SECONDS = 3.0  # for the tests of a program
 IN_TEXT = re.compile(r"-?[0-9][0-9,]*(?:\.[0-9]+)?")
 
 
 def files_of(pattern: str) -> dict[str, Path]:
-    """Files of questions by name. Raises UserError where there is none, two have one name, or as `shapes.read`."""
+    """Files of questions by name. Raises UserError where there is none, two have one name, one asks for programs and
+    bubblewrap is not to be had, or as `shapes.read`."""
     paths = matching(pattern)
     if not paths:
         raise UserError(f"no file matches {pattern!r}; give a glob of JSON lines with questions")
@@ -33,7 +36,9 @@ def files_of(pattern: str) -> dict[str, Path]:
     if len(named) < len(paths):
         raise UserError(f"two files that match {pattern!r} have the same name; rename one")
     for path in paths:
-        shapes.read(path)
+        asks = {question.graded for line in shapes.read(path) for question in line}
+        if "program" in asks and (reason := unavailable()):
+            raise UserError(f"{path} asks for programs, which are tested in bubblewrap, and {reason}")
     return named
 
 
@@ -44,8 +49,9 @@ def measure_files(engine: Engine, params, pattern: str, talks: bool) -> dict[str
 
 def measure_file(engine: Engine, params, path: Path, talks: bool = False) -> dict[str, dict]:
     """The rates of a file's shape, bootstrapped over its lines: `accuracy`, of choices also by their likelihood a byte
-    (`accuracy_per_byte`); `mc1` and `mc2` of TruthfulQA; `exact` and `f1` of SQuAD. Of problems that RL may practise
-    on, where the model talks, also those that it would be rewarded for (`strict`) and the `well_formed` answers.
+    (`accuracy_per_byte`); `mc1` and `mc2` of TruthfulQA; `exact` and `f1` of SQuAD; `pass1` of programs. Of problems
+    that RL may practise on, where the model talks, also those that it would be rewarded for (`strict`) and the
+    `well_formed` answers.
 
     Choices are compared after the question as a document, whatever the model; a model that `talks` is asked for an
     answer that it has to write in a turn. Raises UserError as `shapes.read`.
@@ -79,13 +85,14 @@ def answers(engine: Engine, params, questions: list[Question], talks: bool) -> l
             prompt = t.render([{"role": "user", "content": q.prompt}], for_generation=True).ids
         else:
             prompt = [*(t.begin or (prefix_of(t),)), *t.encode(q.prompt)]
-        stop = () if talks else ("\n\n", "\nQuestion:")
+        stop = () if talks else q.stop
         requests.append(Request(prompt[room - engine.length :], max_new_tokens=room, stop=stop))
     done = engine.generate(params, requests)
     if talks:
         texts = [said(t.parse(c.ids)[0], "text", "answer") for c in done]
     else:
-        texts = [re.split("\n\n|\nQuestion:", t.decode(c.ids))[0] for c in done]
+        ends = ["|".join(map(re.escape, q.stop)) for q in questions]
+        texts = [re.split(end, t.decode(c.ids))[0] for end, c in zip(ends, done, strict=True)]
     found = [GRADES[q.graded](q, text) for q, text in zip(questions, texts, strict=True)]
     if talks:
         found = [grades | strictly(t, q, c) for grades, q, c in zip(found, questions, done, strict=True)]
@@ -140,6 +147,16 @@ def of_words(question: Question, answer: str) -> dict[str, float]:
     return {"exact": given in accepted, "f1": max(f1(given, other) for other in accepted)}
 
 
+def of_program(question: Question, answer: str) -> dict[str, float]:
+    """Whether the first and only one passes the tests (Chen et al. 2021). Of an answer with a block of code that
+    counts; what the prompt has begun is written before it, unless it has the whole function."""
+    fenced = re.search(r"```(?:python|py)?\n(.*?)(?:```|$)", answer, re.DOTALL)
+    code, head = fenced[1] if fenced else answer, f"def {question.entry}("
+    before = question.prompt.rpartition(head)[0] if head in code else question.prompt
+    program = before + code if question.entry else code
+    return {"pass1": Sandbox(TESTS_SECONDS).passes(program, question.tests).status == "ok"}
+
+
 def f1(given: list[str], accepted: list[str]) -> float:
     if not given or not accepted:
         return float(given == accepted)
@@ -154,4 +171,5 @@ GRADES: dict[str, Callable[[Question, list[float] | str], dict[str, float]]] = {
     "number": of_number,
     "math": of_math,
     "words": of_words,
+    "program": of_program,
 }

@@ -20,20 +20,20 @@ from llm_jax.evals.real import real_group
 from llm_jax.evals.statistics import rate
 from llm_jax.evals.table import MEASUREMENTS, Measurement
 from llm_jax.files import read_json, replace, whole_lines
-from llm_jax.prompts import load_prompts
+from llm_jax.prompts import load_prompts, prompts_for
 from llm_jax.runs import Run
 from llm_jax.sampling.loaded import engine_for
 from llm_jax.stage_table import STAGES
 from llm_jax.tools.search import Place
-from llm_jax.tools.table import Toolbox
+from llm_jax.tools.table import Toolbox, absent
 
 
 @contextlib.contextmanager
 def examiner_of(run: Run, search: Place = None):
     """An Examiner of a run's held-out prompts, with an engine and the run's tools. What was imported may have none."""
     has_prompts = (run.workdir / "data" / "prepared.json").exists()
-    prompts = load_prompts(run.workdir, "test") if has_prompts else []
-    with contextlib.closing(Toolbox(run.workdir, search=search)) as tools:
+    prompts = prompts_for(run.config, run.workdir, "test") if has_prompts else []
+    with contextlib.closing(Toolbox(run.workdir, search=search, python=run.config.tools.python)) as tools:
         engine = engine_for(run, run.config.eval.slots, tools)
         try:
             yield Examiner(run, engine, prompts)
@@ -47,6 +47,7 @@ def check(run: Run, stages: list[str]) -> None:
         read_json(run.workdir / "data" / "prepared.json")
         load_prompts(run.workdir, "test")
     check_files(run)
+    absent(run.workdir, python=run.config.tools.python)
 
 
 def check_files(run: Run) -> None:

@@ -9,6 +9,7 @@ from llm_jax.evals.context import measure_context
 from llm_jax.evals.map import measure_map
 from llm_jax.evals.measure import (
     Examiner,
+    measure_code,
     measure_passk,
     measure_reasoning,
     measure_sft,
@@ -70,6 +71,7 @@ MEASUREMENTS: Table[Measurement] = Table(
         ),
         Measurement(name="map", measure=measure_map, on="last", final=True, prompts=False, key="map_items"),
         Measurement(name="passk", measure=measure_passk, on="before and after", tasks=("arithmetic",)),
+        Measurement(name="code", measure=measure_code, on="before and after", tasks=("functions",)),
         Measurement(
             name="reasoning",
             measure=measure_reasoning,

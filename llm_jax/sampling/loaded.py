@@ -33,7 +33,7 @@ def load(workdir: Path, stage: str = "", slots: int = 1, search: Place = None, *
     """
     run = Run.open(workdir)
     stage = run.choose(stage)
-    tools = Toolbox(run.workdir, search=search)
+    tools = Toolbox(run.workdir, search=search, python=run.config.tools.python)
     params = run.load_params(stage)
     engine = engine_for(run, slots, tools, **options)
     return Loaded(stage, run.kind_of(stage) == "base", run.tokenizer, params, engine, tools)

@@ -30,7 +30,7 @@ from llm_jax.stages import adapter
 from llm_jax.tables import known
 from llm_jax.tasks.records import of_files
 from llm_jax.tasks.table import FAMILIES
-from llm_jax.tools.table import Toolbox
+from llm_jax.tools.table import Toolbox, absent
 from llm_jax.training import loop
 from llm_jax.training.optimizer import adamw
 
@@ -54,8 +54,10 @@ def policy_loss(run: Run):
 
 
 def check(run: Run, stages: list[str]) -> None:
-    """Raises UserError for parts of the loss that contradict, families that are none and tasks without prompts here."""
+    """Raises UserError for parts of the loss that contradict, a sandbox that is not here, families that are none and
+    tasks without prompts here."""
     rl = run.config.rl
+    absent(run.workdir, python=run.config.tools.python)
     check_updates(rl, resolve(rl))
     if rl.reward == "model" and (rl.reward_model or "reward" not in stages):
         reward_model.located(run, rl.reward_model)
@@ -90,7 +92,7 @@ def train(run: Run, params):
     of_all = adamw(rate(rl.learning_rate), 0.0, run.axes())
     optimizer = optax.chain(optax.clip_by_global_norm(config.optimizer.clip or 1e9), of_all)
     reference = reference_of(run, params) if algorithm.kl != "none" else None
-    with contextlib.closing(Toolbox(run.workdir)) as tools:
+    with contextlib.closing(Toolbox(run.workdir, python=config.tools.python)) as tools:
         engine = engine_for(run, rl.slots, tools)
         job = loop.Job(
             stage="rl",

@@ -27,6 +27,9 @@ class Question:
     right: tuple[int, ...] = ()  # the numbers of the right ones
     answers: tuple[str, ...] = ()  # that are accepted
     task: str = ""  # as which RL practises on it
+    tests: str = ""  # of a program: Python that raises where it is wrong
+    entry: str = ""  # the function that a program, begun by the prompt, is to define
+    stop: tuple[str, ...] = ("\n\n", "\nQuestion:")  # what follows an answer in a document
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,6 +153,25 @@ def squad(line: Line) -> tuple[Question, ...]:
     return (Question(prompt, "words", answers=answers),)
 
 
+# What follows a program in a document, where it goes on.
+AFTER_BODY = ("\nclass ", "\ndef ", "\n#", "\n@", "\nif ", "\nprint", "\nassert", "\n```")
+AFTER_PROGRAM = ("\n\n\n", '\n"""', "\n#", "\nif ", "\nprint", "\nassert", "\n```")
+
+
+def humaneval(line: Line) -> tuple[Question, ...]:
+    entry = line.text("entry_point")
+    if not entry.isidentifier():
+        raise UserError(f"`entry_point` is {shown(entry)}; it must be the name of a function")
+    tests = f"{line.text('test')}\ncheck({entry})\n"
+    return (Question(line.text("prompt"), "program", tests=tests, entry=entry, stop=AFTER_BODY),)
+
+
+def mbpp(line: Line) -> tuple[Question, ...]:
+    tests, before = line.texts("test_list"), line.record.get("test_setup_code") or ""
+    prompt = f'"""\n{line.text("text").strip()}\n{tests[0]}\n"""\n'
+    return (Question(prompt, "program", tests="\n".join([before, *tests]), stop=AFTER_PROGRAM),)
+
+
 def asked(question: str) -> str:
     return f"Question: {question.strip()}\nAnswer:"
 
@@ -166,6 +188,8 @@ SHAPES: Table[Shape] = Table(
         Shape(name="mmlu", fields=("question", "choices", "answer"), read=mmlu),
         Shape(name="truthfulqa", fields=("question", "mc1_targets", "mc2_targets"), read=truthfulqa),
         Shape(name="squad", fields=("context", "question", "answers"), read=squad),
+        Shape(name="humaneval", fields=("prompt", "entry_point", "test"), read=humaneval),
+        Shape(name="mbpp", fields=("text", "code", "test_list"), read=mbpp),
         Shape(name="gsm8k", fields=("question", "answer"), read=gsm8k, problem=gsm8k_problem),
         Shape(name="math", fields=("problem", "solution"), read=math, problem=math_problem, grade=latex.grade),
     ),

