@@ -5,6 +5,7 @@ from pathlib import Path
 
 from llm_jax.config import UserError
 from llm_jax.files import json_lines
+from llm_jax.sampling import shared
 from llm_jax.sampling.requests import Completion
 from llm_jax.tasks.base import grade, well_formed
 from llm_jax.tokenizer import Tokenizer
@@ -31,6 +32,12 @@ def load_prompts(workdir: Path, split: str) -> list[dict]:
     if not path.is_file():
         raise UserError(f"no prompts at {path}; run stage `data` first")
     return json_lines(path)
+
+
+def judge_all(tokenizer: Tokenizer, prompts: list[dict], completions: list[Completion]) -> list[Outcome]:
+    """`judge` of each. Of several processes each judges some, and all have the same outcomes, also where a time limit
+    is at work."""
+    return shared.each(lambda pair: judge(tokenizer, *pair), list(zip(prompts, completions, strict=True)))
 
 
 def judge(tokenizer: Tokenizer, prompt: dict, completion: Completion) -> Outcome:

@@ -32,7 +32,6 @@ class Stage(Row):
     follows: tuple[str, ...] = ()  # stages whose parameters it may start from, the preferred one first
     section: str = ""  # of the config
     identity: tuple[str, ...] = ()
-    one_process: bool = False  # runs in one process only
     first_process: bool = False  # of several, the first one runs it and the others wait
     reads: bool = False  # its parameters come from elsewhere, so `run` is called with the Run alone
 
@@ -106,7 +105,6 @@ STAGES: Table[Stage] = Table(
             follows=("sft", "imported"),
             section="control",
             identity=(*PRETRAINED, "lora", "sft", "abstain", "control"),
-            one_process=True,
         ),
         Stage(
             name="abstain",
@@ -117,7 +115,6 @@ STAGES: Table[Stage] = Table(
             follows=("sft", "imported"),
             section="abstain",
             identity=(*PRETRAINED, "lora", "sft", "abstain"),
-            one_process=True,
         ),
         Stage(
             name="rl",
@@ -128,7 +125,6 @@ STAGES: Table[Stage] = Table(
             follows=("abstain", "sft"),
             section="rl",
             identity=(*PRETRAINED, "lora", "sft", "abstain", "rl"),
-            one_process=True,
         ),
         Stage(
             name="evaluate",
@@ -136,14 +132,13 @@ STAGES: Table[Stage] = Table(
             check="llm_jax.evals.run:check",
             label="evaluation",
             section="eval",
-            one_process=True,
         ),
         Stage(
             name="report",
             run="llm_jax.report.finish:finish",
             check="llm_jax.report.finish:check",
             label="this report",
-            one_process=True,
+            first_process=True,
         ),
     ),
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from llm_jax.evals.statistics import pass_at_k, rate
-from llm_jax.prompts import Outcome, judge
+from llm_jax.prompts import Outcome, judge_all
 from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.requests import Request
@@ -80,7 +80,7 @@ class Examiner:
                 )
         completions = self.engine.generate(params, requests)
         repeated = [prompt for prompt in prompts for _ in range(samples)]
-        return [judge(t, p, c) for p, c in zip(repeated, completions, strict=True)]
+        return judge_all(t, repeated, completions)
 
 
 def share(outcomes: list[Outcome], what: Callable[[Outcome], bool]) -> dict:

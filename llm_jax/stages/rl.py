@@ -11,6 +11,7 @@ import math
 import random
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -20,7 +21,7 @@ from llm_jax import sharding
 from llm_jax.config import UserError
 from llm_jax.files import replace, whole_lines
 from llm_jax.model import transformer
-from llm_jax.prompts import Outcome, judge, load_prompts
+from llm_jax.prompts import Outcome, judge_all, load_prompts
 from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.loaded import engine_for
@@ -109,7 +110,7 @@ class Rollouts(loop.Batches):
     def __init__(self, run: Run, engine: Engine):
         rl: ConfigDict = run.config.rl
         self.rl, self.engine, self.tokenizer = rl, engine, run.tokenizer
-        self.length = run.config.data.sequence_length
+        self.length, self.mesh = run.config.data.sequence_length, run.mesh
         self.split = run.config.train.microbatch, sharding.shards(run.mesh, "batch")
         self.stream = PromptStream(load_prompts(run.workdir, "train"), dict(rl.tasks), run.config.seed)
         self.path = Path(run.workdir) / "rl" / "transcripts.jsonl"
@@ -124,12 +125,13 @@ class Rollouts(loop.Batches):
         """Fresh rollouts of the current parameters."""
         prompts, requests = self.requests()
         completions = self.engine.generate(params, requests)
-        outcomes = [judge(self.tokenizer, p, c) for p, c in zip(prompts, completions, strict=True)]
+        outcomes = judge_all(self.tokenizer, prompts, completions)
         rewards_PG = np.array([self.reward(o) for o in outcomes], np.float32).reshape(-1, self.rl.group)
         advantage = advantages(rewards_PG, self.rl.advantage).ravel()
-        self._write_transcripts(step, outcomes)
+        if jax.process_index() == 0:
+            self._write_transcripts(step, outcomes)
         batch = pack_rollouts(requests, completions, advantage, self.length, self.tokenizer.pad, *self.split)
-        return batch, figures(outcomes, completions, rewards_PG)
+        return sharding.own_part(self.mesh, batch, self.split[0]), figures(outcomes, completions, rewards_PG)
 
     def requests(self) -> tuple[list[dict], list[Request]]:
         prompts, requests = [], []

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from llm_jax import sharding
 from llm_jax.config import UserError
+from llm_jax.prompts import judge
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.requests import Completion, Request
 from llm_jax.stages import rl
@@ -315,7 +316,7 @@ def test_a_call_earns_nothing_where_tools_are_not_allowed(make_rollouts, tokeniz
     for prompt in PROMPTS:
         for ids in (call + answer, answer):
             done = Completion(ids, [1] * len(ids), [-1.0] * len(ids), [-1.0] * len(ids))
-            reward = batches.reward(rl.judge(t, prompt, done))
+            reward = batches.reward(judge(t, prompt, done))
             rewards.setdefault((prompt["task"], len(ids) == len(answer), prompt["answer"] == "2"), set()).add(reward)
     assert rewards == {
         (task, direct, right): {float(right and (direct or task == "calculator"))}
