@@ -62,6 +62,8 @@ def main() -> None:
     stages = [stage for name, stage in STAGES.items() if name in wanted]
     validate(config, tuple(stage.section for stage in STAGES.values()))
     find_devices()
+    if jax.process_count() > 1 and (alone := [s.name for s in stages if s.one_process]):
+        raise UserError(f"stage {alone[0]!r} runs in one process; run it by itself with --stages={alone[0]}")
     run = Run(config, workdir, sharding.make_mesh(config.mesh), profile=f.profile)
     with contextlib.ExitStack() as held:
         begin(run, stages, held)

@@ -32,6 +32,7 @@ class Stage(Row):
     follows: tuple[str, ...] = ()  # stages whose parameters it may start from, the preferred one first
     section: str = ""  # of the config
     identity: tuple[str, ...] = ()
+    one_process: bool = False  # runs in one process only
     first_process: bool = False  # of several, the first one runs it and the others wait
     reads: bool = False  # its parameters come from elsewhere, so `run` is called with the Run alone
 

@@ -87,7 +87,7 @@ def make(run: Run, params, stage: str) -> None:
 
 
 def is_made(path: Path, noted: dict) -> bool:
-    """Whether a file says that what was made is of this. Of several processes the first one's look counts: it writes."""
+    """Whether what was made is of this. Of several processes the look of the first counts, for it writes."""
     return everyone(path.exists() and read_json(path) == noted)[0]
 
 
