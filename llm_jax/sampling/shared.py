@@ -81,7 +81,8 @@ def meshes(run: Run) -> tuple[Mesh, Mesh]:
 
 def own_copy(params, own: Mesh, everywhere: Mesh):
     """Parameters on a mesh of all processes -> the same on this process's mesh. All call it; `meshes` gives the two."""
-    whole = jax.device_put(params, jax.tree.map(lambda x: NamedSharding(everywhere, x.sharding.spec), params))
+    with jax.set_mesh(everywhere):
+        whole = jax.device_put(params, jax.tree.map(lambda x: NamedSharding(everywhere, x.sharding.spec), params))
 
     def of_mine(x: jax.Array) -> jax.Array:
         parts = [shard.data for shard in x.addressable_shards]
@@ -111,8 +112,9 @@ class SharedEngine(Engine):
     def use(self, params) -> None:
         if params is self._given:
             return
+        copy = own_copy(params, self.mesh, self._everywhere)
         with jax.set_mesh(self.mesh):
-            super().use(own_copy(params, self.mesh, self._everywhere))
+            super().use(copy)
         self._given, self._params = params, None  # the copy is turned for decoding by now, and need not stay
 
     def generate(self, params, requests: list[Request]) -> list[Completion]:
