@@ -265,8 +265,8 @@ def test_processes_that_do_not_come_are_told(tmp_path):
 
 
 def test_stages_of_one_process_are_refused_once(worker, tmp_path):
-    flags = ["--config=tests/fit.py", f"--workdir={tmp_path}/run", "--stages=fit,rl,evaluate", "--config.mesh.data=2"]
-    check_failure(worker(2, flags=flags), "error: stage 'rl' runs in one process", 2)
+    flags = ["--config=tests/fit.py", f"--workdir={tmp_path}/run", "--stages=fit,alone", "--config.mesh.data=2"]
+    check_failure(worker(2, flags=flags), "error: stage 'alone' runs in one process", 2)
     assert not (tmp_path / "run").exists()
 
 
