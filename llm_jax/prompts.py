@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from llm_jax.config import UserError
 from llm_jax.files import json_lines
+from llm_jax.sampling import shared
 from llm_jax.sampling.requests import Completion
 from llm_jax.tasks.base import well_formed
 from llm_jax.tasks.grading import grade
@@ -56,6 +57,12 @@ def prompts_for(config: ConfigDict, workdir: Path, split: str) -> list[dict]:
     named = {name.partition("/")[0] for name in config.rl.tasks} - {prompt["task"] for prompt in written}
     more = [prompt for name, family in FAMILIES.items() if name in named for prompt in drawn(family, split)]
     return [*written, *more, *of_files(config.rl.prompts, split)]
+
+
+def judge_all(tokenizer: Tokenizer, prompts: list[dict], completions: list[Completion]) -> list[Outcome]:
+    """`judge` of each. Of several processes each judges some, and all have the same outcomes, also where a time limit
+    is at work."""
+    return shared.each(lambda pair: judge(tokenizer, *pair), list(zip(prompts, completions, strict=True)))
 
 
 def judge(tokenizer: Tokenizer, prompt: dict, completion: Completion) -> Outcome:

@@ -38,10 +38,8 @@ class Run:
     def open(cls, workdir: Path) -> "Run":
         """A run to be read, on the devices at hand. Raises UserError when the folder is no run."""
         config = load_config(workdir)
-        m, vocabulary = config.model, transformer.VOCAB_MULTIPLE
-        lengths = (m.dim, m.heads, m.kv_heads, m.ff_dim, m.expert_ff_dim, vocabulary)
-        mesh = sharding.make_mesh(sharding.reader_sizes(jax.device_count(), lengths))
-        m.attention = "auto"  # these devices may not have the kernel that it was trained with
+        mesh = reader_mesh(config.model, jax.devices())
+        config.model.attention = "auto"  # these devices may not have the kernel that it was trained with
         return cls(config, Path(workdir), mesh)
 
     @functools.cached_property
@@ -179,6 +177,12 @@ class Run:
             what = f"run it first with --stages={stage}, or choose from {', '.join(there)}"
             raise UserError(f"{self.workdir} has no checkpoint of stage {stage!r}; {what}")
         return stage or there[-1]
+
+
+def reader_mesh(m: ConfigDict, devices: list) -> Mesh:
+    """The mesh of who reads a model of this config on these devices, and does not train it."""
+    lengths = (m.dim, m.heads, m.kv_heads, m.ff_dim, m.expert_ff_dim, transformer.VOCAB_MULTIPLE)
+    return sharding.make_mesh(sharding.reader_sizes(len(devices), lengths), devices)
 
 
 def note(workdir: Path, config: ConfigDict) -> None:

@@ -130,6 +130,11 @@ def scattered(partial: jax.Array) -> jax.Array:
     return jax.lax.psum(partial, of_tokens)
 
 
+def put(mesh: Mesh, x: np.ndarray, *axes: str | None) -> jax.Array:
+    """An array that every process has whole, placed by its logical axes."""
+    return jax.make_array_from_callback(x.shape, named(mesh, *axes), lambda index: x[index])
+
+
 def own_shards(mesh: Mesh) -> list[int]:
     """Which of the shards of a batch the devices of this process hold: several may hold one, in other processes too."""
     count = shards(mesh, "batch")
@@ -144,6 +149,12 @@ def own_rows(mesh: Mesh, batch: int, microbatch: int = 0) -> np.ndarray:
     """
     size = min(microbatch or batch, batch)
     return np.arange(batch).reshape(batch // size, shards(mesh, "batch"), -1)[:, own_shards(mesh)].ravel()
+
+
+def own_part(mesh: Mesh, batch: dict[str, np.ndarray], microbatch: int = 0) -> dict[str, np.ndarray]:
+    """Of a batch that every process has whole, what `put_batch` takes from this one."""
+    numbers = own_rows(mesh, len(next(iter(batch.values()))), microbatch)
+    return {name: rows[numbers] for name, rows in batch.items()}
 
 
 def put_batch(mesh: Mesh, own: dict[str, np.ndarray], microbatch: int = 0) -> dict[str, jax.Array]:

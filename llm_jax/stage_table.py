@@ -116,7 +116,6 @@ STAGES: Table[Stage] = Table(
             follows=("sft", "imported"),
             section="control",
             identity=(*PRETRAINED, "lora", "sft", "abstain", "control"),
-            one_process=True,
         ),
         Stage(
             name="abstain",
@@ -127,7 +126,6 @@ STAGES: Table[Stage] = Table(
             follows=("sft", "imported"),
             section="abstain",
             identity=(*PRETRAINED, "lora", "sft", "abstain"),
-            one_process=True,
         ),
         Stage(
             name="reward",
@@ -160,7 +158,6 @@ STAGES: Table[Stage] = Table(
             follows=("preference", "abstain", "sft"),
             section="rl",
             identity=(*PRETRAINED, "lora", "sft", "abstain", "pairs", "preference", "rl", "tools"),
-            one_process=True,
         ),
         Stage(
             name="evaluate",
@@ -168,14 +165,13 @@ STAGES: Table[Stage] = Table(
             check="llm_jax.evals.run:check",
             label="evaluation",
             section="eval",
-            one_process=True,
         ),
         Stage(
             name="report",
             run="llm_jax.report.finish:finish",
             check="llm_jax.report.finish:check",
             label="this report",
-            one_process=True,
+            first_process=True,
         ),
     ),
 )

@@ -64,3 +64,4 @@ if "fit" not in STAGES:
     STAGES.add(
         Stage(name="fit", run="tests.fit:train", label="a fit", section="fit", identity=("seed",)), before="data"
     )
+    STAGES.add(Stage(name="alone", run="tests.fit:train", label="a fit by one process", one_process=True))

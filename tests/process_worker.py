@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from llm_jax import main, sharding
 from llm_jax.frame import processes
 from llm_jax.frame.cli import run_cli
 from llm_jax.runs import Run
+from llm_jax.sampling import shared
+from llm_jax.sampling.loaded import engine_for
+from llm_jax.sampling.requests import Request
 from llm_jax.stages.supervised import supervised_job
 from llm_jax.training import loader, loop
 from llm_jax.training.nats import jitted_nats
@@ -47,6 +51,7 @@ class Order:
     rows: str = ""
     meshes: list[dict[str, int]] = dataclasses.field(default_factory=list)
     train: bool = False
+    samples: bool = False  # also decode with the parameters
 
 
 def free_port() -> int:
@@ -110,8 +115,9 @@ def start(order: Order, process: int, port: int) -> int:
         os._exit(code)
 
 
-def measured(order: Order, mesh: dict[str, int]) -> list[float]:
-    """The loss of each of some steps, and the validation loss after them; without `train`, of the first parameters."""
+def measured(order: Order, mesh: dict[str, int]) -> list:
+    """[the loss of each of some steps, and the validation loss after them; without `train`, of the first parameters],
+    and with `samples` what is `sampled`."""
     c = tiny([mesh.get(axis, 1) for axis in ("data", "fsdp", "tensor", "context")], "adamw")
     c.train.microbatch, c.data.sequence_length = (4 if order.train else 0), 16
     run = Run(c, Path(order.folder), sharding.make_mesh(c.mesh), VOCAB)
@@ -128,7 +134,25 @@ def measured(order: Order, mesh: dict[str, int]) -> list[float]:
             else:
                 total, targets = nats(params, batch)
                 losses.append(float(total / targets))
-        return [*losses, job.validate(params)["val_loss"]]
+        losses.append(job.validate(params)["val_loss"])
+        return [losses, sampled(run, params)] if order.samples else [losses]
+
+
+def sampled(run: Run, params) -> dict[str, list]:
+    """What all processes get from their engines: ids, their log-probabilities, log p of some pairs; who did what."""
+    run.tokenizer = SimpleNamespace(
+        vocab_size=VOCAB, ends=(1,), pad=0, close={}
+    )  # all that an engine without tools has
+    engine, rng = engine_for(run, 8), np.random.default_rng(0)
+    prompts = rng.integers(2, VOCAB, (5, 4)).tolist()
+    requests = [Request(prompt, 100 * n + s, 1.0, 11) for n, prompt in enumerate(prompts) for s in range(1 + n)]
+    engine.generate(params, requests[:1])  # nothing for the others to do
+    done = engine.generate(params, requests)
+    scores = engine.score(params, [(r.prompt, c.ids[:5]) for r, c in zip(requests, done, strict=True)])
+    engine.close()
+    who = shared.each(lambda number: [number, jax.process_index()], range(5))
+    logprobs = [p for c in done for p in c.logprob]
+    return {"ids": [c.ids for c in done], "logprob": logprobs, "scores": [s for s, _ in scores], "who": who}
 
 
 def drawn_params(run: Run):

@@ -142,24 +142,36 @@ def row_folder(tmp_path_factory):
     return str(folder)
 
 
-def check_meshes(worker, row_folder, processes: int, meshes: list[dict], train: bool = False) -> None:
-    results = worker(processes, rows=row_folder, meshes=meshes, train=train)
+def check_meshes(worker, row_folder, processes: int, meshes: list[dict], **order) -> None:
+    results = worker(processes, rows=row_folder, meshes=meshes, **order)
     assert [result["code"] for result in results] == [0] * processes, results[0]["err"][-2000:]
-    (alone,) = worker(1, rows=row_folder, meshes=[{}], train=train)
-    (expected,) = json.loads(alone["out"].splitlines()[-1])
+    (alone,) = worker(1, rows=row_folder, meshes=[{}], **order)
+    ((expected, *sampled),) = json.loads(alone["out"].splitlines()[-1])
     assert len(expected) == 5 and min(np.abs(np.diff(expected))) > 1e-3  # other rows would show
     for result in results:
         measured = json.loads(result["out"].splitlines()[-1])
-        for mesh, losses in zip(meshes, measured, strict=True):
+        for mesh, (losses, *samples) in zip(meshes, measured, strict=True):
             np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-5, err_msg=str(mesh))
+            if sampled:
+                check_sampled(*samples, *sampled)
+
+
+def check_sampled(ours: dict, theirs: dict) -> None:
+    """What several processes have sampled and scored together, and one alone."""
+    assert ours["ids"] == theirs["ids"] and len({tuple(ids) for ids in ours["ids"]}) == 15
+    for name in ("logprob", "scores"):
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-5, err_msg=name)
+    assert [number for number, _ in ours["who"]] == [number for number, _ in theirs["who"]]
+    assert len({process for _, process in ours["who"]}) > len({process for _, process in theirs["who"]})
 
 
 AXES = ("data", "fsdp", "tensor", "context")
 
 
 def test_an_axis_that_cuts_no_rows_may_cross_processes(worker, row_folder):
-    """Both read the same rows: the losses of one process, of the batches of some steps and of validation."""
-    check_meshes(worker, row_folder, 2, [{"tensor": 2}, {"context": 2}])
+    """Both read the same rows: the losses of one process, of the batches of some steps and of validation. And from
+    parameters of which each has a half, both sample what one process samples."""
+    check_meshes(worker, row_folder, 2, [{"tensor": 2}, {"context": 2}], samples=True)
 
 
 @pytest.mark.slow
@@ -185,8 +197,8 @@ def check_stop(worker, workdir, processes: int, terminate: list[int], gap: float
     assert checksums(workdir, step + 3) == checksums(whole, step + 3)
 
 
-def checksums(workdir, step: int) -> dict:
-    with Checkpoints(workdir, "fit") as store:
+def checksums(workdir, step: int, stage: str = "fit") -> dict:
+    with Checkpoints(workdir, stage) as store:
         return store.meta(step)["checksums"]
 
 
@@ -253,8 +265,8 @@ def test_processes_that_do_not_come_are_told(tmp_path):
 
 
 def test_stages_of_one_process_are_refused_once(worker, tmp_path):
-    flags = ["--config=tests/fit.py", f"--workdir={tmp_path}/run", "--stages=fit,rl,evaluate", "--config.mesh.data=2"]
-    check_failure(worker(2, flags=flags), "error: stage 'rl' runs in one process", 2)
+    flags = ["--config=tests/fit.py", f"--workdir={tmp_path}/run", "--stages=fit,alone", "--config.mesh.data=2"]
+    check_failure(worker(2, flags=flags), "error: stage 'alone' runs in one process", 2)
     assert not (tmp_path / "run").exists()
 
 
@@ -283,7 +295,9 @@ def test_the_slurm_recipe_saves_before_its_time_is_up(tmp_path):
     (checkout / ".venv/bin/srun").chmod(0o755)
     paths = f"{checkout}/.venv/bin:{Path(sys.executable).parent}"
     (checkout / ".venv/bin/activate").write_text(f"export PATH={paths}:$PATH\n")
-    script = slurm_recipe().replace("/shared/runs/mine", str(workdir)).replace("data,pretrain,sft", "fit")
+    script = (
+        slurm_recipe().replace("/shared/runs/mine", str(workdir)).replace("--distributed", "--stages=fit --distributed")
+    )
     script = re.sub(r"mesh.fsdp=\d+", "mesh.fsdp=2", script).replace(
         "srun ", "exec srun ", 1
     )  # it has our signal, then

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 
 from llm_jax import sharding
 from llm_jax.model import transformer
@@ -45,8 +46,8 @@ def of_documents(run: Run, params, documents: list[list[int]]) -> list[float]:
     for start in range(0, len(rows), batch):
         fields = as_arrays(rows[start : start + batch], batch, length)
         owner_BT = fields.pop("owner")
-        put = {name: jax.device_put(x, sharding.named(run.mesh, "batch", "length")) for name, x in fields.items()}
-        logprob_BT = np.asarray(logprobs(*static, params, put), np.float64)
+        put = {name: sharding.put(run.mesh, x, "batch", "length") for name, x in fields.items()}
+        logprob_BT = process_allgather(logprobs(*static, params, put), tiled=True).astype(np.float64)
         counted = owner_BT >= 0
         np.add.at(totals, owner_BT[counted], logprob_BT[counted])
     return totals.tolist()

@@ -12,6 +12,7 @@ from typing import Any
 from llm_jax.config import UserError
 from llm_jax.evals.measure import Examiner, right, share
 from llm_jax.evals.real import put, said_right
+from llm_jax.frame.processes import say
 from llm_jax.prompts import Outcome
 from llm_jax.tasks.base import WAYS
 from llm_jax.tasks.records import record
@@ -62,11 +63,11 @@ def drawn(e: Examiner) -> Iterator[tuple[tuple[str, str], list[dict]]]:
             try:
                 problems = some(family, number, e.config.map_items)
             except UserError as error:
-                print(f"evaluate  map: {family.name} is left out: {error}", flush=True)
+                say(f"evaluate  map: {family.name} is left out: {error}")
                 break
             longest = max(len(e.tokenizer.render(p["messages"], for_generation=True).ids) for p in problems)
             if longest + ROOM > e.engine.length:
-                print(f"evaluate  map: {family.name}, {level} is left out: {longest} tokens are too long", flush=True)
+                say(f"evaluate  map: {family.name}, {level} is left out: {longest} tokens are too long")
             else:
                 yield (family.name, level), problems
 

@@ -20,6 +20,7 @@ from llm_jax.evals.real import real_group
 from llm_jax.evals.statistics import rate
 from llm_jax.evals.table import MEASUREMENTS, Measurement
 from llm_jax.files import read_json, replace, whole_lines
+from llm_jax.frame.processes import say
 from llm_jax.prompts import load_prompts, prompts_for
 from llm_jax.runs import Run
 from llm_jax.sampling.loaded import engine_for
@@ -68,6 +69,8 @@ def evaluate(run: Run) -> None:
     with examiner_of(run) as examiner:
         report |= measured(examiner, params)
         shown = samples.collect(examiner, params)
+    if jax.process_index() != 0:  # they know the same, and the first one writes it
+        return
     folder = run.workdir / "report"
     folder.mkdir(parents=True, exist_ok=True)
     replace(folder / "report.json", json.dumps(report, indent=1))
@@ -126,7 +129,7 @@ def there(examiner: Examiner, rows: Iterable[Measurement]) -> list[Measurement]:
     lacking = {row.name: row.missing(examiner) for row in rows}
     for name, missing in lacking.items():
         if missing:
-            print(f"evaluate  {name}: left out, for this run has not {missing}", flush=True)
+            say(f"evaluate  {name}: left out, for this run has not {missing}")
     return [row for row in rows if not lacking[row.name]]
 
 
@@ -157,7 +160,7 @@ def measure(run: Run, stage: str, names: list[str], search: Place = None) -> dic
 def timed(name: str, function, *args):
     started = time.monotonic()
     result = function(*args)
-    print(f"evaluate  {name}: {time.monotonic() - started:.1f} s", flush=True)
+    say(f"evaluate  {name}: {time.monotonic() - started:.1f} s")
     return result
 
 

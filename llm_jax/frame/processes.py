@@ -62,6 +62,12 @@ def several() -> bool:
     return _notes is not None
 
 
+def say(line: str) -> None:
+    """Prints a line, of several processes in the first one."""
+    if not several() or _me() == 0:
+        print(line, flush=True)
+
+
 def after_first(name: str) -> None:
     """Waits until the first process has come here, under a name that is used once."""
     if not several():

@@ -3,7 +3,7 @@
 import dataclasses
 
 from llm_jax.config import UserError
-from llm_jax.prompts import Outcome, judge
+from llm_jax.prompts import Outcome, judge_all
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.requests import Completion, Request
 from llm_jax.tasks.grading import discount, next_message
@@ -27,8 +27,9 @@ def play(
     going = episodes
     while True:
         done = engine.generate(params, [episode.request for episode in going])
-        for episode, completion in zip(going, done, strict=True):
-            episode.take(engine.tokenizer, completion)
+        judged = judge_all(engine.tokenizer, [episode.prompt for episode in going], done)
+        for episode, completion, outcome in zip(going, done, judged, strict=True):
+            episode.take(completion, outcome)
         going = [episode for episode in going if episode.goes_on(engine)]
         if not going:
             return [episode.completion for episode in episodes], [episode.outcome for episode in episodes]
@@ -43,9 +44,9 @@ class Episode:
         self.answers: list[str] = []
         self._message, self._said = "", list[int]()  # what the user says before the next turn, and as ids
 
-    def take(self, tokenizer: Tokenizer, turn: Completion) -> None:
-        """The next turn is written."""
-        outcome, before = judge(tokenizer, self.prompt, turn), self.outcome
+    def take(self, turn: Completion, outcome: Outcome) -> None:
+        """The next turn is written, and judged."""
+        before = self.outcome
         if self._said:
             turn = joined(self.completion, self._said, turn)
             outcome = dataclasses.replace(

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -115,7 +116,7 @@ class Rollouts(loop.Batches):
         self.score, self.reference = score, reference
         self.model = RewardModel(run, rl.reward_model) if rl.reward == "model" else None
         self.length, self.adapted = run.config.data.sequence_length, run.config.lora.rank > 0
-        self.split = run.config.train.microbatch, sharding.shards(run.mesh, "batch")
+        self.mesh, self.split = run.mesh, (run.config.train.microbatch, sharding.shards(run.mesh, "batch"))
         self.stream = PromptStream(prompts_for(run.config, run.workdir, "train"), dict(rl.tasks), run.config.seed)
         self.path = Path(run.workdir) / "rl" / "transcripts.jsonl"
         self.queue: collections.deque[Batch] = collections.deque()
@@ -157,7 +158,8 @@ class Rollouts(loop.Batches):
             self.batch = self.queue.popleft()
             if self.rl.updates > 1 or self.algorithm.correct != "none":
                 figures |= self.before_update(params)
-            self._write_transcripts(step)
+            if jax.process_index() == 0:
+                self._write_transcripts(step)
             figures |= self.batch.figures
         if self.rl.lag:
             figures["lag"] = (step - update - self.batch.step) // self.rl.updates
@@ -266,7 +268,7 @@ class Rollouts(loop.Batches):
             columns["sampler_logp"] = [r.completion.sampling_logprob for r in rollouts]
         if algorithm.kl != "none" and algorithm.kl_in == "loss":
             columns["ref_logp"] = [r.ref_logp for r in rollouts]
-        return pack_rollouts(
+        rows = pack_rollouts(
             [r.request for r in rollouts],
             [r.completion for r in rollouts],
             np.array([r.advantage for r in rollouts], np.float32),
@@ -276,6 +278,7 @@ class Rollouts(loop.Batches):
             self.rl.exact,
             **columns,
         )
+        return sharding.own_part(self.mesh, rows, self.split[0])
 
     def _write_transcripts(self, step: int) -> None:
         """A few of each batch, one of each of the first prompts; a resumed run drops those it will write again."""

@@ -40,7 +40,7 @@ class Scorer:
         self.run, logp_BT = run, logprobs_of(run)
         options = sharding.compiler_options(run.mesh)
         over_parts = lambda params, parts: jax.lax.map(lambda part: logp_BT(params, part), parts)  # noqa: E731
-        self._score = jax.jit(over_parts, compiler_options=options)
+        self._score = jax.jit(over_parts, out_shardings=sharding.named(run.mesh), compiler_options=options)
 
     def __call__(self, params, requests: list[Request], completions: list[Completion]) -> list[np.ndarray]:
         """Of each rollout the log-probability of each token after its prompt, float32."""
@@ -50,5 +50,6 @@ class Scorer:
         layout = lay_out(needs(requests, completions), ones, length, microbatch, shards, alone)
         rows = pack_rollouts(requests, completions, ones, length, run.tokenizer.pad, microbatch, shards, alone)
         read = {name: rows[name] for name in ("tokens", "positions", "segments", "targets")}
+        read = sharding.own_part(run.mesh, read, microbatch)
         logp_NBT = self._score(params, sharding.put_batch(run.mesh, read, microbatch))
         return unpack(np.asarray(logp_NBT).reshape(layout.count, length), requests, completions, layout)

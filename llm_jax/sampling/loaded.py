@@ -3,9 +3,12 @@
 import dataclasses
 from pathlib import Path
 
+import jax
+
 from llm_jax import sharding
 from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
+from llm_jax.sampling.shared import SharedEngine
 from llm_jax.tokenizer import Tokenizer
 from llm_jax.tools.search import Place
 from llm_jax.tools.table import Toolbox
@@ -40,7 +43,11 @@ def load(workdir: Path, stage: str = "", slots: int = 1, search: Place = None, *
 
 
 def engine_for(run: Run, slots: int, tools: Toolbox | None = None, **options) -> Engine:
-    """An engine with a run's model and mesh; the slots are rounded up to fill the mesh."""
+    """An engine with a run's model and mesh; of several processes, one that answers together with theirs. The slots
+    are rounded up to fill the mesh."""
+    answers = tools.answers if tools else {}
+    if jax.process_count() > 1:
+        return SharedEngine(run, slots, answers, **options)
     shards, length = sharding.shards(run.mesh, "batch"), run.config.data.sequence_length
-    slots, answers = -(-slots // shards) * shards, tools.answers if tools else {}
+    slots = -(-slots // shards) * shards
     return Engine(run.model, run.tokenizer, run.mesh, slots, length, answers, **options)

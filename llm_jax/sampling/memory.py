@@ -50,6 +50,17 @@ def tell(
         print(f"cache of {said} when it is full", file=sys.stderr, flush=True)
 
 
+def check_copy(params, mesh: Mesh) -> None:
+    """Raises UserError, which names the sizes, where (abstract) parameters have no room on the devices of this process,
+    which it needs to sample with others."""
+    size, room = taken(mesh, params, jax.tree.map(lambda x: x.sharding, params)), free(mesh)
+    if size > room:
+        what = f"to sample, each process copies all weights onto its own devices: {shown(size)}"
+        where = "the host" if on_cpu(mesh) else f"each of {mesh.size}"
+        mend = "give each process more devices; over several hosts one model cannot sample yet"
+        raise UserError(f"{what} on {where}, where {shown(room)} of memory are free; {mend}")
+
+
 def taken(mesh: Mesh, shapes, places) -> int:
     """Bytes on one device; of CPUs, on all that share the host."""
     parts = zip(jax.tree.leaves(shapes), jax.tree.leaves(places), strict=True)

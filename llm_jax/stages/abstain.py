@@ -16,16 +16,19 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from llm_jax import lineage, rows
 from llm_jax.config import UserError
 from llm_jax.files import json_lines, matching, read_json, replace
+from llm_jax.frame.processes import say
 from llm_jax.rl.packing import first_fit
 from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.loaded import engine_for
 from llm_jax.sampling.requests import Request
+from llm_jax.sampling.shared import everyone
 from llm_jax.stages import adapter, supervised
 from llm_jax.tasks import knowledge
 from llm_jax.tasks.base import cited, spoken
@@ -72,15 +75,29 @@ def train_arm(run: Run, params, stage: str):
 
 def make(run: Run, params, stage: str) -> None:
     """Writes what the stage trains on; `made.json`, the last of it, says from what. What is there already is kept."""
-    config, folder = run.config.abstain, run.workdir / stage
-    made = folder / "made.json"
+    config, made = run.config.abstain, run.workdir / stage / "made.json"
     noted = probing(run, stage) | {"arm": run.config[stage].arm, "replay": config.replay}
-    if made.exists() and read_json(made) == noted:
+    if is_made(made, noted):
         return
+    lines = probed(run, params, probing(run, stage))
+    if jax.process_index() == 0:
+        write_rows(run, stage, lines)
+        replace(made, json.dumps(noted))
+    everyone(None)  # the others wait for it
+
+
+def is_made(path: Path, noted: dict) -> bool:
+    """Whether what was made is of this. Of several processes the look of the first counts, for it writes."""
+    return everyone(path.exists() and read_json(path) == noted)[0]
+
+
+def write_rows(run: Run, stage: str, lines: list[dict]) -> None:
+    """The conversations of the stage's arm, from the lines of the probing, and the rows of these."""
+    config, folder, arm = run.config.abstain, run.workdir / stage, run.config[stage].arm
     folder.mkdir(parents=True, exist_ok=True)
-    lines, rng = probed(run, params, probing(run, stage)), random.Random(f"{run.config.seed}/{noted['arm']}")
+    rng = random.Random(f"{run.config.seed}/{arm}")
     with contextlib.closing(Toolbox(run.workdir)) as tools:
-        spoken_of = ARMS[noted["arm"]](lines, rng, tools.answers.get("search"))
+        spoken_of = ARMS[arm](lines, rng, tools.answers.get("search"))
     wanted = round(len(spoken_of) * config.replay / (1 - config.replay))
     spoken_of += replayed(run.workdir / "data" / "conversations.jsonl", wanted, rng)
     rng.shuffle(spoken_of)
@@ -88,7 +105,6 @@ def make(run: Run, params, stage: str) -> None:
     fields = packed(spoken_of, run.tokenizer, run.config.data.sequence_length)
     counts = {"tokens": int(np.count_nonzero(fields[:, 1])), "targets": int(fields[:, 3].sum())}
     rows.write_shard(folder / "rows" / stage / "00000.array_record", fields, counts)
-    replace(made, json.dumps(noted))
 
 
 # What the model knows
@@ -124,18 +140,21 @@ def probed(run: Run, params, noted: dict) -> list[dict]:
     """The lines of WORKDIR/abstain/probed.jsonl, made where they are not there: a fact, what was said greedily to each
     wording (`greedy`), whether it was `right`, the `share` of right samples, and what `sort` of fact it is."""
     path, made = run.workdir / "abstain" / "probed.jsonl", run.workdir / "abstain" / "probed.json"
-    if not (made.exists() and read_json(made) == noted):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if not is_made(made, noted):
         engine = engine_for(run, run.config.eval.slots)
         try:
-            write_lines(path, probe(engine, params, training_facts(run), run.config))
+            lines = list(probe(engine, params, training_facts(run), run.config))
         finally:
             engine.close()
-        replace(made, json.dumps(noted))
+        if jax.process_index() == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_lines(path, lines)
+            replace(made, json.dumps(noted))
+        everyone(None)  # the others wait for it
     lines = json_lines(path)
     sorts = [line["sort"] for line in lines]
     counts = ", ".join(f"{sorts.count(sort)} {sort}" for sort in (KNOWN, UNKNOWN, MIDDLE))
-    print(f"abstain   of {len(lines)} facts: {counts}", flush=True)
+    say(f"abstain   of {len(lines)} facts: {counts}")
     return lines
 
 

@@ -61,6 +61,8 @@ def check(run: Run, stages: list[str]) -> None:
     check_updates(rl, resolve(rl))
     if rl.reward == "model" and (rl.reward_model or "reward" not in stages):
         reward_model.located(run, rl.reward_model)
+    if rl.reward == "model" and jax.process_count() > 1:
+        raise UserError("a reward model scores in one process; start one, or take another rl.reward")
     there = (run.workdir / "data" / "prompts_train.jsonl").exists()
     prompts = prompts_for(run.config, run.workdir, "train") if there else of_files(rl.prompts, "train")
     for name in rl.no_tools:

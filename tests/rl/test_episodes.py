@@ -129,14 +129,15 @@ def test_what_was_sampled_in_any_turn_has_the_trainers_probability(
 ):
     """With a real engine; its random model is told to go on whatever it says."""
     engine = Engine(tiny_model, tokenizer, mesh, 4, 64)
-    judged = episodes.judge
+    judged = episodes.judge_all
 
-    def judge(*args):
-        outcome = judged(*args)
-        outcome.well_formed, outcome.parts = True, [ANSWER]
-        return outcome
+    def judge_all(*args):
+        outcomes = judged(*args)
+        for outcome in outcomes:
+            outcome.well_formed, outcome.parts = True, [ANSWER]
+        return outcomes
 
-    monkeypatch.setattr(episodes, "judge", judge)
+    monkeypatch.setattr(episodes, "judge_all", judge_all)
     monkeypatch.setattr(episodes, "next_message", lambda prompt, answers: "No." if len(answers) < 3 else None)
     texts = ("The cat", "7 + 5", "dog")
     requests = [Request([tokenizer.bos, *tokenizer.encode(text)], seed, 1.0, 5) for seed, text in enumerate(texts)]

@@ -1,4 +1,4 @@
-"""What TRL's and verl's own code computes, in float64: `python tests/rl/parity/make_fixtures.py` writes ../fixtures anew.
+"""What TRL's and verl's own code computes, in float64. `python tests/rl/parity/make_fixtures.py` writes ../fixtures.
 
 It needs an environment of its own, with torch, transformers, accelerate and datasets, and of trl 1.16.0 and verl 0.9.1
 the packages alone (`pip install --no-deps trl==1.16.0 verl==0.9.1`); made with torch 2.13. From TRL the real
@@ -66,9 +66,9 @@ def statement_of(function, condition: str, makes: str):
     """The compiled `if` statement of a function that has this condition and assigns to this name."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and condition in ast.unparse(node.test):
-            if any(isinstance(n, ast.Name) and n.id == makes and isinstance(n.ctx, ast.Store) for n in ast.walk(node)):
-                smallest = node  # `walk` goes from the outside in
+        named = [n for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+        if isinstance(node, ast.If) and condition in ast.unparse(node.test) and makes in [n.id for n in named]:
+            smallest = node  # `walk` goes from the outside in
     return compile(ast.fix_missing_locations(ast.Module([smallest], [])), "trl", "exec")
 
 
