@@ -108,7 +108,7 @@ def test_how_rollouts_lie_in_rows_changes_nothing(name):
     nothing was sampled. Rewards that go to other completions of the group change the gradient."""
     algorithm = VARIANTS[name]
     value, grads = gradient(algorithm)
-    assert all(np.abs(g).max() > 1e-4 for g in grads if g.any()) and sum(g.any() for g in grads) > 3
+    assert all(np.abs(g).max() > 1e-4 for g in grads if g.any()) and sum(g.any() for g in grads) > 2
     rows = [[3, 0], [1], [5], [], [4, 2], []]
     for parts in (1, 2):
         moved = gradient(algorithm, [4, 3, 5, 2, 0, 1], REWARDS, rows, np.nan, parts)
