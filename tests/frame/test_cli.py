@@ -132,6 +132,9 @@ def test_no_config_file(monkeypatch, tmp_path, path):
     (["-config.data.weights.my_own=1"], "data.weights", "my_own", 1.0),
     (["--config.rl.tasks.arithmetic/3 numbers=0.5"], "rl.tasks", "arithmetic/3 numbers", 0.5),
     (["--config.data.epochs.web", "0"], "data.epochs", "web", 0.0),
+    (["--config.rl.parts.clip_high=0.3"], "rl.parts", "clip_high", 0.3),
+    (["--config.rl.parts.advantage", "rloo"], "rl.parts", "advantage", "rloo"),
+    (["--config.rl.parts.dynamic=True"], "rl.parts", "dynamic", True),
 ])  # fmt: skip
 def test_flags_of_open_sections(words, section, name, value):
     before, after = ["--config.model.dim=3", "--config.data.scale", "1"], ["--workdir=x", "--config.data.epochs={}"]

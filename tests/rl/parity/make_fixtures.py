@@ -1,4 +1,4 @@
-"""What TRL's and verl's own code computes, in float64. `python tests/rl/parity/make_fixtures.py` writes ../fixtures.
+"""What TRL's and verl's own code computes, in float64: `python tests/rl/parity/make_fixtures.py` writes it anew.
 
 It needs an environment of its own, with torch, transformers, accelerate and datasets, and of trl 1.16.0 and verl 0.9.1
 the packages alone (`pip install --no-deps trl==1.16.0 verl==0.9.1`); made with torch 2.13. From TRL the real
@@ -65,11 +65,12 @@ def cases() -> list[dict]:
 def statement_of(function, condition: str, makes: str):
     """The compiled `if` statement of a function that has this condition and assigns to this name."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    for node in ast.walk(tree):
-        named = [n for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-        if isinstance(node, ast.If) and condition in ast.unparse(node.test) and makes in [n.id for n in named]:
-            smallest = node  # `walk` goes from the outside in
-    return compile(ast.fix_missing_locations(ast.Module([smallest], [])), "trl", "exec")
+    makers = [
+        node
+        for node in ast.walk(tree)  # from the outside in
+        if isinstance(node, ast.If) and condition in ast.unparse(node.test) and f"{makes} = " in ast.unparse(node)
+    ]
+    return compile(ast.fix_missing_locations(ast.Module(makers[-1:], [])), "trl", "exec")
 
 
 SCORING = grpo_trainer.GRPOTrainer._generate_and_score_completions
@@ -170,7 +171,8 @@ def verl_results(given: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     )
     logp = given["logp"].clone().requires_grad_()
     dual = Config(clip_ratio=LOW, clip_ratio_low=LOW, clip_ratio_high=HIGH, clip_ratio_c=DELTA, global_batch_info={})
-    graded("two_sided", verl.compute_policy_loss_vanilla(given["old"], logp, per_token, mask, config=dual)[0], logp)
+    loss, _ = verl.compute_policy_loss_vanilla(given["old"], logp, per_token, mask, config=dual)
+    graded("two_sided", loss, logp)
     values = given["values"].clone().requires_grad_()
     graded("values", verl.compute_value_loss(values, given["returns"], given["old_values"], mask, 0.2)[0], values)
     whitened, returns = verl.compute_gae_advantage_return(given["token_rewards"], given["values"], mask, 0.98, 0.9)
