@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator
 
 from data_pipelines.tiny_web import lexicon
-from data_pipelines.tiny_web.questions import Stated, probed, tier_of
+from data_pipelines.tiny_web.questions import Stated, tier_of
 from data_pipelines.tiny_web.wordings import TEST_QUESTIONS, TRAIN_QUESTIONS
 from data_pipelines.tiny_web.world import ATTRIBUTES, Person, World
 
@@ -73,7 +73,7 @@ def facts(world: World, seed: int, stated: Stated, split: str) -> Iterator[dict]
     """The records of a split, "train" or "test"."""
     rng = random.Random(f"{seed}/causes/{split}")
     train = split == "train"
-    told = probed(world) if train else world.of_kind("tier", "unasked")
+    told = world.of_kind("extra") if train else world.of_kind("tier", "unasked")
     nobody = {"never_seen": "stranger", "near_miss": "near_extra"} if train else {
         "never_seen": "heldout", "near_miss": "near_miss"
     }  # fmt: skip

@@ -51,7 +51,7 @@ def question_sets(world: World, seed: int, stated: Stated) -> dict[str, list[dic
 
     Train asks about extra people and nobody else, so that SFT and RL teach no fact that is tested; test asks about
     all others, those of whom nobody can know anything (held-out and near-miss people) among them. Every other extra
-    person is left to `probed`: what the pages alone have taught of them is found out later.
+    person is left out: what the pages alone have taught of them is found out later.
     """
     rng = random.Random(f"{seed}/train questions")
     everyone = world.of_kind("tier", "unasked", "heldout", "near_miss")
@@ -70,11 +70,6 @@ def question_sets(world: World, seed: int, stated: Stated) -> dict[str, list[dic
 def taught(world: World) -> list[Person]:
     """Those about whom SFT asks."""
     return world.of_kind("extra")[::2]
-
-
-def probed(world: World) -> list[Person]:
-    """Those extra people about whom no conversation of SFT asks."""
-    return world.of_kind("extra")[1::2]
 
 
 def questions(

@@ -9,7 +9,7 @@ import pytest
 
 from data_pipelines import conversations as talk
 from data_pipelines.tiny_web import causes, pages
-from data_pipelines.tiny_web.questions import count_statements, probed, question_sets
+from data_pipelines.tiny_web.questions import count_statements, question_sets
 from data_pipelines.tiny_web.world import ATTRIBUTES, make_world
 from llm_jax.tasks.knowledge import fact_of
 from llm_jax.tasks.refusals import CAUSES
@@ -51,14 +51,13 @@ def test_training_has_other_people_and_no_word_that_states_a_tested_fact(world, 
     assert {record["kind"] for record in split["test"]} == {"tier", "unasked", "heldout", "near_miss"}
 
 
-def test_whom_the_stage_probes_nobody_is_asked_about_in_fine_tuning(world, stated, split):
+def test_of_those_whom_the_stage_probes_fine_tuning_asks_about_half(world, stated, split):
     asked = question_sets(world, 5, stated)["train"]
     said = json.dumps(list(talk.conversations(0, 0.05, LISTS, asked)))
-    known = {record["item"] for record in split["train"] if not record["cause"]}
-    assert known == {person.id for person in probed(world)}
-    assert not {record["person"] for record in asked} & known
-    assert not [person.name for person in probed(world) if person.name in said]
-    assert any(person.name in said for person in world.of_kind("extra"))
+    known, extra = {record["item"] for record in split["train"] if not record["cause"]}, world.of_kind("extra")
+    assert known == {person.id for person in extra} > {record["person"] for record in asked}
+    assert not [person.name for person in extra[1::2] if person.name in said]
+    assert any(person.name in said for person in extra[::2])
 
 
 def test_causes_and_attributes_are_held_out_of_training(split):
