@@ -15,14 +15,14 @@ from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.requests import Request
 from llm_jax.stages import rl
 from llm_jax.training import loop
-from tests.conftest import run_of
+from tests.conftest import run_of, tiny_config
 
 LENGTH, NEW = 48, 10
 
 
 @pytest.fixture(scope="module")
-def plain(tiny, mesh, tokenizer, tmp_path_factory):
-    tiny = copy.deepcopy(tiny)
+def plain(mesh, tokenizer, tmp_path_factory):
+    tiny = tiny_config()
     tiny.data.sequence_length = LENGTH
     return run_of(tiny, tmp_path_factory.mktemp("exact"), mesh, tokenizer)
 
