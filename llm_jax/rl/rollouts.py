@@ -76,9 +76,10 @@ class Rollout:
     old_logp: list[float] | None = None  # ... by the trainer when the update began
 
     def state(self) -> dict[str, Any]:
-        """JSON; the rest follows from the prompt's number."""
+        """JSON; prompt and request follow from the number. What was graded is not graded again."""
         kept = {name: getattr(self, name) for name in KEPT}
-        return {**kept, "completion": dataclasses.asdict(self.completion)}
+        graded = {name: value for name, value in vars(self.outcome).items() if name != "prompt"}
+        return {**kept, "completion": vars(self.completion), "outcome": graded}
 
 
 KEPT = ("number", "sample", "graded", "reward", "advantage", "ref_logp", "old_logp")
@@ -136,11 +137,13 @@ class Rollouts(loop.Batches):
         return Batch(list(map(self.restored, state["rollouts"])), state["figures"], state["step"])
 
     def restored(self, state: dict[str, Any]) -> Rollout:
-        completion = Completion(**state.pop("completion"))
         prompt = self.stream.at(state["number"])
-        outcome = judge(self.tokenizer, prompt, completion)
-        return Rollout(request=self.request(prompt, state["number"], state["sample"]), completion=completion,
-                       outcome=outcome, **state)  # fmt: skip
+        made = {
+            "request": self.request(prompt, state["number"], state["sample"]),
+            "completion": Completion(**state["completion"]),
+            "outcome": Outcome(prompt, **state["outcome"]),
+        }
+        return Rollout(**{**state, **made})
 
     # Steps
 

@@ -195,7 +195,7 @@ def _train(run: Run, job: Job, params, frozen: dict, interrupt: Interrupt) -> An
         store.put_aside(start)
         job.batches.restore(meta["batches"])
         best = meta.get("best")
-        store.best = best and best["step"]
+        store.best = best["step"] if best and job.keep_best else None
         log.resume(start, meta["log"])
 
     def save(step):
