@@ -80,7 +80,8 @@ def scores(model: RewardModel, prompts: list[dict], answers: list[tuple[list[int
 
 
 def lacks(e: Examiner) -> str:
-    return "" if any(STAGES[stage].kind == "reward" for stage in e.run.trained()) else "a reward model"
+    is_there = e.run.config.rl.reward_model or any(STAGES[stage].kind == "reward" for stage in e.run.trained())
+    return "" if is_there else "a reward model"
 
 
 def measure_best_of_n(e: Examiner, params) -> dict:
@@ -89,7 +90,7 @@ def measure_best_of_n(e: Examiner, params) -> dict:
     prompts = e.choose(taste.TASK, e.levels(taste.TASK), min(PROMPTS, e.config.problems))
     samples = e.config.best_of
     answers = sampled(e.engine, params, prompts, samples, e.config.max_new_tokens, e.seed)
-    gold_PN, proxy_PN = scores(RewardModel(e.run), prompts, answers)
+    gold_PN, proxy_PN = scores(RewardModel(e.run, e.run.config.rl.reward_model), prompts, answers)
     items = [prompt["item"] for prompt in prompts]
     found = {
         name: {str(n): mean(values, items) for n, values in curve.items()}

@@ -33,6 +33,13 @@ def test_a_call_earns_nothing_where_tools_are_not_allowed():
     assert total(of("right", no_tools=("calculator",))).tolist() == [1, 1, 0, 0]
 
 
+def test_a_reward_model_is_taken_at_its_word_and_a_score_that_is_no_number_is_not():
+    scores = np.array([2.5, -1, 0, 0.5], np.float32)
+    assert total(rewards_of(ALL, range(4), "model", (), 0.5, scores)).tolist() == [2.5, -2, 0, 0.5]
+    with pytest.raises(UserError, match="'model' of an answer to task 'arithmetic' is nan"):
+        rewards_of(ALL, range(4), "model", (), 0.0, scores * np.nan)
+
+
 def test_a_call_has_its_price():
     parts = of("right", price=0.125)
     assert parts["calls"].tolist() == [0, -0.25, 0, 0] and total(parts).tolist() == [1, 0.75, 0, 0]
