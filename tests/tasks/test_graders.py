@@ -61,10 +61,11 @@ def controls(prompt: dict, others: list[str]) -> list[str]:
         f"'{right}'",
     ]
     listed = [" ".join([*others, right]), ", ".join([right, *others]), "\n".join([right, *others])]
+    turned = [text for text in (" ".join(right.split()[::-1]), right.swapcase()) if text != right]
     digits = [right.translate(table) for table in (INDIC, WIDE) if right.translate(table) != right]
     constants = ["", " ", "0", "yes", "true", "I do not know.", "nan", "inf", "None", "True", *others]
     special = [f"<|answer|>{right}<|/answer|>", f"{right}<|end|>", f"<|answer|>{right}"]
-    return [content, f"{content} {right}", *hedged, *near, *listed, *digits, *special] + [
+    return [content, f"{content} {right}", *hedged, *near, *listed, *turned, *digits, *special] + [
         constant for constant in constants if constant.strip() != right
     ]
 
