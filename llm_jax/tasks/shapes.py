@@ -28,7 +28,8 @@ class Question:
     answers: tuple[str, ...] = ()  # that are accepted
     task: str = ""  # as which RL practises on it
     tests: str = ""  # of a program: Python that raises where it is wrong
-    entry: str = ""  # the function that a program, begun by the prompt, is to define
+    names: tuple[str, ...] = ()  # of a program's functions that these tests may call
+    entry: str = ""  # the one that is to be written, where the prompt has begun it
     stop: tuple[str, ...] = ("\n\n", "\nQuestion:")  # what follows an answer in a document
 
 
@@ -162,14 +163,25 @@ def humaneval(line: Line) -> tuple[Question, ...]:
     entry = line.text("entry_point")
     if not entry.isidentifier():
         raise UserError(f"`entry_point` is {shown(entry)}; it must be the name of a function")
-    tests = f"{line.text('test')}\ncheck({entry})\n"
-    return (Question(line.text("prompt"), "program", tests=tests, entry=entry, stop=AFTER_BODY),)
+    imports, names = known(line.text("prompt"))
+    tests = f"{imports}\n{line.text('test')}\ncheck({entry})\n"
+    question = Question(line.text("prompt"), "program", tests=tests, names=names, entry=entry, stop=AFTER_BODY)
+    return (question,)
 
 
 def mbpp(line: Line) -> tuple[Question, ...]:
-    tests, before = line.texts("test_list"), line.record.get("test_setup_code") or ""
+    tests, (imports, names) = line.texts("test_list"), known(line.text("code"))
+    before = line.record.get("test_setup_code") or ""
     prompt = f'"""\n{line.text("text").strip()}\n{tests[0]}\n"""\n'
-    return (Question(prompt, "program", tests="\n".join([before, *tests]), stop=AFTER_PROGRAM),)
+    tests = "\n".join([imports, before, *tests])
+    return (Question(prompt, "program", tests=tests, names=names, stop=AFTER_PROGRAM),)
+
+
+def known(code: str) -> tuple[str, tuple[str, ...]]:
+    """(the imports of a file's own code, the names of what it defines): what tests may use beside themselves. A program
+    adds none: by the name of a builtin it could say what tests are to find."""
+    imports = re.findall(r"^(?:import|from) .+$", code, re.MULTILINE)
+    return "\n".join(imports), tuple(re.findall(r"^(?:def|class) (\w+)", code, re.MULTILINE))
 
 
 def asked(question: str) -> str:
