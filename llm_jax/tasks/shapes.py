@@ -163,25 +163,19 @@ def humaneval(line: Line) -> tuple[Question, ...]:
     entry = line.text("entry_point")
     if not entry.isidentifier():
         raise UserError(f"`entry_point` is {shown(entry)}; it must be the name of a function")
-    imports, names = known(line.text("prompt"))
-    tests = f"{imports}\n{line.text('test')}\ncheck({entry})\n"
-    question = Question(line.text("prompt"), "program", tests=tests, names=names, entry=entry, stop=AFTER_BODY)
-    return (question,)
+    prompt = line.text("prompt")
+    helpers = prompt.rpartition(f"def {entry}(")[0]  # and imports, which tests may use: the file's own, not a program's
+    tests = f"{helpers}\n{line.text('test')}\ncheck({entry})\n"
+    return (Question(prompt, "program", tests=tests, names=(entry,), entry=entry, stop=AFTER_BODY),)
 
 
 def mbpp(line: Line) -> tuple[Question, ...]:
-    tests, (imports, names) = line.texts("test_list"), known(line.text("code"))
-    before = line.record.get("test_setup_code") or ""
+    tests, before, code = line.texts("test_list"), line.record.get("test_setup_code") or "", line.text("code")
     prompt = f'"""\n{line.text("text").strip()}\n{tests[0]}\n"""\n'
-    tests = "\n".join([imports, before, *tests])
-    return (Question(prompt, "program", tests=tests, names=names, stop=AFTER_PROGRAM),)
-
-
-def known(code: str) -> tuple[str, tuple[str, ...]]:
-    """(the imports of a file's own code, the names of what it defines): what tests may use beside themselves. A program
-    adds none: by the name of a builtin it could say what tests are to find."""
     imports = re.findall(r"^(?:import|from) .+$", code, re.MULTILINE)
-    return "\n".join(imports), tuple(re.findall(r"^(?:def|class) (\w+)", code, re.MULTILINE))
+    names = tuple(re.findall(r"^def (\w+)", code, re.MULTILINE))
+    tests = "\n".join([*imports, before, *tests])
+    return (Question(prompt, "program", tests=tests, names=names, stop=AFTER_PROGRAM),)
 
 
 def asked(question: str) -> str:

@@ -117,9 +117,10 @@ class Sandbox:
         return values if whole else []
 
     def passes(self, program: str, tests: str, names: tuple[str, ...]) -> Result:
-        """What comes of tests that call a program's functions of these names: "ok" where none failed. The program runs in one sandbox
-        and the tests in another, which has only plain values of it: so it cannot see what is compared, nor say that it
-        is equal. Tests that look for a change of what they have given, or for objects of the program's own, fail."""
+        """What comes of tests that call a program's functions of these names: "ok" where none failed. The program runs
+        in one sandbox and the tests in another, which has only plain values of it: so it cannot see what is compared,
+        nor say that it is equal. Tests that look for a change of what they have given, or for objects of the program's
+        own, fail."""
         ask, asked = os.pipe(), os.pipe()  # read end, write end
         serving = {"kind": "serve", "program": program, "asked": ask[0], "tell": asked[1]}
         testing = {"kind": "test", "program": tests, "names": names, "heard": asked[0], "ask": ask[1]}

@@ -57,7 +57,7 @@ def test_a_program_passes_its_tests_or_does_not(tmp_path):
 def test_a_document_goes_on_until_the_program_ends():
     ((human,), (mbpp,)) = shapes.humaneval(shapes.Line(HUMANEVAL)), shapes.mbpp(shapes.Line(MBPP))
     assert human.prompt == HUMANEVAL["prompt"] and "\ndef " in human.stop and "\n\n" not in human.stop
-    assert (human.names, mbpp.names) == (("half", "area"), ("by_second",)) and human.tests.startswith("import math\n")
+    assert (human.names, mbpp.names) == (("area",), ("by_second",)) and human.tests.startswith("import math\n")
     assert mbpp.prompt.startswith('"""\nWrite a function') and MBPP["test_list"][0] in mbpp.prompt
     assert MBPP["test_list"][1] not in mbpp.prompt and "\nLONG = " in mbpp.tests
 
