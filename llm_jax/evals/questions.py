@@ -154,7 +154,7 @@ def of_program(question: Question, answer: str) -> dict[str, float]:
     code, head = fenced[1] if fenced else answer, f"def {question.entry}("
     before = question.prompt.rpartition(head)[0] if head in code else question.prompt
     program = before + code if question.entry else code
-    return {"pass1": Sandbox(TESTS_SECONDS).passes(program, question.tests).status == "ok"}
+    return {"pass1": Sandbox(TESTS_SECONDS).passes(program, question.tests, question.names).status == "ok"}
 
 
 def f1(given: list[str], accepted: list[str]) -> float:

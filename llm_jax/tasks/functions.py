@@ -167,9 +167,8 @@ def correct(sandbox: Calls, reference: str, program: str) -> bool:
     """Whether a program's `f` gives what the reference's gives on all hidden inputs. Both run in the sandbox, in calls
     of their own, and what comes out is compared here, as text: the program sees no expected value, and its objects,
     their __eq__ and what it prints or exits with say nothing."""
-    inputs = hidden(reference)
-    wanted = sandbox.calls(reference, "f", inputs)
-    return len(wanted) == len(inputs) and sandbox.calls(program, "f", inputs) == wanted
+    given = sandbox.calls(program, "f", hidden(reference))
+    return bool(given) and given == sandbox.calls(reference, "f", hidden(reference))
 
 
 @functools.cache

@@ -28,7 +28,8 @@ class Question:
     answers: tuple[str, ...] = ()  # that are accepted
     task: str = ""  # as which RL practises on it
     tests: str = ""  # of a program: Python that raises where it is wrong
-    entry: str = ""  # the function that a program, begun by the prompt, is to define
+    names: tuple[str, ...] = ()  # of a program's functions that these tests may call
+    entry: str = ""  # the one that is to be written, where the prompt has begun it
     stop: tuple[str, ...] = ("\n\n", "\nQuestion:")  # what follows an answer in a document
 
 
@@ -162,14 +163,19 @@ def humaneval(line: Line) -> tuple[Question, ...]:
     entry = line.text("entry_point")
     if not entry.isidentifier():
         raise UserError(f"`entry_point` is {shown(entry)}; it must be the name of a function")
-    tests = f"{line.text('test')}\ncheck({entry})\n"
-    return (Question(line.text("prompt"), "program", tests=tests, entry=entry, stop=AFTER_BODY),)
+    prompt = line.text("prompt")
+    helpers = prompt.rpartition(f"def {entry}(")[0]  # and imports, which tests may use: the file's own, not a program's
+    tests = f"{helpers}\n{line.text('test')}\ncheck({entry})\n"
+    return (Question(prompt, "program", tests=tests, names=(entry,), entry=entry, stop=AFTER_BODY),)
 
 
 def mbpp(line: Line) -> tuple[Question, ...]:
-    tests, before = line.texts("test_list"), line.record.get("test_setup_code") or ""
+    tests, before, code = line.texts("test_list"), line.record.get("test_setup_code") or "", line.text("code")
     prompt = f'"""\n{line.text("text").strip()}\n{tests[0]}\n"""\n'
-    return (Question(prompt, "program", tests="\n".join([before, *tests]), stop=AFTER_PROGRAM),)
+    imports = re.findall(r"^(?:import|from) .+$", code, re.MULTILINE)
+    names = tuple(re.findall(r"^def (\w+)", code, re.MULTILINE))
+    tests = "\n".join([*imports, before, *tests])
+    return (Question(prompt, "program", tests=tests, names=names, stop=AFTER_PROGRAM),)
 
 
 def asked(question: str) -> str:

@@ -112,17 +112,18 @@ class Sandbox:
         with opened({"kind": "serve", "program": program, "asked": asked}, self.timeout, asked) as process:
             os.close(asked)
             process.result(self.timeout)
-        values = [said.get("value") for said in process.said[1:-1] if isinstance(said, dict)]
+        values = [said.get("value") for said in process.said[:-1] if isinstance(said, dict)]
         whole = len(values) == len(inputs) and all(isinstance(value, str) for value in values)
         return values if whole else []
 
-    def passes(self, program: str, tests: str) -> Result:
-        """What comes of tests that call a program's functions: "ok" where none failed. The program runs in one sandbox
-        and the tests in another, which has only plain values of it: so it cannot see what is compared, nor say that it
-        is equal. Tests that look for a change of what they have given, or for objects of the program's own, fail."""
+    def passes(self, program: str, tests: str, names: tuple[str, ...]) -> Result:
+        """What comes of tests that call a program's functions of these names: "ok" where none failed. The program runs
+        in one sandbox and the tests in another, which has only plain values of it: so it cannot see what is compared,
+        nor say that it is equal. Tests that look for a change of what they have given, or for objects of the program's
+        own, fail."""
         ask, asked = os.pipe(), os.pipe()  # read end, write end
         serving = {"kind": "serve", "program": program, "asked": ask[0], "tell": asked[1]}
-        testing = {"kind": "test", "program": tests, "heard": asked[0], "ask": ask[1]}
+        testing = {"kind": "test", "program": tests, "names": names, "heard": asked[0], "ask": ask[1]}
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(opened(serving, self.timeout, ask[0], asked[1]))

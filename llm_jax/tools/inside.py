@@ -74,12 +74,9 @@ def failure(problem: BaseException) -> dict:
 
 
 def serve(job: dict, names: dict, tell) -> dict:
-    """The job "serve": runs the program, tells which functions and modules it has, and answers calls, {name, args,
-    named}, a line each, with {value} or {error, message}. Values are texts as of `plain`."""
+    """The job "serve": runs the program and answers calls, {name, args, named}, a line each, with {value} or
+    {error, message}. Values are texts as of `plain`."""
     run(job["program"], names)
-    there = [name for name, value in names.items() if callable(value) and not name.startswith("__")]
-    modules = {name: value.__name__ for name, value in names.items() if isinstance(value, types.ModuleType)}
-    tell({"names": there, "modules": modules})
     known = {"inf": float("inf"), "nan": float("nan")}
     with open(job["asked"], encoding="utf-8") as asked:
         for line in asked:
@@ -95,7 +92,8 @@ def serve(job: dict, names: dict, tell) -> dict:
 
 
 def test(job: dict, names: dict, tell) -> dict:
-    """The job "test": runs tests of functions that another sandbox serves; of theirs only plain values come here."""
+    """The job "test": runs tests of the functions `job["names"]`, which another sandbox serves. Of that, which may lie,
+    only plain values come here, and no other names."""
     with open(job["ask"], "w", encoding="utf-8") as ask, open(job["heard"], encoding="utf-8") as heard:
 
         def remote(name: str):
@@ -105,19 +103,17 @@ def test(job: dict, names: dict, tell) -> dict:
                 ask.flush()
                 told = json.loads(heard.readline() or "null")
                 if "value" in told:
-                    return ast.literal_eval(told["value"])
+                    text = told["value"]
+                    return float(text) if text in ("inf", "-inf", "nan") else ast.literal_eval(text)
                 kind = getattr(builtins, told["error"], None)
-                raise (kind if isinstance(kind, type) and issubclass(kind, Exception) else RuntimeError)(
-                    told["message"]
-                )
+                known = isinstance(kind, type) and issubclass(kind, Exception)
+                raise (kind if known else RuntimeError)(told["message"])
 
             return call
 
         heard.readline()  # that it is ready, and its time begins, and so does that of the tests
         tell("ready")
-        served = json.loads(heard.readline() or "null")
-        names |= {name: remote(name) for name in served["names"]}
-        names |= {name: __import__(module) for name, module in served["modules"].items() if "." not in module}
+        names |= {name: remote(name) for name in job["names"]}
         exec(compile(job["program"], "<tests>", "exec", dont_inherit=True), names)
     return {"status": "ok", "value": None, "error": None}
 

@@ -20,7 +20,7 @@ HUMANEVAL = {
 }
 MBPP = {
     "text": "Write a function to sort a list of pairs by the second.",
-    "code": "",
+    "code": "def by_second(pairs):\n    pairs.sort(key=lambda pair: pair[1])\n    return pairs",
     "test_setup_code": "LONG = [(n, -n) for n in range(50)]",
     "test_list": ["assert by_second([(1, 2), (3, 1)]) == [(3, 1), (1, 2)]", "assert by_second(LONG) == LONG[::-1]"],
 }
@@ -32,6 +32,7 @@ PROGRAMS = [
     (HUMANEVAL, "    import os\n    os._exit(0)\n", 0),
     (HUMANEVAL, "    return math.pi * r * r\ndef check(candidate): pass\nassert False", 0),
     (HUMANEVAL, "    return 0\n\nimport builtins\nbuiltins.abs = lambda x: 0\nbuiltins.range = lambda n: []\n", 0),
+    (HUMANEVAL, "    return 0\n\ndef abs(x): return 0\ndef range(n): return []\ndef half(n): return 3\n", 0),
     (HUMANEVAL, "", 0),
     (MBPP, "def by_second(pairs):\n    return sorted(pairs, key=lambda pair: pair[1])", 1),
     (
@@ -56,8 +57,9 @@ def test_a_program_passes_its_tests_or_does_not(tmp_path):
 def test_a_document_goes_on_until_the_program_ends():
     ((human,), (mbpp,)) = shapes.humaneval(shapes.Line(HUMANEVAL)), shapes.mbpp(shapes.Line(MBPP))
     assert human.prompt == HUMANEVAL["prompt"] and "\ndef " in human.stop and "\n\n" not in human.stop
+    assert (human.names, mbpp.names) == (("area",), ("by_second",)) and human.tests.startswith("import math\n")
     assert mbpp.prompt.startswith('"""\nWrite a function') and MBPP["test_list"][0] in mbpp.prompt
-    assert MBPP["test_list"][1] not in mbpp.prompt and mbpp.tests.startswith("LONG = ")
+    assert MBPP["test_list"][1] not in mbpp.prompt and "\nLONG = " in mbpp.tests
 
 
 def test_without_bubblewrap_a_file_of_programs_is_refused(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ WRONG = {
     "constant": "def f(xs): return 0",
     "none": "def f(xs): pass",
     "another name": "def g(xs): return sum([n + 3 for n in xs if n > 2])",
-    "near": "def f(xs): return sum([n + 3 for n in xs if n >= 2])",
+    "near": "def f(xs): return sum([n + 3 for n in xs if n > 2][1:])",
     "another type": "def f(xs): return float(sum([n + 3 for n in xs if n > 2]))",
     "as a text": "def f(xs): return str(sum([n + 3 for n in xs if n > 2]))",
     "the examples alone": "def f(xs): return {(3, 1): 6, (9,): 12, (): 0}.get(tuple(xs), 0)",
@@ -63,7 +63,7 @@ def f(xs):
 def sandbox(request):
     if request.param == "bwrap" and bwrap.unavailable():
         pytest.skip(bwrap.unavailable())
-    made = BACKENDS[request.param](3.0 if request.param == "bwrap" else 0.5)
+    made = BACKENDS[request.param](1.0 if request.param == "bwrap" else 0.5)
     yield made
     made.close()
 
