@@ -15,7 +15,7 @@ from llm_jax.sampling.engine import Engine
 from llm_jax.sampling.shared import SharedEngine
 from tests import tiny
 
-asked = 0  # calls of an engine: one a step
+asked = 0  # how often an engine was asked for samples: once a step
 
 
 def get_config():
@@ -43,9 +43,10 @@ def failing(place: str, function):
 def noted(generate, kind: type):
     def call(self, params, requests):
         global asked
-        asked += type(self) is kind
+        is_step = type(self) is kind and any(r.temperature for r in requests)  # not what a SharedEngine asks of itself
+        asked += is_step
         done = generate(self, params, requests)
-        if type(self) is kind and jax.process_index() == 0 and "ROLLOUTS" in os.environ:
+        if is_step and jax.process_index() == 0 and "ROLLOUTS" in os.environ:
             told = [[r.seed, r.prompt, c.ids, c.logprob] for r, c in zip(requests, done, strict=True)]
             with Path(os.environ["ROLLOUTS"]).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(told) + "\n")
