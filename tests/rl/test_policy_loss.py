@@ -85,7 +85,7 @@ def test_at_ratio_one_every_gradient_is_reinforces(trust, ratio):
     segments = np.repeat([[1, 1, 1, 2, 2, 2, 2, 0] + [3] * 10 + [4] * 4 + [0] * 2], 6, axis=0)
     if ratio == "sequence":
         advantage = np.take_along_axis(advantage, segments, axis=1)  # one for each sequence
-    weights = (segments > 0) * (rng.uniform(size=(6, 24)) < 0.7)
+    weights = 1.0 * (segments > 0) * (rng.uniform(size=(6, 24)) < 0.7)
     algorithm = made(trust=trust, ratio=ratio, **ROOM)
     loss = lambda x: jnp.sum(token_losses(algorithm, x, logp, advantage, weights, segments)[0] * weights)  # noqa: E731
     np.testing.assert_allclose(jax.grad(loss)(logp), -advantage * weights, rtol=0, atol=1e-12)

@@ -12,9 +12,9 @@ from llm_jax.rl.rewards import REWARDS, rewards_of, total
 from llm_jax.sampling.requests import Completion
 
 CALL, OUTPUT, ANSWER = ({"type": kind, "text": "2"} for kind in ("python", "output", "answer"))
-DIRECT = Outcome({"task": "arithmetic", "answer": "2"}, [ANSWER], True, True, True, 4)
+DIRECT = Outcome({"task": "arithmetic", "answer": "2"}, [ANSWER], True, True, True, 4, score=1.0)
 CALLED = dataclasses.replace(DIRECT, parts=[CALL, OUTPUT, CALL, {**OUTPUT, "text": "NameError: x"}, ANSWER])
-WRONG = dataclasses.replace(DIRECT, right=False)
+WRONG = dataclasses.replace(DIRECT, right=False, score=0.0)
 BROKEN = dataclasses.replace(WRONG, parts=[{"type": "text", "text": "2"}], well_formed=False)
 ALL = [DIRECT, CALLED, WRONG, BROKEN]
 
