@@ -46,7 +46,7 @@ SHOWN = 5  # of the answers that each reward model likes best
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder of the experiment; each seed and arm has a run in it.", required=True)
-    flags.DEFINE_string("config", f"{ROOT}/experiments/taste.py", "Of the assistant.")
+    flags.DEFINE_string("experiment", f"{ROOT}/experiments/taste.py", "Config of the assistant.")
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Of everything.")
     flags.DEFINE_list("pairs", ["250", "8000"], "Comparisons behind each reward model.")
     flags.DEFINE_list("kl", ["0", "0.02", "0.1"], "Weights of the KL in RL.")
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def train(workdir: Path, *arguments: str) -> None:
-    command = [sys.executable, "-m", "llm_jax.main", f"--config={flags.FLAGS.config}", f"--workdir={workdir}"]
+    command = [sys.executable, "-m", "llm_jax.main", f"--config={flags.FLAGS.experiment}", f"--workdir={workdir}"]
     if code := subprocess.run([*command, *arguments], cwd=ROOT).returncode:
         sys.exit(code)  # it has said why
 
