@@ -47,29 +47,47 @@ def requests(tokenizer):
     ]
 
 
-def sampled(run, params, tokenizer, requests, slots: int):
-    return Engine(run.model, tokenizer, run.mesh, slots, LENGTH).generate(params, requests)
+def sampled(engine, params, requests, order) -> list:
+    """Completions in the order of the requests, which are decoded in another."""
+    done = engine.generate(params, [requests[i] for i in order])
+    engine.forget()
+    return [done[i] for i in np.argsort(order)]
 
 
 @pytest.fixture(scope="module")
-def one_by_one(run, params, tokenizer, requests):
-    return sampled(run, params, tokenizer, requests, 1)
+def engine(run, tokenizer):
+    return Engine(run.model, tokenizer, run.mesh, 9, LENGTH)
 
 
-def test_rollouts_do_not_depend_on_what_is_decoded_beside_them(run, params, tokenizer, requests, one_by_one):
-    order = np.random.default_rng(0).permutation(len(requests))
-    together = sampled(run, params, tokenizer, [requests[i] for i in order], 9)
-    for i, other in zip(order, together, strict=True):
-        assert other.ids == one_by_one[i].ids
-        assert other.logprob == one_by_one[i].logprob == other.sampling_logprob or requests[i].forced
+@pytest.fixture(scope="module")
+def completions(engine, params, requests):
+    return sampled(engine, params, requests, np.arange(len(requests)))
 
 
-def test_the_gap_is_zero_and_the_gradient_is_that_of_packed_rows(plain, run, params, tokenizer, requests, one_by_one):
+def numbers(completions) -> list[tuple]:
+    return [(done.ids, done.logprob, done.sampling_logprob) for done in completions]
+
+
+def test_rollouts_do_not_depend_on_what_is_decoded_beside_them(engine, params, requests, completions):
+    shuffled = sampled(engine, params, requests, np.random.default_rng(0).permutation(len(requests)))
+    assert numbers(shuffled) == numbers(completions)
+    assert all(done.logprob == done.sampling_logprob for done in completions[4:])
+    assert numbers(engine.generate(params, requests[5:6])) == numbers(completions[5:6])
+
+
+@pytest.mark.slow
+def test_rollouts_do_not_depend_on_the_number_of_slots(run, params, tokenizer, requests, completions):
+    for slots in (1, 32):
+        other = Engine(run.model, tokenizer, run.mesh, slots, LENGTH)
+        assert numbers(sampled(other, params, requests, np.arange(len(requests))[::-1])) == numbers(completions)
+
+
+def test_the_gap_is_zero_and_the_gradient_is_that_of_packed_rows(plain, run, params, tokenizer, requests, completions):
     advantage = np.linspace(-1, 1, len(requests)).astype(np.float32)
 
     def trained(run, rows: int):
         alone = run.config.rl.exact
-        batch = pack_rollouts(requests, one_by_one, advantage, LENGTH, tokenizer.pad, alone=alone)
+        batch = pack_rollouts(requests, completions, advantage, LENGTH, tokenizer.pad, alone=alone)
         assert not batch["weights"][rows:].any()
         parts = jax.tree.map(lambda x: x[:rows].reshape(2, -1, *x.shape[1:]), batch)
         return jax.jit(lambda p: loop.gradients(rl.policy_loss(run), p, {}, parts))(params)
