@@ -108,8 +108,10 @@ def test_values_and_their_advantages_are_verls():
     )
     mask = GIVEN["mask"].reshape(ROW)
     advantage_BT, returns_BT = gae(rewards, values, mask, SEGMENTS, 0.98, 0.9)
-    np.testing.assert_allclose(np.reshape(whiten(advantage_BT, mask), (6, 8)), DATA["verl.gae.whitened"], **EXACT)
     np.testing.assert_allclose(np.reshape(returns_BT, (6, 8)), DATA["verl.gae.returns"], **EXACT)
+    np.testing.assert_allclose(advantage_BT, (returns_BT - values) * mask, **EXACT)
+    whitened = np.reshape(whiten(advantage_BT, mask), (6, 8))
+    np.testing.assert_allclose(whitened, DATA["verl.gae.whitened"], atol=1e-8)  # verl adds 1e-8 to the tokens' number
     loss = lambda v: jnp.sum(value_losses(v, old, returns, 0.2) * mask) / mask.sum()  # noqa: E731
     value, gradient = jax.value_and_grad(loss)(values)
     assert float(value) == pytest.approx(DATA["verl.values.value"], rel=0, abs=1e-12)
