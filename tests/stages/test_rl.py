@@ -97,7 +97,8 @@ def test_what_rl_would_refuse_late_is_refused_before(context):
     with pytest.raises(UserError, match="did you mean"):
         rl.check(context, ["rl"])
     rl_config.no_tools = ()
-    (context.workdir / "data/prompts_train.jsonl").write_text(json.dumps(PROMPTS[0]) + "\n")
+    rl_config.tasks = {"own": 1.0}  # of no family, so that nothing is drawn
+    (context.workdir / "data/prompts_train.jsonl").write_text(json.dumps({**PROMPTS[0], "task": "own"}) + "\n")
     dev = context.workdir / "data/prompts_dev.jsonl"
     dev.write_text(json.dumps({**PROMPTS[0], "task": "lists"}) + "\n")
     with pytest.raises(UserError, match=r"dev prompts.*set rl\.eval_every to 0"):
