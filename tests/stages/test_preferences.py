@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -141,32 +140,6 @@ def test_preference_losses_are_those_of_the_papers(float64):
         total = lambda m, loss=loss: loss(m, beta).sum()  # noqa: E731
         np.testing.assert_allclose(jax.grad(total)(jnp.asarray(some)), differences(total, some), rtol=1e-6, atol=1e-9)
     assert np.isfinite(preference.dpo(jnp.array([-1e6, 1e6]), 1.0)).all()
-
-
-def test_values_and_gradients_are_those_of_trl(float64):
-    """Of the very sums that the stages take of a row: TRL's better answers are put before the worse ones."""
-    found = np.load(Path(__file__).with_name("preferences_reference.npz"))
-    mask, logp, reference = (
-        jnp.asarray(np.stack(np.split(found[f"in.{name}"], 2), 1)) for name in ("mask", "logp", "reference")
-    )
-    count, T = mask.shape[0], mask.shape[2]
-    row = lambda x: x.reshape(1, -1)  # noqa: E731
-    segments = row(jnp.repeat(jnp.arange(1, 2 * count + 1), T))
-
-    def loss(logp, case):
-        sums = lambda x: pairs.of_segments(row(x), segments)[0, :count]  # noqa: E731
-        scores = sums(logp * mask) - reference
-        scores = scores / sums(mask) if case["loss"] == "ipo" else scores
-        return preference.LOSSES[case["loss"]](scores[:, 0] - scores[:, 1], case["beta"]).mean()
-
-    for case, value, gradient in zip(json.loads(str(found["cases"])), found["values"], found["gradients"], strict=True):
-        mine, slope = jax.value_and_grad(loss)(logp, case)
-        np.testing.assert_allclose(mine, value, rtol=1e-12)
-        np.testing.assert_allclose(slope, np.stack(np.split(gradient, 2), 1), rtol=1e-12, atol=1e-15)
-    rewards = jnp.asarray(found["in.rewards"])
-    of_all = lambda r: reward.bradley_terry(r[:count] - r[count:]).mean()  # noqa: E731
-    np.testing.assert_allclose(of_all(rewards), found["reward_value"], rtol=1e-12)
-    np.testing.assert_allclose(jax.grad(of_all)(rewards), found["reward_gradient"], rtol=1e-12)
 
 
 def test_what_holds_rewards_back(float64):
