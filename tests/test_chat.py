@@ -160,7 +160,7 @@ def test_commands(workdir, tmp_path):
         file_again + "  ": "File exists",
         nowhere: "No such file",
         "/stage rl": "no checkpoint of stage 'rl'",
-        "/stage king": "choose from imported, pretrain, sft, control, abstain, rl",
+        "/stage king": "choose from imported, pretrain, sft, ",
         "/think on": "",
         "/read": "usage: /read FILE\n",
         f"/read {tmp_path}/none.txt": "none.txt is no file",
