@@ -9,6 +9,7 @@ import atexit
 import dataclasses
 import functools
 import random
+import re
 
 from llm_jax.tasks.base import Item, split_of
 from llm_jax.tasks.words import any_word
@@ -20,6 +21,7 @@ INPUTS = 12  # hidden ones of each function
 DISTINCT = 4  # results of these that differ, at least: no constant comes near
 SECONDS = 0.5  # for all inputs
 MOST_SHOWN = 80  # characters of the example
+DEFINES = re.compile(r"\bdef\s+f\b")
 MOST_CHARACTERS = 2000  # of a program; one of its references has about a hundred
 WORDINGS = (
     "Write a Python function {f}: {d}. Example: {e}",
@@ -186,5 +188,7 @@ def verdict(reference: str, program: str) -> bool:
 
 
 def grade(prompt: dict, given: str) -> bool:
-    """For the table of families: whether the text of an answer is a program that does the same as the reference."""
-    return len(given) <= MOST_CHARACTERS and verdict(prompt["answer"], given)
+    """For the table of families: whether the text of an answer is a program that does the same as the reference. It has
+    one `f`: of several the last would count, and the others be guesses for nothing."""
+    one = len(DEFINES.findall(given)) == 1
+    return one and len(given) <= MOST_CHARACTERS and verdict(prompt["answer"], given)

@@ -196,7 +196,7 @@ def test_it_is_there_by_default_where_an_arm_is_named(config):
     c.imported.source = "x"
     assert by_default(c)[:3] == ["imported", "data", "sft"]
     assert "abstain.epochs" not in identity(c, "abstain") and "control.arm" in identity(c, "control")
-    assert "control.arm" not in identity(c, "abstain") and STAGES["rl"].follows == ("abstain", "sft")
+    assert "control.arm" not in identity(c, "abstain") and STAGES["rl"].follows == ("preference", "abstain", "sft")
 
 
 @pytest.fixture

@@ -103,10 +103,10 @@ def test_what_rl_would_refuse_late_is_refused_before(context):
     dev.write_text(json.dumps({**PROMPTS[0], "task": "lists"}) + "\n")
     with pytest.raises(UserError, match=r"dev prompts.*set rl\.eval_every to 0"):
         rl.check(context, ["rl"])
-    dev.write_text(json.dumps(PROMPTS[0]) + "\n")
+    dev.write_text(json.dumps({**PROMPTS[0], "task": "own"}) + "\n")
     rl.check(context, ["rl"])
     for tasks, said in (
-        ({"calculator": 1.0}, "calculator"),
+        ({"others": 1.0}, "unknown task of rl.tasks .others."),
         ({}, "rl.tasks is empty"),
         ({"arithmetic": 0}, "is empty"),
     ):

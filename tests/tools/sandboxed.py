@@ -94,7 +94,10 @@ def main(backend: str, timeout: str, *names: str) -> None:
 
     assert os.getuid(), "hostile programs are not run by root"
     tool = BACKENDS[backend](float(timeout))
-    assert tool.run("6 * 7").value == "42"
+    patient = (
+        BACKENDS[backend](60.0) if backend == "bwrap" else tool
+    )  # on a busy machine; there is nothing between calls
+    assert patient.run("6 * 7").value == "42"
     files = set(os.listdir("/tmp"))
     handles, processes = opened(), descendants() if backend == "bwrap" else set()
     for name in names or ALL:
@@ -105,7 +108,7 @@ def main(backend: str, timeout: str, *names: str) -> None:
         left += sorted(descendants() - processes) if backend == "bwrap" else []
         left += sorted(file for file in set(os.listdir("/tmp")) - files if file.startswith(("zz", "left")))
         said = {"status": result.status, "value": result.value, "error": result.error, "printed": len(result.stdout)}
-        line = {"name": name, **said, "seconds": seconds, "next": tool.run("6 * 7").value, "left": left}
+        line = {"name": name, **said, "seconds": seconds, "next": patient.run("6 * 7").value, "left": left}
         print(json.dumps(line), flush=True)
     tool.close()
 

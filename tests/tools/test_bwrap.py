@@ -85,7 +85,7 @@ def test_the_filter_jumps_nowhere_but_ahead_and_ends_in_a_verdict():
     for column, arch in seccomp.ARCHES.values():
         made = list(seccomp.instructions(column, arch))
         assert made[-1] == (seccomp.RETURN, 0, 0, seccomp.ALLOW) and len(made) < 4096
-        assert all(at + 1 + max(yes, no) < len(made) for at, (_, yes, no, _) in enumerate(made))
+        assert all(at + 1 + max(yes, no) < len(made) for at, (_, yes, no, _) in enumerate(made[:-1]))
 
 
 def test_who_asks_for_bubblewrap_and_has_it_not_is_told_and_gets_nothing_else(tmp_path, monkeypatch):
@@ -106,7 +106,9 @@ def test_the_door_says_what_is_available():
     said = subprocess.run([*door, "--self_test"], capture_output=True, text=True, cwd=ROOT).stdout.splitlines()
     assert said == ["monty: works", f"bwrap: {bwrap.unavailable() or 'works'}"]
     if not bwrap.unavailable():
-        run = subprocess.run([*door, "--backend=bwrap"], input="2 ** 5", capture_output=True, text=True, cwd=ROOT)
+        run = subprocess.run(
+            [*door, "--backend=bwrap", "--timeout=60"], input="2 ** 5", capture_output=True, text=True, cwd=ROOT
+        )
         assert json.loads(run.stdout) | {"seconds": 0} == {
             "status": "ok", "stdout": "", "value": "32", "error": None, "seconds": 0,
         }  # fmt: skip
