@@ -234,6 +234,7 @@ def test_dpo_moves_away_from_its_parent_towards_what_is_preferred(base):
     assert lineage.source_of(base, "rl").stage == "preference"
 
 
+@pytest.mark.slow
 def test_with_an_adapter_both_start_at_their_parent(base, mesh, tokenizer, tmp_path):
     c = base.config.copy_and_resolve_references()
     c.lora.rank, c.lora.frozen, c.lora.learning_rate = 2, "int8", 0.01
