@@ -13,7 +13,7 @@ def get_config():
     c.data.epochs.biography = 3
     c.data.epochs.questions = 4
     c.abstain.arm, c.control.arm = "probe", "random"
-    c.abstain.wordings, c.abstain.epochs, c.abstain.learning_rate_scale = 6, 1, 0.3
+    c.abstain.wordings, c.abstain.epochs, c.abstain.replay = 6, 1, 0.75
     c.rl.tasks = {
         "arithmetic/3 numbers": 0.5,
         "arithmetic/4 numbers": 0.3,
