@@ -39,6 +39,18 @@ def matching(pattern: str) -> list[Path]:
     return sorted(path for path in map(Path, found) if path.is_file())
 
 
+def named_or_own(pattern: str, key: str, own: Path) -> list[Path]:
+    """The files of a glob that the config's `key` names; of none, a run's own file, if it is there.
+
+    Raises UserError for a glob that matches nothing.
+    """
+    if not pattern:
+        return [own] if own.exists() else []
+    if not (found := matching(pattern)):
+        raise UserError(f"no file matches {key}={pattern!r}; give a glob of .jsonl files")
+    return found
+
+
 def permitted(path: Path, mode: int) -> bool:
     """What this process may do, not the user who started it."""
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)

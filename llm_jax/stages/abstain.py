@@ -21,7 +21,7 @@ import numpy as np
 
 from llm_jax import lineage, rows
 from llm_jax.config import UserError
-from llm_jax.files import json_lines, matching, read_json, replace
+from llm_jax.files import json_lines, named_or_own, read_json, replace
 from llm_jax.frame.processes import say
 from llm_jax.rl.packing import first_fit
 from llm_jax.runs import Run
@@ -112,10 +112,8 @@ def write_rows(run: Run, stage: str, lines: list[dict]) -> None:
 
 def question_files(run: Run) -> list[Path]:
     """Raises UserError where there is none."""
-    pattern, own = run.config.abstain.questions, run.workdir / "data" / "knowledge_train.jsonl"
-    found = matching(pattern) if pattern else [own] if own.exists() else []
-    if not found and pattern:
-        raise UserError(f"no file matches abstain.questions={pattern!r}; give a glob of .jsonl files")
+    own = run.workdir / "data" / "knowledge_train.jsonl"
+    found = named_or_own(run.config.abstain.questions, "abstain.questions", own)
     if not found:
         mend = "name a file of your own in abstain.questions, or set abstain.arm to 'none'"
         raise UserError(f"stage 'data' has made no questions on what is known ({own} is not there); {mend}")

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from llm_jax import sharding
 from llm_jax.config import UserError
-from llm_jax.files import matching, numbered_lines
+from llm_jax.files import named_or_own, numbered_lines
 from llm_jax.runs import Run
 from llm_jax.tasks.base import split_of
 from llm_jax.tokenizer import Tokenizer, misplaced
@@ -40,10 +40,8 @@ class Counts(NamedTuple):
 
 def files_of(run: Run) -> list[Path]:
     """The files that hold the comparisons. Raises UserError where there are none."""
-    pattern, own = run.config.pairs.files, run.workdir / "data" / "pairs.jsonl"
-    found = matching(pattern) if pattern else [own] if own.exists() else []
-    if not found and pattern:
-        raise UserError(f"no file matches pairs.files={pattern!r}; give a glob of .jsonl files")
+    own = run.workdir / "data" / "pairs.jsonl"
+    found = named_or_own(run.config.pairs.files, "pairs.files", own)
     if not found:
         mend = "name files of your own in pairs.files, or have stage 'data' make some with data.pairs"
         raise UserError(f"there are no comparisons to learn from ({own} is not there); {mend}")
