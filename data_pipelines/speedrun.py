@@ -58,7 +58,7 @@ SAMPLE_CHARACTERS = 1_500_000  # that the tokenizer is trained on
 LEAST_CHARACTERS = 15_000  # of them, of each source and language
 LONG_CHARACTERS = 50_000  # a longer text is sampled in pieces, so that a book is not the whole sample
 PROGRAM_PAGES = 195
-COPY_PAGES, READING_PAGES = 8000, 6000
+FIRST_PAGES, READING_PAGES = {"short_lists": 14_500, "long_lists": 2200, "look_ups": 4500}, 9000
 CRAWL_FILES = 2
 
 
@@ -78,7 +78,6 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
 
     lists = word_lists(config.seed)
     documents, questions, world = make_documents(config, folder, lists)
-    write_jsonl(folder / "documents.jsonl", documents)
     lap("documents")
     spoken = make_conversations(config, lists, questions["train"], world)
     write_jsonl(folder / "conversations.jsonl", spoken)
@@ -95,9 +94,13 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
     if not config.data.conversations:  # those of the user's own teach nothing of this
         write_jsonl(folder / "self_test.jsonl", itself.test())
     if world and config.data.reading:
-        search.build([*map(titled, documents), *reading_talk.indexed(config.seed, world)], folder / "search")
+        crawled = [titled(document) for document in documents if "url" in document]
+        search.build([*crawled, *reading_talk.indexed(config.seed, world)], folder / "search")
     lap("conversations")
     tokenizer = make_tokenizer(config, folder, documents, spoken)
+    if world and config.data.reading:
+        documents += reading_documents(config, tokenizer, world)
+    write_jsonl(folder / "documents.jsonl", documents)
     lap("tokenizer")
     counts = pack_all(config, folder, documents, spoken, tokenizer)
     lap("pack")
@@ -108,7 +111,7 @@ def check(config: ConfigDict) -> None:
     """Reads the user's own files as `prepare` will, and writes nothing. Raises UserError for what they hold, and for
     names of sources and tasks that there will not be."""
     sources = {*SECTIONS, "web", "program", "lesson", "python_docs"}
-    sources |= {"copies", "reading"} if config.data.reading else set()
+    sources |= {*reading.FIRST, "reading"} if config.data.reading else set()
     if config.data.documents:
         sources = {document["source"] for document in make_documents(config, Path(), {})[0]}
     if config.data.conversations:
@@ -146,14 +149,17 @@ def make_documents(
             raise UserError(f"the files of {config.data.documents!r} hold no text; give it some")
         return with_splits(documents), {"train": [], "dev": [], "test": []}, None
     documents, questions, world = tiny_web(config, folder)
-    if config.data.reading:
-        amount = config.data.reading * config.data.scale
-        documents += reading.copy_documents(config.seed, scaled(COPY_PAGES, amount))
-        documents += reading.reading_documents(config.seed, scaled(READING_PAGES, amount), world.values)
     documents += program_documents(config.seed, scaled(PROGRAM_PAGES, config.data.scale))
     documents += lesson_documents(config.seed, config.data.lessons * config.data.scale, lists)
     documents += python_documents(config.data.python_docs_bytes)
     return documents, questions, world
+
+
+def reading_documents(config: ConfigDict, tokenizer: Tokenizer, world: World) -> Iterator[dict]:
+    """Of words that are tokens: so they are made once the tokenizer is there."""
+    words, amount = reading.whole_words(tokenizer), config.data.reading * config.data.scale
+    yield from reading.first_documents(config.seed, {n: scaled(c, amount) for n, c in FIRST_PAGES.items()}, words)
+    yield from reading.reading_documents(config.seed, scaled(READING_PAGES, amount), world.values, words)
 
 
 def make_conversations(config: ConfigDict, lists: dict, questions: list[dict], world: World | None) -> list[dict]:

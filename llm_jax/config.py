@@ -72,7 +72,7 @@ def default() -> ConfigDict:
     c.data.python_docs_bytes = 400_000  # how much prose and code to read from this Python's own documentation
     c.data.epochs = ConfigDict()  # how often one pass reads each source's rows; others once
     c.data.weights = ConfigDict()  # in place of epochs: share of the rows from each source; then all must be named
-    c.data.first = ()  # sources that pre-training reads before all others
+    c.data.first = ()  # sources that pre-training reads one after another before all others
     c.data.reading = 0.0  # amount of lists to copy, texts to read and searches; with any, there is an index, too
     c.data.lessons = 1.0  # amount of worked lessons
     c.data.pairs = 0  # comparisons by a taste that is a function of the text (tasks/taste.py), and talk to go with them

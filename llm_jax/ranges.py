@@ -148,7 +148,7 @@ RANGES = {
     "data.python_docs_bytes": whole(0),
     "data.epochs": FROM_0,
     "data.weights": FROM_0,
-    "data.first": Text(r"\S+", "names of sources, as in ('copies',)", many=True),
+    "data.first": Text(r"\S+", "names of sources, as in ('short_lists',)", many=True),
     "data.reading": FROM_0,
     "data.lessons": FROM_0,
     "data.pairs": whole(0),

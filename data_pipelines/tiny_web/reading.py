@@ -1,9 +1,10 @@
 """Reading: questions whose answer stands in the text before them, about people whom no other text knows.
 
 A model learns to copy where nothing but the context can predict what comes, as in lists of random words that are
-written again (`copy_documents`): there it changes within a hundred steps, and without them it does not (Olsson et al.
-2022). Then it can learn to look up (`reading_documents`). Of several people it quotes the note on the one who is
-asked about before it answers: to find the note and to find the fact in it are two steps.
+written again: there it changes within a hundred steps, and without them it does not (Olsson et al. 2022). Short lists
+of single tokens come first, then longer ones of any words, then values to look up by name (`first_documents`); then it
+can learn to read (`reading_documents`). Of several people it quotes the note on the one who is asked about before it
+answers: to find the note and to find the fact in it are two steps.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from data_pipelines.tiny_web import lexicon as lex
 from data_pipelines.tiny_web.wordings import STATEMENTS, TRAIN_QUESTIONS, Wordings, statement
 from data_pipelines.tiny_web.world import ATTRIBUTES, Person
 from llm_jax.tasks.base import split_of
+from llm_jax.tokenizer import Tokenizer
 
 SHARES = {1: 3, 2: 3, 3: 2, 5: 2}  # people in a text -> share of the texts
 FACTS = {1: (6, 6), 2: (3, 4), 3: (2, 3), 5: (2, 2)}  # people in a text -> fewest and most facts on each
@@ -25,7 +27,13 @@ QUESTIONS = {1: 4, 2: 2, 3: 2, 5: 1}  # on a page, which is to fit into a row
 UNSTATED = "The text does not say."
 UNSTATED_SHARE = 0.12
 COPIES = 3
-COPIED = (4, 12)  # words of a list. Of 12 to 40 words copying had not appeared after 400 steps, of these it did in 140
+# Words of a list. Of 12 to 40 words copying had not appeared after 400 steps, of the short ones it did in 140.
+SHORT, LONG = (4, 12), (4, 40)
+WITH_COMMAS = 0.4  # share of the long lists
+PAIRS = (2, 10)  # names and values on a page to look up, of which so many at most are asked for
+LOOK_UPS = 4
+REHEARSED = 0.1  # share of the reading pages that are lists instead, and as many look-ups
+EVERYDAY = sorted(lex.EVERYDAY)
 TITLES = ("Reading", "A text and questions", "Read and answer", "Who is it?", "Notes, and what they say")
 
 Values = Mapping[str, Sequence[str]]
@@ -115,27 +123,74 @@ def ask(text: Text, rng: random.Random, wordings: Wordings, person: Person | Non
     return Question(person, attribute, question, note if len(text.notes) > 1 else "", answer)
 
 
-def reading_documents(seed: int, pages: int, values: Values) -> Iterator[dict]:
-    """Pages with a text and questions on it, each with its answer."""
+def whole_words(tokenizer: Tokenizer) -> list[str]:
+    """Those that are one token after a space."""
+    texts = map(tokenizer.decode, ([id_] for id_ in range(tokenizer.vocab_size)))
+    found = (text[1:] for text in texts if text.startswith(" ") and text[1:].isalpha())
+    return [word for word in found if len(tokenizer.encode(f" {word}")) == 1]
+
+
+def first_documents(seed: int, pages: Mapping[str, int], words: Sequence[str]) -> Iterator[dict]:
+    """So many pages of each source of FIRST. `words`: see `whole_words`."""
+    for source, count in pages.items():
+        rng = random.Random(f"{seed}/{source}")
+        for number in range(count):
+            yield page(source, number, FIRST[source](rng, words))
+
+
+def short_list(rng: random.Random, words: Sequence[str]) -> str:
+    return again(rng.choices(words, k=rng.randint(*SHORT)))
+
+
+def long_list(rng: random.Random, words: Sequence[str]) -> str:
+    chosen = [any_word(rng, words) for _ in range(rng.randint(*LONG))]
+    return again(chosen, ", " if rng.random() < WITH_COMMAS else " ")
+
+
+def again(words: Sequence[str], between: str = " ") -> str:
+    """The words, COPIES times: only the list itself says how it goes on."""
+    return "\n".join([between.join(words)] * COPIES)
+
+
+def any_word(rng: random.Random, words: Sequence[str]) -> str:
+    kind = rng.choices(("token", "everyday", "name"), (6, 2, 2))[0]
+    if kind == "name":
+        return fresh_name(rng, lex.FAMILY_NAME_ENDINGS)
+    return rng.choice(words if kind == "token" else EVERYDAY)
+
+
+def look_up(rng: random.Random, words: Sequence[str]) -> str:
+    """Names with a value each, and then some of the names again, each with its value."""
+    value = {fresh_name(rng, lex.FIRST_NAME_ENDINGS): any_word(rng, words) for _ in range(rng.randint(*PAIRS))}
+    asked = rng.sample(sorted(value), min(len(value), LOOK_UPS))
+    return "\n".join([*(f"{name}: {value[name]}" for name in value), *(f"{name}? {value[name]}" for name in asked)])
+
+
+FIRST = {"short_lists": short_list, "long_lists": long_list, "look_ups": look_up}
+
+
+def reading_documents(seed: int, pages: int, values: Values, words: Sequence[str]) -> Iterator[dict]:
+    """Pages with a text and questions on it, each with its answer, and some of what came first."""
     rng = random.Random(f"{seed}/reading")
     for number in range(pages):
-        people = how_many(rng)
-        text = fresh_text(rng, people, "train", values)
-        lines = [rng.choice(TITLES), "", text.text]
-        for _ in range(QUESTIONS[people]):
-            q = ask(text, rng, TRAIN_QUESTIONS)
-            quote = f'"{q.quote}"\n' if q.quote else ""
-            lines.append(f"\n{q.question}\n{quote}Answer: {q.answer}")
-        yield page("reading", number, "\n".join(lines))
+        kind = rng.random()
+        if kind < REHEARSED:
+            yield page("reading", number, long_list(rng, words))
+        elif kind < 2 * REHEARSED:
+            yield page("reading", number, look_up(rng, words))
+        else:
+            yield page("reading", number, asked_and_answered(rng, values))
 
 
-def copy_documents(seed: int, pages: int) -> Iterator[dict]:
-    """Lists of words drawn uniformly, each written COPIES times: only the list itself says how it goes on."""
-    rng = random.Random(f"{seed}/copies")
-    everyday = sorted(lex.EVERYDAY)
-    for number in range(pages):
-        words = rng.choices(everyday, k=rng.randint(*COPIED))
-        yield page("copies", number, "\n".join([rng.choice((" ", ", ", " ")).join(words)] * COPIES))
+def asked_and_answered(rng: random.Random, values: Values) -> str:
+    people = how_many(rng)
+    text = fresh_text(rng, people, "train", values)
+    lines = [rng.choice(TITLES), "", text.text]
+    for _ in range(QUESTIONS[people]):
+        q = ask(text, rng, TRAIN_QUESTIONS)
+        quote = f'"{q.quote}"\n' if q.quote else ""
+        lines.append(f"\n{q.question}\n{quote}Answer: {q.answer}")
+    return "\n".join(lines)
 
 
 def page(source: str, number: int, text: str) -> dict:

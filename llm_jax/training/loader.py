@@ -31,7 +31,7 @@ class Mixture:
     folders: tuple[Path, ...]
     sizes: tuple[int, ...]  # rows that are there
     quotas: tuple[int, ...]  # rows in a pass
-    first: int = 0  # so many of them are read to their end before the others begin, in each pass
+    first: int = 0  # so many of them are read to their end, one after another, before the others begin, in each pass
 
     @property
     def rows(self) -> int:
@@ -55,11 +55,12 @@ def mixture(
     """The Mixture of the row sets in `folder`: each row is read once a pass, or `epochs[source]` times.
 
     With `weights`, shares of the rows by source, a pass is as many rows as there are, and `epochs` does not count.
-    The sources `first` are read before the others.
+    The sources `first` are read one after another, in this order, before the others.
     Raises UserError when there are no rows, a name is of no source, or the weights leave one out.
     """
     sets = [path for path in rows.row_sets(folder) if rows.shards(path)]
-    sets.sort(key=lambda path: path.name not in first)  # stable
+    order = [*first]
+    sets.sort(key=lambda path: order.index(path.name) if path.name in order else len(order))  # stable
     names, sizes = [path.name for path in sets], [rows.facts(path)["rows"] for path in sets]
     if not sets:
         raise UserError(f"no rows in {folder}; run stage `data` first, and give it text")
@@ -117,7 +118,8 @@ class Turns(grain.transforms.DatasetSelectionMap):
 
     def __init__(self, mixed: Mixture):
         self.quotas, first = mixed.quotas, mixed.first
-        self.source = np.concatenate([turns(self.quotas[:first]), first + turns(self.quotas[first:])])
+        one_by_one = np.repeat(np.arange(first, dtype=np.uint16), self.quotas[:first])
+        self.source = np.concatenate([one_by_one, first + turns(self.quotas[first:])])
         self.rank = np.empty(len(self.source), np.uint32)  # among the rows of its source in a pass
         for source, quota in enumerate(self.quotas):
             self.rank[self.source == source] = np.arange(quota)

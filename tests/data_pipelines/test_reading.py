@@ -12,6 +12,7 @@ from data_pipelines.tiny_web.world import ATTRIBUTES, make_world
 from llm_jax.tasks import portrait
 from llm_jax.tasks.base import split_of, uncited
 from llm_jax.tasks.refusals import NOT_FOUND, SEARCH_FAILED
+from llm_jax.tokenizer.sentencepiece import train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +44,34 @@ def test_an_answer_stands_in_the_quoted_note_and_what_does_not_is_said_not_to(wo
     assert 0.03 < counts[False] / 400 < 0.25
 
 
-def test_copies_are_the_same_line_again():
-    for page in reading.copy_documents(0, 20):
+WORDS = ["day", "of", "river", "sum", "town"]
+
+
+def test_lists_are_the_same_line_again_short_ones_of_whole_tokens_alone():
+    pages = list(reading.first_documents(0, {"short_lists": 40, "long_lists": 40}, WORDS))
+    for page in pages:
         lines = page["text"].split("\n")
         assert len(lines) == reading.COPIES and len(set(lines)) == 1
+        least, most = reading.SHORT if page["source"] == "short_lists" else reading.LONG
+        assert least <= len(lines[0].split()) <= most
+        assert page["source"] == "long_lists" or set(lines[0].split()) <= set(WORDS)
+    assert {page["source"] for page in pages} == {"short_lists", "long_lists"}
+
+
+def test_what_is_looked_up_stands_above():
+    for page in reading.first_documents(0, {"look_ups": 60}, WORDS):
+        lines = page["text"].split("\n")
+        value = dict(line.split(": ") for line in lines if ": " in line)
+        asked = [line.split("? ") for line in lines if "? " in line]
+        assert 1 <= len(asked) <= reading.LOOK_UPS and len(value) + len(asked) == len(lines)
+        assert all(value[name] == said for name, said in asked) and len(dict(asked)) == len(asked)
+
+
+def test_whole_words_are_one_token_each():
+    tokenizer = train_tokenizer(["the river of the town, a day of the river"] * 50, 320)
+    words = reading.whole_words(tokenizer)
+    assert "the" in words and "river" in words and "Zanzibar" not in words
+    assert all(len(tokenizer.encode(f" {word}")) == 1 for word in words)
 
 
 def test_searches_answer_from_the_passage_they_name_or_say_that_there_is_none(world):
