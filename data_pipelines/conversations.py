@@ -10,7 +10,7 @@ from llm_jax.tasks.records import records
 from llm_jax.tasks.table import FAMILIES
 
 FACT_CONVERSATIONS = 4500
-SELF_CONVERSATIONS = 700  # about the model itself
+SELF_CONVERSATIONS = 1650  # about the model itself
 TURNS = {1: 5, 2: 3, 3: 2}  # exchanges in a conversation -> share of the conversations
 PROMPTS = {"train": 200, "dev": 8, "test": 16}  # of each family and level
 MEASURED = ("arithmetic", "calculator")  # families that measurements ask by the hundred

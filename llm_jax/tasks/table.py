@@ -392,9 +392,8 @@ FAMILIES: Table[Family] = Table(
             levels=functions.LEVELS,
             make=functions.make,
             wordings=functions.WORDINGS,
-            ways=untaught(4, "direct"),
+            ways={"direct": (700, 500, 0, 0)},
             grade=functions.grade,
-            on_demand=True,
         ),
     ),
 )
