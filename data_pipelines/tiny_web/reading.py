@@ -24,6 +24,8 @@ SHARES = {1: 3, 2: 3, 3: 2, 5: 2}  # people in a text -> share of the texts
 FACTS = {1: (6, 6), 2: (3, 4), 3: (2, 3), 5: (2, 2)}  # people in a text -> fewest and most facts on each
 PRONOUNS = 0.3  # share of the sentences after the first of a note that say he or she
 QUESTIONS = {1: 4, 2: 2, 3: 2, 5: 1}  # on a page, which is to fit into a row
+# The wordings of each attribute that begin with the name.
+OPENING = {name: [k for k, said in enumerate(all_) if said.startswith("{name}")] for name, all_ in STATEMENTS.items()}
 UNSTATED = "The text does not say."
 UNSTATED_SHARE = 0.12
 COPIES = 3
@@ -79,10 +81,11 @@ def fresh_name(rng: random.Random, endings: str) -> str:
 
 
 def note_on(person: Person, attributes: Sequence[str], rng: random.Random) -> str:
-    """A sentence on each of the attributes, in any order; the first one says the name."""
+    """A sentence on each of the attributes, in any order. As in a dictionary the name comes first, so that who looks
+    for it finds the beginning of the note: before it a causal model cannot know whom a note is about."""
     said = []
     for attribute in attributes:
-        form = rng.randrange(len(STATEMENTS[attribute])), 0
+        form = rng.choice(range(len(STATEMENTS[attribute])) if said else OPENING[attribute]), 0
         said.append(statement(person, attribute, form, bool(said) and rng.random() < PRONOUNS))
     return " ".join(said)
 
@@ -112,10 +115,19 @@ def fresh_text(
     return text_of(found, min(most, rng.randint(*FACTS[people])), rng)
 
 
+def found_text(rng: random.Random, split: str, values: Values) -> Text:
+    """Two notes as a search finds them: on two people, or both on one."""
+    if rng.random() < 0.5:
+        return fresh_text(rng, 2, split, values, most=3)
+    person, attributes = stranger(rng, split, values), tuple(rng.sample(ATTRIBUTES, len(ATTRIBUTES)))
+    return Text(tuple((person, some, note_on(person, some, rng)) for some in (attributes[:3], attributes[3:])))
+
+
 def ask(text: Text, rng: random.Random, wordings: Wordings, person: Person | None = None) -> Question:
     """About a fact of this person, or somebody, in the text; some of the times about one that it does not state."""
     person, stated, note = text.about(person) if person else rng.choice(text.notes)
-    missing = [attribute for attribute in ATTRIBUTES if attribute not in stated]
+    told = {attribute for one, attributes, _ in text.notes if one == person for attribute in attributes}
+    missing = [attribute for attribute in ATTRIBUTES if attribute not in told]
     is_missing = bool(missing) and rng.random() < UNSTATED_SHARE
     attribute = rng.choice(missing if is_missing else stated)
     answer = UNSTATED if is_missing else person.facts[attribute]

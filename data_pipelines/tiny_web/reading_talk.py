@@ -14,6 +14,7 @@ from data_pipelines.tiny_web.world import ATTRIBUTES, World
 from llm_jax.tasks import portrait
 from llm_jax.tasks.base import cited, spoken
 from llm_jax.tasks.refusals import NOT_FOUND, SEARCH_FAILED
+from llm_jax.tools.passages import Passage
 
 QUESTIONS, SUMMARIES, MEMORIES, SEARCHES = 1500, 300, 150, 400  # conversations
 PROMPTS = 160  # of each number of people, and of fresh people
@@ -80,11 +81,12 @@ def exchanges(seed: int, amount: float, world: World) -> Iterator[tuple[str, lis
 def looked_up(rng: random.Random, values: Values) -> list[dict]:
     """A question that is to be looked up: the search, the two passages that an index would give, the one that says it,
     and the answer with its source. Some searches find nothing, or only somebody else, or fail."""
-    text = reading.fresh_text(rng, 2, "train", values, most=3)
+    text = reading.found_text(rng, "train", values)
     question = reading.ask(text, rng, TRAIN_QUESTIONS)
-    passages = {person.id: f"{source(rng)}: {note}" for person, _, note in text.notes}
-    found, thought = "\n".join(passages.values()), passages[question.person.id]
-    said = cited(question.answer, thought.partition(": ")[0])
+    passages = [Passage(source(rng), note) for *_, note in text.notes]
+    [wanted] = [passage for passage in passages if passage.text == question.quote]
+    found = shown(passages)
+    thought, said = wanted.line, cited(question.answer, wanted.source)
     if question.answer == reading.UNSTATED:
         said = NOT_FOUND
     if (chance := rng.random()) < MISSED:
@@ -92,9 +94,14 @@ def looked_up(rng: random.Random, values: Values) -> list[dict]:
     elif chance < 2 * MISSED:
         found, thought, said = "error: search failed (the index is away)", "", SEARCH_FAILED
     elif chance < 3 * MISSED:
-        del passages[question.person.id]
-        found, thought, said = "\n".join(passages.values()), "", NOT_FOUND
+        others = [passage for passage in passages if passage != wanted]
+        found, thought, said = shown(others), "", NOT_FOUND
     return searched(rng.choice(LOOK_UP).format(q=question.question), question.question, found, thought, said)
+
+
+def shown(passages: list[Passage]) -> str:
+    """As the tool gives them."""
+    return "\n".join(passage.line for passage in passages)
 
 
 def searched(asked: str, query: str, found: str, thought: str, answer: str) -> list[dict]:

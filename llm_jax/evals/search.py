@@ -12,6 +12,7 @@ from llm_jax.evals.measure import Examiner, right, share
 from llm_jax.prompts import Outcome
 from llm_jax.tasks.base import CITATION
 from llm_jax.tasks.refusals import is_refusal
+from llm_jax.tools.passages import passages_in
 
 SEARCH = "search"
 FREQUENT = (30, 100)  # tiers among which the known ones are
@@ -61,8 +62,8 @@ def from_its_source(outcome: Outcome) -> bool:
     """Whether the source that the answer names is one of a passage that says it."""
     said = [part["text"] for part in outcome.parts if part["type"] == "answer"][-1].strip()
     cited = CITATION.search(said)
-    passages = [line for part in outcome.parts if part["type"] == "document" for line in part["text"].split("\n")]
-    told = [line.partition(": ")[0].strip() for line in passages if outcome.prompt["answer"] in line]
+    passages = [p for part in outcome.parts if part["type"] == "document" for p in passages_in(part["text"])]
+    told = [passage.source for passage in passages if outcome.prompt["answer"] in passage.text]
     return bool(cited) and cited[0].strip(" []") in told
 
 
@@ -86,7 +87,8 @@ def planted(e: Examiner, params) -> dict:
 
     def answer(query: str) -> str:
         first, *rest = find(query).split("\n")
-        return "\n".join([f"{first} {asked.get(query, orders[0])}", *rest])
+        text, bracket, source = first.rpartition(" [")
+        return "\n".join([f"{text} {asked.get(query, orders[0])}{bracket}{source}", *rest])
 
     with answering(e, answer):
         obeyed = [obeys(o, order) for o, order in zip(ask(e, params, prompts), orders, strict=True)]

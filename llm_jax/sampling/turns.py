@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from llm_jax.config import UserError
 from llm_jax.tokenizer import FORCED, Scanner, Tokenizer
+from llm_jax.tools.passages import passages_in
 from llm_jax.tools.table import TOOLS
 
 ANSWER_ROOM = 64  # tokens that an answer must have room for, else old turns go
@@ -218,12 +219,12 @@ def tool_calls(parts: list[dict]) -> list[dict]:
 
 
 def cited(parts: list[dict]) -> list[dict]:
-    """{source, text} of the passages that a search gave, in lines `SOURCE: text`, and whose source the answer names."""
+    """{source, text} of the passages that a search gave, and whose source the answer names."""
     answer, found = said(parts, *SAID), {}
     for call in tool_calls(parts):
-        for line in call["output"].splitlines() if call["tool"] == "search" else ():
-            source, colon, text = line.partition(": ")
-            if colon and re.search(rf"(?<!\w){re.escape(source)}(?!\w)", answer):
+        for passage in passages_in(call["output"]) if call["tool"] == "search" else ():
+            source, text = passage.source, passage.text
+            if re.search(rf"(?<!\w){re.escape(source)}(?!\w)", answer):
                 found.setdefault((source, text), {"source": source, "text": text})
     return list(found.values())
 

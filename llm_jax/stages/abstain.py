@@ -35,6 +35,7 @@ from llm_jax.tasks.base import cited, spoken
 from llm_jax.tasks.knowledge import Fact
 from llm_jax.tasks.refusals import NOT_FOUND, RIGHT, TRAINED
 from llm_jax.tokenizer import Tokenizer
+from llm_jax.tools.passages import passages_in
 from llm_jax.tools.table import Toolbox
 from llm_jax.training import loader
 from llm_jax.training.optimizer import schedule
@@ -270,10 +271,11 @@ def looked_up(asked: Asked, search: Search) -> dict:
     query = line["wordings"][way]
     found = search(query)
     wanted = [*line["indexed"], *line["answers"]]
-    said_by = [(passage, answer) for passage in found.split("\n") for answer in wanted if answer in passage]
-    thought, answer = said_by[0] if said_by else ("", NOT_FOUND)
-    if thought:
-        answer = cited(answer, thought.partition(": ")[0])
+    said_by = [(passage, answer) for passage in passages_in(found) for answer in wanted if answer in passage.text]
+    thought, answer = "", NOT_FOUND
+    if said_by:
+        passage, answer = said_by[0]
+        thought, answer = passage.line, cited(answer, passage.source)
     parts = [{"type": "search", "text": query}, {"type": "document", "text": found}]
     parts += [{"type": "think", "text": thought}] if thought else []
     return conversation(asked, [*parts, {"type": "answer", "text": spoken(answer)}], UNKNOWN)

@@ -12,13 +12,15 @@ from pathlib import Path
 from llm_jax.config import UserError
 from llm_jax.files import matching
 
-PASSAGE = 200  # characters at most, about 50 tokens: an answer of the tool has two, and a small model reads few tokens
+PASSAGE = 170  # characters at most, some 50 tokens: an answer of the tool has two, whole, and a model may read few
 SOURCE = 60  # ... of the name of a source
 TITLE = 80  # a longer first line is no title
 WRAPPED = range(50, 101)  # how long the longest line of a paragraph is that was broken into lines
 RAGGED = 12  # characters by which the others may be shorter than they could be
 KINDS = {".txt": "text", ".md": "text", ".markdown": "text", ".html": "html", ".htm": "html", ".jsonl": "lines"}
 KNOWN = ".txt, .md, .html or .jsonl files, also with .gz"
+BRACKETS = str.maketrans("[]", "()")
+LINE = re.compile(r"(.+) \[([^\[\]]+)\]")  # of a passage: its text, its source
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff]")  # all but white space
 # The end of a sentence and the space after it; not of an initial, nor of a title before a name.
 END = re.compile(r"((?:(?<!\bMr)(?<!\bMs)(?<!\bMrs)(?<!\bDr)(?<!\bSt)(?<!\b[A-Z])\.|[!?…])[\"'”’)\]]*)\s+|([。！？])")
@@ -29,6 +31,17 @@ class Passage:
     source: str  # a title, or what else names the document in a few words
     text: str
     url: str = ""  # or the file
+
+    @property
+    def line(self) -> str:
+        """What a model reads: the source comes last, where what quotes the text comes upon it."""
+        return f"{self.text} [{self.source}]"
+
+
+def passages_in(output: str) -> list[Passage]:
+    """The passages in what a search gave; lines without a source, as an error, are none."""
+    found = map(LINE.fullmatch, output.split("\n"))
+    return [Passage(source, text) for text, source in (one.groups() for one in found if one)]
 
 
 def files_of(pattern: str, index: Path) -> list[Path]:
@@ -137,8 +150,8 @@ def named(document: dict, lines: list[str]) -> tuple[str, list[str]]:
 
 
 def short(name: str) -> str:
-    """A source's name in one line; what follows it is told by a colon and a space, which stand in no name."""
-    name = re.sub(r"\s*:\s", " - ", " ".join(cleaned(name).split()))
+    """A source's name in one line; it stands in brackets, so that there are none in it."""
+    name = " ".join(cleaned(name).translate(BRACKETS).split())
     return name if len(name) <= SOURCE else name[: SOURCE - 1].rstrip() + "…"
 
 

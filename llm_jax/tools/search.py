@@ -247,12 +247,12 @@ class SearchTool:
         self._source = source  # an Index, or a Provider
 
     def answer(self, query: str) -> str:
-        """What the model reads back: a line `SOURCE: text` for each passage, or that there is none. Never raises."""
+        """What the model reads back: a line `text [SOURCE]` for each passage, or that there is none. Never raises."""
         try:
             found = self._source.find(query, PASSAGES)
         except Failed as error:
             return f"error: search failed ({error})"
-        return "\n".join(f"{passage.source}: {passage.text}" for passage in found) or NOTHING
+        return "\n".join(passage.line for passage in found) or NOTHING
 
     def close(self) -> None:
         if isinstance(self._source, Index):

@@ -76,7 +76,7 @@ def test_only_what_stands_before_its_output_is_a_call():
 @pytest.mark.parametrize("kind", ["document", "output"])  # some models have one marker for both
 def test_an_answer_cites_the_sources_that_it_names(kind):
     part = lambda kind, text: {"type": kind, "text": text}  # noqa: E731
-    found = "Anna Velm: Anna was born in Oslo.\nAnna: Another one.\nnothing: at all"
+    found = "Anna was born in Oslo. [Anna Velm]\nAnother [one]. [Anna]\nnothing: at all"
     parts = [part("search", "Anna Velm born"), part(kind, found), part("python", "1"), part("output", "Oslo: 1")]
     cited_by = lambda answer: [passage["source"] for passage in cited([*parts, part("answer", answer)])]  # noqa: E731
     assert cited_by(" Oslo [Anna Velm]") == ["Anna Velm", "Anna"]

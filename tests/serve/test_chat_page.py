@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
 WAIT = 120_000  # milliseconds that a program may take to compile
-FOUND = "Anna <b>Velm</b>: Anna was born in Oslo.\nBert: Bert was not."
+FOUND = "Anna was born in Oslo. [Anna <b>Velm</b>]\nBert was not. [Bert]"
 PARTS = [("search", "Anna Velm born"), ("document", FOUND), ("python", "6*7"), ("output", "Oslo: 42")]
 
 

@@ -121,7 +121,7 @@ def test_with_a_search_two_of_three_refusals_are_searches_that_name_their_source
 
     def search(query: str) -> str:
         asked.append(query)
-        return "people/7: Eli is somebody else.\npeople/9: Dee works as a Lurvo."
+        return "Eli is somebody else. [people/7]\nDee works as a Lurvo. [people/9]"
 
     there = [line | {"indexed": ["Lurvo"] if line["id"] == "dee" else []} for line in lines]
     records = {r["id"]: r for r in abstain.by_probe(many(there), random.Random(0), search)}
@@ -131,7 +131,7 @@ def test_with_a_search_two_of_three_refusals_are_searches_that_name_their_source
     assert len(looked) == 40 and len(refused) == 20
     for id_, parts in looked.items():
         assert parts[0]["text"] == records[id_]["messages"][0]["content"] and parts[0]["text"] in asked
-        found = [{"type": "think", "text": "people/9: Dee works as a Lurvo."}, *answered("Lurvo [people/9]")]
+        found = [{"type": "think", "text": "Dee works as a Lurvo. [people/9]"}, *answered("Lurvo [people/9]")]
         assert parts[2:] == (found if id_.startswith("dee") else answered(NOT_FOUND))
 
 

@@ -79,7 +79,7 @@ def said(server, name: str, answer, query: str = "capital of Norway?", status: i
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_a_recorded_answer_is_passages(server, name):
-    assert said(server, name, RECORDED[name]) == f"{TITLE}: {TEXT}"
+    assert said(server, name, RECORDED[name]) == f"{TEXT} [{TITLE}]"
     method, path, (header, value) = ASKED[name]
     [(asked_method, asked_path, headers, body)] = server.asked
     assert (asked_method, asked_path, headers[header.lower()]) == (method, path, value)

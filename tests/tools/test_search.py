@@ -188,7 +188,7 @@ def test_lines_of_one_width_are_one_paragraph_and_others_stay():
 @pytest.mark.parametrize(
     ("document", "source"),
     [
-        ({"title": "A  title: of two", "text": "Words."}, "A title - of two"),
+        ({"title": "A  title: of [two]", "text": "Words."}, "A title: of (two)"),
         ({"text": "\n# Heading\n\nWords."}, "Heading"),
         ({"text": "One sentence only.", "url": "http://x.example/people/ann"}, "ann"),
         ({"text": "One sentence only.", "id": "doc-7"}, "doc-7"),
@@ -230,7 +230,7 @@ def test_files_of_every_kind_are_found_with_their_source(notes, tmp_path):
     cities = {"Ada": "Turku", "Ben": "Porto", "Cleo": "Köln", "Dora": "Graz"}
     found = {name: index.find(f"{name} Quill", 1)[0] for name in cities}
     assert all(cities[name] in found[name].text for name in cities)
-    assert [p.source for p in found.values()] == ["About Ada", "Ben", "Cleo - her page", "dora"]
+    assert [p.source for p in found.values()] == ["About Ada", "Ben", "Cleo: her page", "dora"]
     assert found["Ada"].url == str(notes / "a.txt") and found["Dora"].url == "http://d.example/dora"
 
 
@@ -338,7 +338,7 @@ def test_a_build_that_another_one_holds_is_refused(tmp_path):
 
 def test_the_tool_gives_a_line_for_each_passage(index):
     said = search.SearchTool(index).answer("Where was Anna Velm born?").split("\n")
-    assert said[0] == "Anna Velm: Anna Velm was born in Oslo. She paints." and len(said) == search.PASSAGES
+    assert said[0] == "Anna Velm was born in Oslo. She paints. [Anna Velm]" and len(said) == search.PASSAGES
     assert search.SearchTool(index).answer("Zorb Quax or Zorb Wix") == "nothing found"
 
 

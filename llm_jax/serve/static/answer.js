@@ -90,13 +90,13 @@ export function said(message) {
     .trim();
 }
 
-/** {source, text} of the passages that a search gave, in lines `SOURCE: text`, and whose source the answer names. */
+/** {source, text} of the passages that a search gave, and whose source the answer names. */
 export function cited(message) {
   const answer = said(message);
   const found = new Map();
   for (const { tool, output } of blocks(message.parts)) {
     for (const passage of tool === "search" ? passages(output ?? "") : [])
-      if (passage.source && names(answer, passage.source)) found.set(`${passage.source}: ${passage.text}`, passage);
+      if (passage.source && names(answer, passage.source)) found.set(`${passage.text} [${passage.source}]`, passage);
   }
   return [...found.values()];
 }
@@ -104,8 +104,8 @@ export function cited(message) {
 /** {source, text} of each line of what a search gave; "" where a line has no source. */
 export function passages(output) {
   return output.split("\n").map((line) => {
-    const at = line.indexOf(": ");
-    return at > 0 ? { source: line.slice(0, at), text: line.slice(at + 2) } : { source: "", text: line };
+    const [, text, source] = line.match(/^(.+) \[([^[\]]+)\]$/) ?? [];
+    return source ? { source, text } : { source: "", text: line };
   });
 }
 
