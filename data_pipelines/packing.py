@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -238,11 +238,13 @@ def pack_records(
     shard: int = 0,
     seed: int = 0,
     threads: int = 1,
+    whole: Collection[str] = (),
 ) -> list[int]:
     """Packs documents {text, source, split} and conversations {messages, source, split} into a shard of each row set:
     `folder`/pretrain/SOURCE, validation/SOURCE, sft/SOURCE, sft_validation/SOURCE. -> the hashes of what was read.
 
-    Documents are shuffled within windows; conversations are always packed best fit.
+    Documents are shuffled within windows; conversations, and the documents of the sources `whole`, are always packed
+    best fit.
     """
     packers: dict[str, SourcePacker] = {}
     window: dict[str, list[dict]] = defaultdict(list)
@@ -252,7 +254,8 @@ def pack_records(
         for name, chosen in window.items():
             order.shuffle(chosen)
             if name not in packers:
-                how = "best_fit" if name.startswith("sft") else packing
+                is_whole = name.startswith("sft") or name.rpartition("/")[2] in whole
+                how = "best_fit" if is_whole else packing
                 path = folder / name / f"{shard:05d}.array_record"
                 packers[name] = SourcePacker(path, tokenizer, length, how)
             packers[name].add(chosen, threads)

@@ -58,7 +58,7 @@ SAMPLE_CHARACTERS = 1_500_000  # that the tokenizer is trained on
 LEAST_CHARACTERS = 15_000  # of them, of each source and language
 LONG_CHARACTERS = 50_000  # a longer text is sampled in pieces, so that a book is not the whole sample
 PROGRAM_PAGES = 195
-FIRST_PAGES, READING_PAGES = {"short_lists": 14_500, "long_lists": 2200, "look_ups": 4500}, 9000
+READING_PAGES = {"short_lists": 13_500, "long_lists": 2200, "look_ups": 4300, "texts": 5600, "reading": 3500}
 CRAWL_FILES = 2
 
 
@@ -111,7 +111,7 @@ def check(config: ConfigDict) -> None:
     """Reads the user's own files as `prepare` will, and writes nothing. Raises UserError for what they hold, and for
     names of sources and tasks that there will not be."""
     sources = {*SECTIONS, "web", "program", "lesson", "python_docs"}
-    sources |= {*reading.FIRST, "reading"} if config.data.reading else set()
+    sources |= set(reading.PAGES) if config.data.reading else set()
     if config.data.documents:
         sources = {document["source"] for document in make_documents(config, Path(), {})[0]}
     if config.data.conversations:
@@ -158,8 +158,8 @@ def make_documents(
 def reading_documents(config: ConfigDict, tokenizer: Tokenizer, world: World) -> Iterator[dict]:
     """Of words that are tokens: so they are made once the tokenizer is there."""
     words, amount = reading.whole_words(tokenizer), config.data.reading * config.data.scale
-    yield from reading.first_documents(config.seed, {n: scaled(c, amount) for n, c in FIRST_PAGES.items()}, words)
-    yield from reading.reading_documents(config.seed, scaled(READING_PAGES, amount), world.values, words)
+    pages = {source: scaled(count, amount) for source, count in READING_PAGES.items()}
+    yield from reading.documents(config.seed, pages, world.values, words)
 
 
 def make_conversations(config: ConfigDict, lists: dict, questions: list[dict], world: World | None) -> list[dict]:
@@ -289,7 +289,8 @@ def texts_of(content: str | list[dict]) -> list[str]:
 def pack_all(config: ConfigDict, folder: Path, documents: list[dict], spoken: list[dict], tokenizer: Tokenizer) -> dict:
     """Rows of everything -> counts: of all `pretrain` and `sft` rows and so on, and of each of their sources."""
     records = itertools.chain(documents, spoken)
-    pack_records(folder, records, tokenizer, config.data.sequence_length, seed=config.seed, threads=2)
+    length, whole = config.data.sequence_length, tuple(reading.PAGES)  # a question cut off its text has no answer
+    pack_records(folder, records, tokenizer, length, seed=config.seed, threads=2, whole=whole)
     counts = {}
     for name in ("pretrain", "validation", "sft", "sft_validation"):
         folders = row_sets(folder / name)

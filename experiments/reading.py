@@ -21,5 +21,5 @@ from experiments import speedrun
 def get_config():
     c = speedrun.get_config()
     c.data.reading = 1.0
-    c.data.first = ("short_lists", "long_lists", "look_ups")
+    c.data.first = ("short_lists", "long_lists", "look_ups", "texts")
     return c

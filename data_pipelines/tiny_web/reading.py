@@ -2,8 +2,8 @@
 
 A model learns to copy where nothing but the context can predict what comes, as in lists of random words that are
 written again: there it changes within a hundred steps, and without them it does not (Olsson et al. 2022). Short lists
-of single tokens come first, then longer ones of any words, then values to look up by name (`first_documents`); then it
-can learn to read (`reading_documents`). Of several people it quotes the note on the one who is asked about before it
+of single tokens come first, then longer ones of any words, then values to look up by name; then it can learn to
+read (`PAGES`). Of several people it quotes the note on the one who is asked about before it
 answers: to find the note and to find the fact in it are two steps.
 """
 
@@ -21,16 +21,17 @@ from llm_jax.tasks.base import split_of
 from llm_jax.tokenizer import Tokenizer
 
 SHARES = {1: 3, 2: 3, 3: 2, 5: 2}  # people in a text -> share of the texts
-FACTS = {1: (6, 6), 2: (3, 4), 3: (2, 3), 5: (2, 2)}  # people in a text -> fewest and most facts on each
+FACTS = {1: (1, 6), 2: (1, 4), 3: (1, 3), 5: (1, 2)}  # people in a text -> fewest and most facts on each
 PRONOUNS = 0.3  # share of the sentences after the first of a note that say he or she
-QUESTIONS = {1: 4, 2: 2, 3: 2, 5: 1}  # on a page, which is to fit into a row
+QUESTIONS = 6  # on a page at most
+LONGEST = 700  # characters of a page, which is to fit into a row: some 220 tokens
 # The wordings of each attribute that begin with the name.
 OPENING = {name: [k for k, said in enumerate(all_) if said.startswith("{name}")] for name, all_ in STATEMENTS.items()}
 UNSTATED = "The text does not say."
 UNSTATED_SHARE = 0.12
 COPIES = 3
 # Words of a list. Of 12 to 40 words copying had not appeared after 400 steps, of the short ones it did in 140.
-SHORT, LONG = (4, 12), (4, 40)
+SHORT, LONG = (4, 12), (4, 30)
 WITH_COMMAS = 0.4  # share of the long lists
 PAIRS = (2, 10)  # names and values on a page to look up, of which so many at most are asked for
 LOOK_UPS = 4
@@ -142,19 +143,20 @@ def whole_words(tokenizer: Tokenizer) -> list[str]:
     return [word for word in found if len(tokenizer.encode(f" {word}")) == 1]
 
 
-def first_documents(seed: int, pages: Mapping[str, int], words: Sequence[str]) -> Iterator[dict]:
-    """So many pages of each source of FIRST. `words`: see `whole_words`."""
+def documents(seed: int, pages: Mapping[str, int], values: Values, words: Sequence[str]) -> Iterator[dict]:
+    """So many pages of each source of PAGES. `words`: see `whole_words`."""
     for source, count in pages.items():
         rng = random.Random(f"{seed}/{source}")
         for number in range(count):
-            yield page(source, number, FIRST[source](rng, words))
+            text = PAGES[source](rng, values, words)
+            yield {"id": f"{source}-{number:05d}", "source": source, "text": text, "split": document_split(text)}
 
 
-def short_list(rng: random.Random, words: Sequence[str]) -> str:
+def short_list(rng: random.Random, values: Values, words: Sequence[str]) -> str:
     return again(rng.choices(words, k=rng.randint(*SHORT)))
 
 
-def long_list(rng: random.Random, words: Sequence[str]) -> str:
+def long_list(rng: random.Random, values: Values, words: Sequence[str]) -> str:
     chosen = [any_word(rng, words) for _ in range(rng.randint(*LONG))]
     return again(chosen, ", " if rng.random() < WITH_COMMAS else " ")
 
@@ -171,39 +173,41 @@ def any_word(rng: random.Random, words: Sequence[str]) -> str:
     return rng.choice(words if kind == "token" else EVERYDAY)
 
 
-def look_up(rng: random.Random, words: Sequence[str]) -> str:
+def look_up(rng: random.Random, values: Values, words: Sequence[str]) -> str:
     """Names with a value each, and then some of the names again, each with its value."""
     value = {fresh_name(rng, lex.FIRST_NAME_ENDINGS): any_word(rng, words) for _ in range(rng.randint(*PAIRS))}
     asked = rng.sample(sorted(value), min(len(value), LOOK_UPS))
     return "\n".join([*(f"{name}: {value[name]}" for name in value), *(f"{name}? {value[name]}" for name in asked)])
 
 
-FIRST = {"short_lists": short_list, "long_lists": long_list, "look_ups": look_up}
+def read_and_answer(rng: random.Random, values: Values, words: Sequence[str]) -> str:
+    """A text with questions on it, each with its answer; some of the time what came before such texts."""
+    chance = rng.random()
+    if chance < REHEARSED:
+        return long_list(rng, values, words)
+    if chance < 2 * REHEARSED:
+        return look_up(rng, values, words)
+    return asked_and_answered(rng, values)
 
 
-def reading_documents(seed: int, pages: int, values: Values, words: Sequence[str]) -> Iterator[dict]:
-    """Pages with a text and questions on it, each with its answer, and some of what came first."""
-    rng = random.Random(f"{seed}/reading")
-    for number in range(pages):
-        kind = rng.random()
-        if kind < REHEARSED:
-            yield page("reading", number, long_list(rng, words))
-        elif kind < 2 * REHEARSED:
-            yield page("reading", number, look_up(rng, words))
-        else:
-            yield page("reading", number, asked_and_answered(rng, values))
+# Source -> (rng, values, words) -> text. All but the last are read in this order before anything else.
+PAGES = {
+    "short_lists": short_list,
+    "long_lists": long_list,
+    "look_ups": look_up,
+    "texts": read_and_answer,
+    "reading": read_and_answer,
+}
 
 
 def asked_and_answered(rng: random.Random, values: Values) -> str:
-    people = how_many(rng)
-    text = fresh_text(rng, people, "train", values)
-    lines = [rng.choice(TITLES), "", text.text]
-    for _ in range(QUESTIONS[people]):
+    text = fresh_text(rng, how_many(rng), "train", values)
+    page, more = f"{rng.choice(TITLES)}\n\n{text.text}", ""
+    for _ in range(QUESTIONS):
+        page += more
         q = ask(text, rng, TRAIN_QUESTIONS)
         quote = f'"{q.quote}"\n' if q.quote else ""
-        lines.append(f"\n{q.question}\n{quote}Answer: {q.answer}")
-    return "\n".join(lines)
-
-
-def page(source: str, number: int, text: str) -> dict:
-    return {"id": f"{source}-{number:05d}", "source": source, "text": text, "split": document_split(text)}
+        more = f"\n\n{q.question}\n{quote}Answer: {q.answer}"
+        if len(page) + len(more) > LONGEST:
+            break
+    return page

@@ -206,6 +206,13 @@ def test_windows_waste_no_more_than_one(how, tokenizer, tmp_path, monkeypatch):
     assert counts[0] <= counts[1] <= counts[0] + (0 if how == "back_to_back" else 3)
 
 
+def test_documents_of_some_sources_are_never_cut(tokenizer, tmp_path):
+    longer = [{**d, "source": source} for source in ("b", "c") for d in DOCUMENTS if d["source"] == "b"]
+    packing.pack_records(tmp_path, longer, tokenizer, 160, whole=("b",))
+    pieces = {name: rows.facts(tmp_path / "pretrain" / name)["pieces_per_document"] for name in ("b", "c")}
+    assert pieces["b"] == 1 < pieces["c"]
+
+
 def test_the_order_of_documents_follows_the_seed(tokenizer, tmp_path):
     files = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

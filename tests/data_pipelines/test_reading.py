@@ -48,7 +48,7 @@ WORDS = ["day", "of", "river", "sum", "town"]
 
 
 def test_lists_are_the_same_line_again_short_ones_of_whole_tokens_alone():
-    pages = list(reading.first_documents(0, {"short_lists": 40, "long_lists": 40}, WORDS))
+    pages = list(reading.documents(0, {"short_lists": 40, "long_lists": 40}, {}, WORDS))
     for page in pages:
         lines = page["text"].split("\n")
         assert len(lines) == reading.COPIES and len(set(lines)) == 1
@@ -59,7 +59,7 @@ def test_lists_are_the_same_line_again_short_ones_of_whole_tokens_alone():
 
 
 def test_what_is_looked_up_stands_above():
-    for page in reading.first_documents(0, {"look_ups": 60}, WORDS):
+    for page in reading.documents(0, {"look_ups": 60}, {}, WORDS):
         lines = page["text"].split("\n")
         value = dict(line.split(": ") for line in lines if ": " in line)
         asked = [line.split("? ") for line in lines if "? " in line]

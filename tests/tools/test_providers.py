@@ -155,7 +155,7 @@ def test_odd_queries_and_long_results(server):
     answer = {"results": [result] * 9}
     for query in ("\x00\ud800é", "x" * 10_000, '"; --'):
         lines = said(server, "tavily", answer, query).split("\n")
-        assert len(lines) == 2 and all(len(line) <= PASSAGE + 62 and line.count(": ") == 1 for line in lines)
+        assert len(lines) == 2 and all(len(line) <= PASSAGE + 63 and line.count(" [") == 1 for line in lines)
     assert max(len(json.loads(body)["query"]) for *_, body in server.asked) == providers.LONGEST
     server.asked.clear()
     assert said(server, "tavily", answer, " \n ") == "nothing found" and not server.asked
