@@ -118,7 +118,8 @@ def test_what_rl_would_refuse_late_is_refused_before(context):
 @pytest.mark.parametrize(
     "settings, said",
     [
-        ({"algorithm": "ppo"}, "needs a value head"),
+        ({"algorithm": "ppo", "exact": True}, r"rl\.exact computes log-probabilities alone, and rl\.algorithm 'ppo'"),
+        ({"algorithm": "ppo", "parts": {"trust": "none"}, "updates": 2}, "'ppo' bounds no update"),
         ({"updates": 2}, "'reinforce' bounds no update"),
         ({"algorithm": "grop"}, "did you mean 'grpo'"),
     ],
