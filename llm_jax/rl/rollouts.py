@@ -190,9 +190,9 @@ class Rollouts(loop.Batches):
                 break
             more, of_more = self.draw(params, lacking)
             drawn, parts = drawn + more, {name: np.concatenate([parts[name], of_more[name]]) for name in parts}
-        group = self.rl.group if self.rl.group > 1 else len(drawn)  # a lone rollout is compared with all others
+        together = self.rl.group if self.rl.group > 1 else len(drawn)  # a lone rollout is compared with all others
         figures = instruments.figures(
-            [r.outcome for r in drawn], [r.completion for r in drawn], parts, group
+            [r.outcome for r in drawn], [r.completion for r in drawn], parts, together
         )  # of all, or the reward would be that of prompts that are neither too easy nor too hard
         if self.algorithm.dynamic:
             figures["groups_drawn"] = len(drawn) // self.rl.group
