@@ -96,11 +96,16 @@ class Run:
         init = functools.partial(lora.init, self.axes(), self.abstract_params(), values)
         return jax.jit(init, out_shardings=places, compiler_options=sharding.compiler_options(self.mesh))(key)
 
+    def init_head(self) -> dict:
+        """A fresh scalar head, as it stands beside parameters or an adapter."""
+        make = lambda: scalar_head.init(jax.random.key(self.config.seed), self.model.dim)  # noqa: E731
+        return {scalar_head.NAME: jax.jit(make, out_shardings=sharding.named(self.mesh))()}
+
     def load_params(self, stage: str, workdir: Path | None = None, step: int | None = None):
         """The parameters of `stage` after a step, or the newest that are whole, here or in another workdir.
 
         Of a stage that trained an adapter: those that it was trained on, with the adapter added to them. Those of a
-        reward model have its head beside them. Raises
+        reward model have its head beside them; a value head, which only training reads, is left out. Raises
         UserError when there are none, they know another tokenizer, or the adapter belongs to others.
         """
         workdir = workdir or self.workdir
@@ -120,7 +125,7 @@ class Run:
         return meta, adapter
 
     def _read(self, stage: str, workdir: Path, step: int | None) -> tuple[dict, dict]:
-        """(the record, parameters or adapter) of a checkpoint."""
+        """(the record, parameters or adapter) of a checkpoint; with the head, where that is what the model is for."""
         with checkpoint.existing(workdir, stage) as store:
 
             def read(step: int):
@@ -130,9 +135,10 @@ class Run:
                     raise UserError(f"{store.path} was trained with {mend}")
                 values = meta.get("lora")
                 abstract = self.abstract_adapter(ConfigDict(values)) if values else self.abstract_params()
-                if STAGES[stage].kind == "reward":
+                if scalar_head.is_in(meta["shapes"]):
                     abstract |= scalar_head.abstract(self.model.dim, self.mesh)
-                return meta, store.restore_params(step, abstract)
+                params = store.restore_params(step, abstract)
+                return meta, params if STAGES[stage].kind == "reward" else scalar_head.parted(params)[0]
 
             return store.newest(read) if step is None else read(step)
 

@@ -3,6 +3,8 @@
 In a checkpoint it stands beside the model's parameters, under a name of its own.
 """
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -28,6 +30,11 @@ def parted(params: dict) -> tuple[dict, dict]:
     """(the tree without the head, {NAME: the head}, or {} where there is none)"""
     rest = {name: part for name, part in params.items() if name != NAME}
     return rest, {name: part for name, part in params.items() if name == NAME}
+
+
+def is_in(names: Iterable[str]) -> bool:
+    """Whether there is a head among leaves with these names, as a checkpoint's record has them."""
+    return any(name.startswith(f"['{NAME}']") for name in names)
 
 
 def abstract(dim: int, mesh: Mesh) -> dict:

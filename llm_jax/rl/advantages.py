@@ -66,8 +66,8 @@ def gae(rewards_BT, values_BT, weights_BT, segments_BT, discount: float, decay: 
 def whiten(advantages_BT, weights_BT):
     """Advantages of the sampled tokens of the whole batch, moved to mean 0 and scaled to deviation 1 (PPO)."""
     count = weights_BT.sum()
-    centred_BT = advantages_BT - (advantages_BT * weights_BT).sum() / count
-    variance = (centred_BT**2 * weights_BT).sum() / (count - 1)
+    centred_BT = advantages_BT - (advantages_BT * weights_BT).sum() / jnp.maximum(count, 1)
+    variance = (centred_BT**2 * weights_BT).sum() / jnp.maximum(count - 1, 1)
     return centred_BT * jax.lax.rsqrt(variance + 1e-8) * weights_BT
 
 

@@ -1,6 +1,7 @@
 """The held-out score inside a run: answers to problems of the trained tasks that training never sees."""
 
 from llm_jax.config import UserError
+from llm_jax.model import scalar_head
 from llm_jax.prompts import prompts_for
 from llm_jax.rl.episodes import play
 from llm_jax.rl.rollouts import PromptStream
@@ -28,6 +29,7 @@ class HeldOut:
         """`held_out`: the share that is right, of `held_out_problems`."""
         asked = [self.tokenizer.render(p["messages"], for_generation=True).ids for p in self.prompts]
         requests = [Request(ids, max_new_tokens=self.longest) for ids in asked]
-        _, outcomes = play(self.engine, params, self.prompts, requests)
+        of_model, _ = scalar_head.parted(params)
+        _, outcomes = play(self.engine, of_model, self.prompts, requests)
         right = [outcome.right for outcome in outcomes]
         return {"held_out": sum(right) / len(right), "held_out_problems": len(right)}

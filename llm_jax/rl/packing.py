@@ -75,7 +75,7 @@ def lay_out(
 def pack_rollouts(
     requests: list[Request],
     completions: list[Completion],
-    advantage: Sequence[float],
+    advantage: Sequence[Any],
     length: int,
     pad: int,
     microbatch: int = 0,
@@ -86,14 +86,15 @@ def pack_rollouts(
     """Rollouts -> rows of the training step, several to a row (first fit, longest first).
 
     int32 [B, T]: `tokens, segments, positions, targets`. float32 [B, T], of the targets: `weights` are 1 on sampled
-    tokens and 0 on prompts and on what tools wrote, `old_logp` the sampler's, `advantages`; and `columns`, each with an
-    entry for a rollout, a number or one for each token after its prompt. Rollouts without an advantage, those of groups
-    that were all right or all wrong, have no gradient, unless `ref_logp` is there for a KL: they lie in microbatches of
-    their own, but count in the mean and in what is measured. With `alone`, a row has one. Raises UserError for a
-    rollout that is too long for a row.
+    tokens and 0 on prompts and on what tools wrote, `old_logp` the sampler's, `advantages`; and `columns`. Advantages
+    and columns have an entry for a rollout, a number or one for each token after its prompt. Rollouts without an
+    advantage, those of groups that were all right or all wrong, have no gradient, unless `ref_logp` is there for a KL
+    or `returns` for a value head: they lie in microbatches of their own, but count in the mean and in what is measured.
+    With `alone`, a row has one. Raises UserError for a rollout that is too long for a row.
     """
     need = needs(requests, completions)
-    moves = [bool(a) or "ref_logp" in columns for a in advantage]
+    all_move = bool({"ref_logp", "returns"} & columns.keys())
+    moves = [all_move or bool(a) for a in advantage]
     layout = lay_out(need, moves, length, microbatch, shards, alone)
     values = {
         "weights": [done.sampled_mask for done in completions],

@@ -14,11 +14,12 @@ from ml_collections import ConfigDict
 from llm_jax import checkpoint, sharding
 from llm_jax.config import UserError
 from llm_jax.files import replace, whole_lines
-from llm_jax.model import lora
+from llm_jax.model import lora, scalar_head
 from llm_jax.prompts import Outcome, prompts_for
 from llm_jax.rl import instruments
 from llm_jax.rl.advantages import advantages, overlong
 from llm_jax.rl.algorithms import Algorithm
+from llm_jax.rl.critic import Critic
 from llm_jax.rl.episodes import play
 from llm_jax.rl.loss import aggregation
 from llm_jax.rl.packing import pack_rollouts
@@ -73,9 +74,11 @@ class Rollout:
     outcome: Outcome
     graded: float = 0.0  # by the named reward alone
     reward: float = 0.0
-    advantage: float = 0.0
+    advantage: float | list[float] = 0.0  # by a value head: of each token after the prompt
     ref_logp: list[float] | None = None  # of each token after the prompt, by the reference
     old_logp: list[float] | None = None  # ... by the trainer when the update began
+    values: list[float] | None = None  # ... by the value head then
+    returns: list[float] | None = None  # ... which it should have been, by what was earned
 
     def state(self) -> dict[str, Any]:
         """JSON; prompt and request follow from the number. What was graded is not graded again."""
@@ -84,7 +87,7 @@ class Rollout:
         return {**kept, "completion": vars(self.completion), "outcome": graded}
 
 
-KEPT = ("number", "sample", "graded", "reward", "advantage", "ref_logp", "old_logp")
+KEPT = ("number", "sample", "graded", "reward", "advantage", "ref_logp", "old_logp", "values", "returns")
 
 
 @dataclasses.dataclass
@@ -114,6 +117,7 @@ class Rollouts(loop.Batches):
         rl: ConfigDict = run.config.rl
         self.rl, self.engine, self.tokenizer, self.algorithm = rl, engine, run.tokenizer, algorithm
         self.score, self.reference = score, reference
+        self.critic = Critic(run, algorithm) if algorithm.advantage == "gae" else None
         self.model = RewardModel(run, rl.reward_model) if rl.reward == "model" else None
         self.length, self.adapted = run.config.data.sequence_length, run.config.lora.rank > 0
         self.mesh, self.split = run.mesh, (run.config.train.microbatch, sharding.shards(run.mesh, "batch"))
@@ -151,13 +155,14 @@ class Rollouts(loop.Batches):
 
     def next(self, step: int, params):
         """(the rows of this step, figures): of fresh rollouts where the batch before has served its updates."""
+        params, head = scalar_head.parted(params) if self.critic else (params, {})
         update, figures = step % self.rl.updates, self.moved(params)
         if update == 0:
             while len(self.queue) <= self.rl.lag:
                 self.queue.append(self.sample(step, params))
             self.batch = self.queue.popleft()
-            if self.rl.updates > 1 or self.algorithm.correct != "none":
-                figures |= self.before_update(params)
+            if self.rl.updates > 1 or self.algorithm.correct != "none" or self.critic:
+                figures |= self.before_update(params, head)
             if jax.process_index() == 0:
                 self._write_transcripts(step)
             figures |= self.batch.figures
@@ -185,18 +190,20 @@ class Rollouts(loop.Batches):
                 break
             more, of_more = self.draw(params, lacking)
             drawn, parts = drawn + more, {name: np.concatenate([parts[name], of_more[name]]) for name in parts}
+        together = self.rl.group if self.rl.group > 1 else len(drawn)  # a lone rollout is compared with all others
         figures = instruments.figures(
-            [r.outcome for r in drawn], [r.completion for r in drawn], parts, self.rl.group
+            [r.outcome for r in drawn], [r.completion for r in drawn], parts, together
         )  # of all, or the reward would be that of prompts that are neither too easy nor too hard
         if self.algorithm.dynamic:
             figures["groups_drawn"] = len(drawn) // self.rl.group
             drawn = [rollout for group in sorted(self.groups(drawn), key=same)[:wanted] for rollout in group]
         if self.reference is not None:
             figures["kl_reference"] = divergence(drawn)
-        of_group = advantages(np.array([r.reward for r in drawn], np.float32).reshape(wanted, -1),
-                              self.algorithm.advantage)  # fmt: skip
-        for rollout, advantage in zip(drawn, of_group.ravel().tolist(), strict=True):
-            rollout.advantage = advantage
+        if not self.critic:
+            of_group = advantages(np.array([r.reward for r in drawn], np.float32).reshape(wanted, -1),
+                                  self.algorithm.advantage)  # fmt: skip
+            for rollout, advantage in zip(drawn, of_group.ravel().tolist(), strict=True):
+                rollout.advantage = advantage
         return Batch(drawn, figures, step)
 
     def groups(self, rollouts: list[Rollout]) -> list[list[Rollout]]:
@@ -242,36 +249,57 @@ class Rollouts(loop.Batches):
             parts["kl"] = np.array([-algorithm.kl_weight * log_ratios(r).sum() for r in rollouts], np.float32)
         return parts
 
-    def before_update(self, params) -> dict[str, float]:
-        """Notes the trainer's own log-probabilities of the batch, and how far off the sampler's are."""
-        rollouts = self.batch.rollouts
-        scored = self.score(params, self.batch.columns("request"), self.batch.columns("completion"))
+    def before_update(self, params, head) -> dict[str, float]:
+        """Notes the trainer's own log-probabilities of the batch, and how far off the sampler's are; with a value head,
+        also its values and what follows from them."""
+        rollouts, figures = self.batch.rollouts, {}
+        asked = self.batch.columns("request"), self.batch.columns("completion")
+        if self.critic:
+            scored, values = self.score.with_values(params | head, *asked)
+            figures = self.judge(values)
+        else:
+            scored = self.score(params, *asked)
         for rollout, logp in zip(rollouts, scored, strict=True):
             rollout.old_logp = logp.tolist()
         off = np.concatenate([(s - r.completion.sampling_logprob)[sampled(r)]
                               for s, r in zip(scored, rollouts, strict=True)])  # fmt: skip
         size, k3 = np.abs(off), np.expm1(off) - off
-        return {"logp_gap_max": float(size.max()), "logp_gap": float(size.mean()), "logp_gap_k3": float(k3.mean())}
+        gap = {"logp_gap_max": float(size.max()), "logp_gap": float(size.mean()), "logp_gap_k3": float(k3.mean())}
+        return figures | gap
+
+    def judge(self, values: list[np.ndarray]) -> dict[str, float]:
+        """Notes the values of the batch's tokens, their advantages and returns -> figures of the values."""
+        rollouts = self.batch.rollouts
+        earned = [token_rewards(r, self.algorithm) for r in rollouts]
+        better, returns, figures = self.critic(earned, values, self.weights(rollouts))
+        for rollout, *noted in zip(rollouts, values, better, returns, strict=True):
+            rollout.values, rollout.advantage, rollout.returns = (x.tolist() for x in noted)
+        return figures
+
+    def weights(self, rollouts: list[Rollout]) -> list[list[int]]:
+        """Of each rollout, 1 at the tokens after its prompt that are trained on."""
+        masked = self.algorithm.overlong == "mask"
+        return [[0] * len(r.completion.ids) if masked and cut(r) else r.completion.sampled_mask for r in rollouts]
 
     def packed(self, update: int) -> dict[str, np.ndarray]:
         """The rows of an update: of its part of the batch, whole groups."""
         size, part = len(self.batch.rollouts) // self.rl.minibatches, update % self.rl.minibatches
         rollouts, algorithm = self.batch.rollouts[part * size :][:size], self.algorithm
-        weights = [r.completion.sampled_mask for r in rollouts]
-        if algorithm.overlong == "mask":
-            weights = [[0] * len(w) if cut(r) else w for r, w in zip(rollouts, weights, strict=True)]
+        weights = self.weights(rollouts)
         columns: dict[str, Any] = {"weights": weights}
         if algorithm.aggregate != "token":
             columns["scale"] = scales(algorithm, weights, self.rl.group, self.rl.max_new_tokens)
         if rollouts[0].old_logp is not None:
             columns["old_logp"] = [r.old_logp for r in rollouts]
             columns["sampler_logp"] = [r.completion.sampling_logprob for r in rollouts]
+        if self.critic:
+            columns |= {"old_values": [r.values for r in rollouts], "returns": [r.returns for r in rollouts]}
         if algorithm.kl != "none" and algorithm.kl_in == "loss":
             columns["ref_logp"] = [r.ref_logp for r in rollouts]
         rows = pack_rollouts(
             [r.request for r in rollouts],
             [r.completion for r in rollouts],
-            np.array([r.advantage for r in rollouts], np.float32),
+            [r.advantage for r in rollouts],
             self.length,
             self.tokenizer.pad,
             *self.split,
@@ -316,6 +344,18 @@ def sampled(rollout: Rollout) -> np.ndarray:
 def log_ratios(rollout: Rollout) -> np.ndarray:
     """log of the sampler's probability of each sampled token / the reference's."""
     return (np.array(rollout.completion.sampling_logprob) - rollout.ref_logp)[sampled(rollout)]
+
+
+def token_rewards(rollout: Rollout, algorithm: Algorithm) -> np.ndarray:
+    """Of each token after the prompt: what it costs to leave the reference there, where that is in the reward; the rest
+    of the reward is earned by the last token that was sampled. Float64; the sum is the reward."""
+    out, places = np.zeros(len(rollout.completion.ids)), np.flatnonzero(sampled(rollout))
+    if not len(places):
+        return out
+    if algorithm.kl != "none" and algorithm.kl_in == "reward":
+        out[places] = -algorithm.kl_weight * log_ratios(rollout)
+    out[places[-1]] += rollout.reward - out.sum()
+    return out
 
 
 def divergence(rollouts: list[Rollout]) -> float:

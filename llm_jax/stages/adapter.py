@@ -1,4 +1,5 @@
-"""What SFT and RL train: all parameters or, with `lora.rank`, an adapter alone, on parameters that stay as they are."""
+"""What stages after pre-training train: all parameters or, with `lora.rank`, an adapter alone, on parameters that stay
+as they are; and beside either a scalar head, where a stage has one."""
 
 import dataclasses
 import functools
@@ -6,20 +7,23 @@ from collections.abc import Callable
 
 import optax
 
-from llm_jax.model import lora
+from llm_jax.model import lora, scalar_head
 from llm_jax.runs import Run
 from llm_jax.training import loop
 
 FLOPS = 2 / 3  # of those of training all parameters: frozen matrices need no gradient of their own
 
 
-def train(run: Run, job: loop.Job, params, rate: Callable):
-    """`loop.train`. An adapter has AdamW at `rate`, without decay, whatever optimizer all parameters would have."""
-    values = run.config.lora
+def train(run: Run, job: loop.Job, params, rate: Callable, head: dict | None = None):
+    """`loop.train`. An adapter has AdamW at `rate`, without decay, whatever optimizer all parameters would have.
+
+    `head`: {scalar_head.NAME: a head}, which is trained with them, or nothing.
+    """
+    values, head = run.config.lora, head or {}
     if not values.rank:
-        return loop.train(run, job, params)
+        return loop.train(run, job, params | head)
     adapter, frozen = run.init_adapter(job.stage), lora.frozen(params, run.axes(), values.frozen)
-    return loop.train(run, adapted(run, job, rate), adapter, frozen)
+    return loop.train(run, adapted(run, job, rate), adapter | head, frozen)
 
 
 def adapted(run: Run, job: loop.Job, rate: Callable) -> loop.Job:
@@ -30,8 +34,14 @@ def adapted(run: Run, job: loop.Job, rate: Callable) -> loop.Job:
         job,
         optimizer=optax.chain(optax.clip_by_global_norm(clip), optimizer) if clip else optimizer,
         flops_per_step=job.flops_per_step * FLOPS,
-        join=functools.partial(lora.attached, scale=lora.scale_of(values)),
+        join=functools.partial(join, scale=lora.scale_of(values)),
     )
+
+
+def join(trainable: dict, frozen: dict, scale: float) -> dict:
+    """The parameters of an adapter, maybe with a head beside it, and of what lies under it."""
+    adapter, head = scalar_head.parted(trainable)
+    return lora.attached(adapter, frozen, scale) | head
 
 
 def abstract(run: Run) -> tuple[dict, dict]:

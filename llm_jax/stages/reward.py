@@ -9,14 +9,12 @@ preferred, so a model learns length in place of what is better; the reward is ke
 loss of ODIN, Chen et al. 2024, 2402.07319, squared, and without its second head).
 """
 
-import functools
 import math
 
 import jax
 import jax.numpy as jnp
 
-from llm_jax import sharding
-from llm_jax.model import lora, scalar_head, transformer
+from llm_jax.model import scalar_head, transformer
 from llm_jax.runs import Run
 from llm_jax.stages import adapter, pairs
 from llm_jax.training import loop
@@ -83,17 +81,6 @@ def reward_loss(run: Run):
     return loss
 
 
-def fresh_head(run: Run) -> dict:
-    make = lambda: scalar_head.init(jax.random.key(run.config.seed), run.model.dim)  # noqa: E731
-    return {scalar_head.NAME: jax.jit(make, out_shardings=sharding.named(run.mesh))()}
-
-
-def join(trainable: dict, frozen: dict, scale: float) -> dict:
-    """Of an adapter and a head, and the parameters under it."""
-    of_model, head = scalar_head.parted(trainable)
-    return lora.attached(of_model, frozen, scale) | head
-
-
 def train(run: Run, params):
     """Trains a reward model from `params`, which it does not keep -> its parameters, the head among them."""
     config, section = run.config, run.config.reward
@@ -110,9 +97,5 @@ def train(run: Run, params):
         validate=pairs.measure(run, loss, held_out, section.batch),
         tokens_per_step=section.batch * config.data.sequence_length,
     )
-    if not config.lora.rank:
-        return loop.train(run, job, params | fresh_head(run))
-    job = adapter.adapted(run, job, schedule(config.lora.learning_rate, steps, config.optimizer))
-    job.join = functools.partial(join, scale=lora.scale_of(config.lora))
-    frozen = lora.frozen(params, run.axes(), config.lora.frozen)
-    return loop.train(run, job, run.init_adapter("reward") | fresh_head(run), frozen)
+    rate = schedule(config.lora.learning_rate, steps, config.optimizer)
+    return adapter.train(run, job, params, rate, run.init_head())

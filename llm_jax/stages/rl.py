@@ -14,15 +14,15 @@ import optax
 from ml_collections import ConfigDict
 
 from llm_jax.config import UserError
-from llm_jax.model import lora
+from llm_jax.model import lora, scalar_head
 from llm_jax.prompts import prompts_for
 from llm_jax.rl import instruments, reward_model
 from llm_jax.rl.algorithms import Algorithm, resolve
 from llm_jax.rl.canaries import Watch
 from llm_jax.rl.held_out import HeldOut
-from llm_jax.rl.loss import token_losses
+from llm_jax.rl.loss import of_sampled, token_losses, value_losses
 from llm_jax.rl.rollouts import PromptStream, Rollouts
-from llm_jax.rl.scoring import Scorer, logprobs_of
+from llm_jax.rl.scoring import Scorer, scores_of
 from llm_jax.runs import Run
 from llm_jax.sampling import replay
 from llm_jax.sampling.loaded import engine_for
@@ -36,11 +36,12 @@ from llm_jax.training.optimizer import adamw
 
 
 def policy_loss(run: Run):
-    """(params, batch) -> (sum of token losses, sampled tokens, metrics)."""
-    logprobs_BT, algorithm = logprobs_of(run), resolve(run.config.rl)
+    """(params, batch) -> (sum of token losses, sampled tokens, metrics); with a value head beside the parameters, also
+    its loss, `value_weight` times."""
+    scores, algorithm = scores_of(run), resolve(run.config.rl)
 
     def loss(params, batch):
-        logp_BT, weights_BT = logprobs_BT(params, batch), batch["weights"]
+        (logp_BT, values_BT), weights_BT = scores(params, batch), batch["weights"]
         others = (batch.get(name) for name in ("ref_logp", "sampler_logp"))
         losses_BT, metrics = token_losses(
             algorithm, logp_BT, batch["old_logp"], batch["advantages"], weights_BT, batch["segments"], *others
@@ -48,7 +49,12 @@ def policy_loss(run: Run):
         if "sampler_logp" not in batch:  # elsewhere it is measured before the first update, which moves the trainer
             metrics = {**metrics, **instruments.gap(logp_BT, batch["old_logp"], weights_BT)}
         losses_BT = losses_BT * weights_BT
-        return jnp.sum(losses_BT * batch["scale"] if "scale" in batch else losses_BT), weights_BT.sum(), metrics
+        total = jnp.sum(losses_BT * batch["scale"] if "scale" in batch else losses_BT)
+        if "returns" in batch:
+            of_values = of_sampled(weights_BT, values_BT, batch["old_values"], batch["returns"])
+            metrics["value_loss"] = jnp.sum(value_losses(*of_values, algorithm.value_clip) * weights_BT)
+            total += algorithm.value_weight * metrics["value_loss"]
+        return total, weights_BT.sum(), metrics
 
     return loss
 
@@ -75,8 +81,9 @@ def check(run: Run, stages: list[str]) -> None:
 
 def check_updates(rl: ConfigDict, algorithm: Algorithm) -> None:
     """What the algorithm and the number of updates ask of each other. Raises UserError."""
-    if algorithm.advantage == "gae":
-        raise UserError(f"rl.algorithm {algorithm.name!r} needs a value head, which stage rl does not train yet")
+    if algorithm.advantage == "gae" and rl.exact:
+        what = f"rl.exact computes log-probabilities alone, and rl.algorithm {algorithm.name!r} needs values too"
+        raise UserError(f"{what}; take rl.exact False, or an algorithm without a value head, as 'dr_grpo'")
     passes = rl.updates // rl.minibatches
     if passes > 1 and algorithm.trust == "none":
         what = (
@@ -91,7 +98,9 @@ def train(run: Run, params):
     run = replay.exactly(run) if rl.exact else run
     warmup = max(1, rl.steps // 20)
     rate = lambda peak: lambda step: peak * jnp.minimum(1.0, (step + 1) / warmup)  # noqa: E731
-    of_all = adamw(rate(rl.learning_rate), 0.0, run.axes())
+    head = run.init_head() if algorithm.advantage == "gae" else {}
+    axes = run.axes() | ({scalar_head.NAME: scalar_head.AXES} if head else {})
+    of_all = adamw(rate(rl.learning_rate), 0.0, axes)
     optimizer = optax.chain(optax.clip_by_global_norm(config.optimizer.clip or 1e9), of_all)
     reference = reference_of(run, params) if algorithm.kl != "none" else None
     with contextlib.closing(Toolbox(run.workdir, python=config.tools.python)) as tools:
@@ -108,7 +117,7 @@ def train(run: Run, params):
             keep_best=rl.keep_best,
             watch=Watch(run.workdir / "rl", rl.canaries, jax.process_index() == 0),
         )
-        return adapter.train(run, job, params, rate(config.lora.learning_rate))
+        return adapter.train(run, job, params, rate(config.lora.learning_rate), head)
 
 
 def reference_of(run: Run, params):

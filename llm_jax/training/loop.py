@@ -84,7 +84,7 @@ def gradients(loss: Callable, trainable, frozen, batch, join: Callable = join):
     Sums are added up over the microbatches and divided once, by the number of targets of the whole batch: the same
     loss as in one piece, but for the experts' balance, which each microbatch has of its own tokens. A microbatch
     without targets costs nothing; one whose `advantages` are all 0 has no gradient, and costs a forward pass, unless
-    there is a reference (`ref_logp`), from which it is drawn to.
+    there is a reference (`ref_logp`), from which it is drawn to, or a value head has something to learn (`returns`).
     """
 
     def total(trainable, part):
@@ -107,7 +107,7 @@ def gradients(loss: Callable, trainable, frozen, batch, join: Callable = join):
         return sums[0], *joined((0.0, *sums[1:]), (0.0, nats, weight, metrics))[1:]
 
     def add(sums, part):
-        still = "advantages" in part and "ref_logp" not in part  # some may be
+        still = "advantages" in part and not {"ref_logp", "returns"} & part.keys()  # some may be
         branches = [lambda sums, _: sums, learned, measured][: 2 + still]
         counts = jnp.any(part["weights"] > 0).astype(jnp.int32)
         moves = jnp.any(part["advantages"] != 0) if still else True

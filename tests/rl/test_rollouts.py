@@ -75,9 +75,15 @@ class Parrot:
         return Completion(ids, [1] * len(ids), [-1.0] * len(ids), [-1.0] * len(ids))
 
 
-def as_sampled(params, requests, completions):
-    """Scores every token as the sampler did."""
-    return [np.array(done.sampling_logprob, np.float32) for done in completions]
+class AsSampled:
+    """Scores every token as the sampler did; of a value head it makes up what to say."""
+
+    def __call__(self, params, requests, completions):
+        return [np.array(done.sampling_logprob, np.float32) for done in completions]
+
+    def with_values(self, params, requests, completions):
+        values = [np.sin(np.array(done.ids, np.float32)) for done in completions]
+        return self(params, requests, completions), values
 
 
 @pytest.fixture
@@ -95,7 +101,7 @@ def make_rollouts(context, tokenizer):
             rl.parts = parts or {}
         algorithm = resolve(rl)
         reference = (lambda params: params) if algorithm.kl != "none" else None
-        return Rollouts(context, Parrot(tokenizer), algorithm, as_sampled, reference)
+        return Rollouts(context, Parrot(tokenizer), algorithm, AsSampled(), reference)
 
     return make
 
@@ -136,6 +142,7 @@ VARIANTS = {
     "lag": {"lag": 2},
     "both": {"updates": 2, "minibatches": 2, "lag": 1, "algorithm": "dapo"},
     "reference": {"lag": 1, "algorithm": "grpo"},
+    "values": {"updates": 2, "minibatches": 2, "lag": 1, "algorithm": "ppo", "group": 1},
 }
 
 
@@ -145,13 +152,13 @@ def test_a_run_that_was_stopped_after_any_step_goes_on_exactly(make_rollouts, na
     steps, straight = 6, make_rollouts(**VARIANTS[name])
     whole, states = [], []
     for step in range(steps):
-        whole.append(straight.next(step, None))
+        whole.append(straight.next(step, {}))
         states.append(json.dumps(straight.state()))
     for at in range(1, steps):
         resumed = make_rollouts(**VARIANTS[name])
         resumed.restore(json.loads(states[at - 1]))
         for step in range(at, steps):
-            rows, figures = resumed.next(step, None)
+            rows, figures = resumed.next(step, {})
             assert same(rows, whole[step][0]) and figures == whole[step][1]
         assert json.dumps(resumed.state()) == states[-1]
     lines = [json.loads(line)["step"] for line in straight.path.read_text().splitlines()]

@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from llm_jax import checkpoint
 from llm_jax.config import UserError
+from llm_jax.lineage import newest
+from llm_jax.model import scalar_head
 from llm_jax.rl.canaries import CANARIES, Fired
 from llm_jax.rl.held_out import HeldOut
 from llm_jax.rl.packing import pack_rollouts
@@ -118,7 +121,8 @@ def test_what_rl_would_refuse_late_is_refused_before(context):
 @pytest.mark.parametrize(
     "settings, said",
     [
-        ({"algorithm": "ppo"}, "needs a value head"),
+        ({"algorithm": "ppo", "exact": True}, r"rl\.exact computes log-probabilities alone, and rl\.algorithm 'ppo'"),
+        ({"algorithm": "ppo", "parts": {"trust": "none"}, "updates": 2}, "'ppo' bounds no update"),
         ({"updates": 2}, "'reinforce' bounds no update"),
         ({"algorithm": "grop"}, "did you mean 'grpo'"),
     ],
@@ -174,6 +178,35 @@ def test_a_run_with_everything_resumes_bit_for_bit(practise, tmp_path):
     with checkpoint.existing(tmp_path / "whole", "rl") as store:
         assert store.meta(6)["best"] == {"step": 2, "score": 0.75}
     assert {path.name for path in (tmp_path / "whole/rl/checkpoints").iterdir()} == {"2", "5", "6"}
+
+
+@pytest.mark.slow  # tests/rl/test_rollouts.py stops what is sampled after every step
+@pytest.mark.parametrize("trained", ["all", "adapter"])
+def test_a_value_head_is_trained_goes_on_bit_for_bit_and_stays_here(context, practise, tmp_path, trained):
+    """Stopped within a batch, whose values and returns are saved. Who reads the stage gets the policy alone."""
+    settings = {"algorithm": "ppo", "group": 1, "updates": 2, "minibatches": 2, "eval_every": 0, "learning_rate": 0.01}
+    context.config.lora.update({"rank": 2 * (trained == "adapter"), "learning_rate": 0.01})
+    whole = practise(tmp_path / "whole", 3, **settings)
+    practise(tmp_path / "broken", 1, **settings)
+    assert practise(tmp_path / "broken", 3, **settings) == whole
+    assert all(line["value_loss"] > 0 for line in whole) and whole[0]["value_mean"] == 0 != whole[2]["value_mean"]
+    assert whole[0]["explained_variance"] == pytest.approx(0, abs=1e-6)  # a head of zeros foresees nothing
+    sums = [newest(tmp_path / name, "rl")["checksums"] for name in ("whole", "broken")]
+    assert sums[0] == sums[1] and scalar_head.is_in(sums[0])
+
+
+def test_who_reads_a_stage_gets_it_without_its_value_head(context, params):
+    """Parameters, or an adapter."""
+    values = {**context.config.lora.to_dict(), "rank": 2}
+    adapter = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), context.abstract_adapter(ConfigDict(values)))
+    with checkpoint.Checkpoints(context.workdir, "rl") as store:
+        for step, (policy, of_adapter) in enumerate(((params, None), (adapter, values)), 1):
+            told = {"tokenizer": context.tokenizer_sha256, "lora": of_adapter}
+            store.save(step, policy | context.init_head(), {}, told)
+            store.wait()
+            assert scalar_head.is_in(store.meta(step)["shapes"])
+            read = context.load_adapter("rl")[1] if of_adapter else context.load_params("rl")
+            assert jax.tree.structure(read) == jax.tree.structure(policy)
 
 
 @pytest.mark.parametrize("trained", ["all", pytest.param("adapter", marks=pytest.mark.slow)])
