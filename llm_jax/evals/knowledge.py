@@ -63,6 +63,10 @@ class Answers:
     def stacked(self, places: list[int]) -> dict[str, dict]:
         return {verdict: self.share(verdict, places) for verdict in (RIGHT, WRONG, ABSTAINED)}
 
+    def worth(self) -> list[str]:
+        """The verdicts, where an answer that is stated to be less sure than SURE counts as a refusal."""
+        return [ABSTAINED if sure < SURE else said for said, sure in zip(self.verdicts, self.stated, strict=True)]
+
     def known(self) -> set[str]:
         """The facts that it answered rightly in every wording."""
         failed = {fact.id for fact, verdict in zip(self.facts, self.verdicts, strict=True) if verdict != RIGHT}
@@ -208,15 +212,15 @@ def metrics(mine: Answers, first: Answers) -> dict:
 
 
 def of_stated(mine: Answers, places: list[int]) -> dict[str, dict]:
-    """`stated`, where answers say how sure they are: the share of answers that do, and how far it can be trusted; F and
-    (c - i) / N when what is stated below SURE counts as a refusal, for it is worth no answer."""
+    """`stated`, where answers say how sure they are: the share of answers that do, how far it can be trusted, and the
+    figures of `Answers.worth`."""
     answered = [i for i in places if mine.verdicts[i] != ABSTAINED]
     told = [i for i in answered if not np.isnan(mine.stated[i])]
     if not told:
         return {}
     items = [mine.facts[i].item for i in places]
-    kept = [ABSTAINED if mine.stated[i] < SURE else mine.verdicts[i] for i in places]
-    right, wrong = (np.array([v == wanted for v in kept]) for wanted in (RIGHT, WRONG))
+    kept = mine.worth()
+    right, wrong = (np.array([kept[i] == wanted for i in places]) for wanted in (RIGHT, WRONG))
     trusted = calibration.trusted(mine.right[told], mine.stated[told], [mine.facts[i].item for i in told])
     said = rate([float(i in set(told)) for i in answered], [mine.facts[i].item for i in answered])
     return {"stated": {"answers": said, **trusted, **calibration.measured(right, wrong, items)}}
