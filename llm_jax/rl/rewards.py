@@ -46,7 +46,7 @@ def verdict(o: Outcome) -> str:
 def ternary(outcomes: list[Outcome], seeds: Sequence[int], no_tools: Sequence[str]) -> list[float]:
     """What a right answer earns, 0 for a refusal, -1 for whatever else (TruthRL, 2509.25760)."""
     earned = right(outcomes, seeds, no_tools)
-    return [e if e > 0 else 0.0 if verdict(o) == ABSTAINED else -1.0 for o, e in zip(outcomes, earned, strict=True)]
+    return [e or (0.0 if verdict(o) == ABSTAINED else -1.0) for o, e in zip(outcomes, earned, strict=True)]
 
 
 def brier(outcomes: list[Outcome], seeds: Sequence[int], no_tools: Sequence[str]) -> list[float]:
