@@ -200,6 +200,7 @@ def test_the_held_out_score_is_of_what_is_trained(asked, tokenizer, reward, scor
     assert found["held_out"] == score and 0 < found["held_out_problems"] <= 8
 
 
+@pytest.mark.slow  # it compiles a step; what a batch of it holds, the test of a refusal in its group sees
 def test_a_run_is_trained_with_it(asked, draw_params, monkeypatch):
     """Parameters that know nothing: whatever they write is wrong, unless it is made to be a refusal now and then."""
     ternary = REWARDS["ternary"]
