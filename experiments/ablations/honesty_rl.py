@@ -72,7 +72,7 @@ def main() -> None:
     f, started = flags.FLAGS, time.monotonic()
     workdir, found = user_path(f.workdir, "--workdir").absolute(), {}
     for seed in f.seeds:
-        base, folder = user_path(f.base.format(seed=seed), "--base").absolute(), workdir / seed
+        base, folder = user_path(f.base.replace("{seed}", seed), "--base").absolute(), workdir / seed
         Run.open(base)  # or say that it is none
         for arm in ARMS:
             beside(folder / arm, base, arm, seed)
