@@ -21,7 +21,8 @@ def figures(outcomes: list[Outcome], completions: list[Completion], parts: Parts
     """Of the rollouts of a step, groups of `group` after each other; means over rollouts where nothing else is said.
 
     Lengths are in tokens after the prompt. `entropy` is estimated by the sampled tokens' mean -log p, in nats. Groups
-    are all right or all wrong by the named reward alone; those without a difference got one reward, prices and all.
+    are all right where the named reward alone gives each 1, all wrong where it gives none more than 0; those without a
+    difference got one reward, prices and all.
     `calls` is the share that calls a tool at all, `calls_each` how many calls a rollout has, `calls_failed` the share
     of the calls that failed, and `right_per_call` how many of the rollouts that called are right, by the calls.
     """
