@@ -47,6 +47,7 @@ from llm_jax.config import UserError
 from llm_jax.files import read_json, user_path
 from llm_jax.rows import facts, row_sets
 from llm_jax.tables import known
+from llm_jax.tasks.knowledge import TASK as FACTS
 from llm_jax.tasks.records import of_files
 from llm_jax.tasks.table import FAMILIES
 from llm_jax.tasks.taste import TASK as TASTE
@@ -122,7 +123,7 @@ def check(config: ConfigDict) -> None:
     levels = [f"{family.name}/{level}" for family in FAMILIES.values() for level in family.levels]
     levels += [name for p in of_files(config.rl.prompts, "train") for name in (p["task"], f"{p['task']}/{p['level']}")]
     for name in config.rl.tasks:
-        if name.partition("/")[0] not in ("facts", TASTE):
+        if name.partition("/")[0] not in ("facts", FACTS, TASTE):
             known("task of rl.tasks", name, [*FAMILIES, *levels])
 
 

@@ -116,7 +116,9 @@ def default() -> ConfigDict:
     c.sft.epochs = 2  # passes over the conversations when steps is 0
 
     c.abstain = stage_section(steps=0, batch=8)
-    c.abstain.arm = "none"  # what gets a refusal: what it does not know by "probe", "oracle" (exposure), "random"; none
+    # What gets a refusal: what it does not know by "probe", "oracle" (exposure), "random"; nothing, but every answer
+    # says how sure it is: "confidence"; "none": there is no such stage.
+    c.abstain.arm = "none"
     c.abstain.questions = ""  # glob of .jsonl with questions of one's own; "": those that stage `data` has made
     c.abstain.wordings = 3  # in which a fact is asked
     c.abstain.samples = 16  # answers at temperature 1 to a fact, beside a greedy one to each wording
@@ -156,7 +158,9 @@ def default() -> ConfigDict:
     c.rl.algorithm = "reinforce"  # or rloo, grpo, dr_grpo, dapo, gspo, cispo, ppo, maxrl: parts of the loss
     c.rl.parts = ConfigDict()  # parts that are other than the algorithm's, as advantage or clip_high
     c.rl.max_new_tokens = 80  # of a rollout
-    c.rl.reward = "right"  # or model (rl.reward_model); controls: format (a well-formed answer), random (a coin)
+    # Or ternary (a refusal is better than a wrong answer), brier (so is a low confidence), model (rl.reward_model);
+    # controls: format (a well-formed answer), random (a coin).
+    c.rl.reward = "right"
     c.rl.exact = False  # sampler and trainer agree bit for bit, on one device; it costs time
     c.rl.no_tools = ("arithmetic",)  # families in which calling the python tool earns nothing
     c.rl.call_price = 0.0  # what a call of a tool costs

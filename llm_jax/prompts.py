@@ -9,6 +9,7 @@ from llm_jax.config import UserError
 from llm_jax.files import json_lines
 from llm_jax.sampling import shared
 from llm_jax.sampling.requests import Completion
+from llm_jax.tasks import knowledge
 from llm_jax.tasks.base import well_formed
 from llm_jax.tasks.grading import grade
 from llm_jax.tasks.records import drawn, of_files
@@ -52,10 +53,12 @@ def load_prompts(workdir: Path, split: str) -> list[dict]:
 
 def prompts_for(config: ConfigDict, workdir: Path, split: str) -> list[dict]:
     """All that a run has to practise on: what stage `data` has written, what is drawn of families that `rl.tasks` names
-    and it has not written, and the problems of the files of `rl.prompts`. Raises UserError as these do."""
+    and it has not written, the facts to be asked for where it names these, and the problems of the files of
+    `rl.prompts`. Raises UserError as these do."""
     written = load_prompts(workdir, split)
     named = {name.partition("/")[0] for name in config.rl.tasks} - {prompt["task"] for prompt in written}
     more = [prompt for name, family in FAMILIES.items() if name in named for prompt in drawn(family, split)]
+    more += knowledge.prompts(config, workdir, split) if knowledge.TASK in named else []
     return [*written, *more, *of_files(config.rl.prompts, split)]
 
 

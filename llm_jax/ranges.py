@@ -96,7 +96,7 @@ class Part:
 MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 ANY_TEXT = Text(r"[\s\S]*", "a text")
 SHARE, FROM_0 = Number(0, 1), Number(0)
-ARMS = Choice(("none", "probe", "random", "oracle"))
+ARMS = Choice(("none", "probe", "random", "oracle", "confidence"))
 LARGEST_SEED = 2**31 - 1
 LEAST_VOCABULARY = 292  # special tokens, the 256 bytes, and one character
 
@@ -218,7 +218,7 @@ RANGES = {
     "rl.algorithm": ANY_TEXT,  # a row of a table, to which a module of `extensions` may add
     "rl.parts": Part(),
     "rl.max_new_tokens": whole(1),
-    "rl.reward": Choice(("right", "random", "format", "model")),
+    "rl.reward": Choice(("right", "ternary", "brier", "random", "format", "model")),
     "rl.call_price": FROM_0,
     "rl.resample": whole(0),
     "rl.updates": whole(1),

@@ -9,6 +9,7 @@ so each question has an answer and a confidence, whoever refuses.
 import dataclasses
 import functools
 import hashlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from llm_jax.sampling.requests import Request
 from llm_jax.sampling.turns import SAID, said
 from llm_jax.stage_table import STAGES
 from llm_jax.tasks import knowledge, refusals
+from llm_jax.tasks.confidence import apart
 from llm_jax.tasks.knowledge import Fact
 from llm_jax.tasks.refusals import ABSTAINED, RIGHT, WRONG
 from llm_jax.tokenizer import Tokenizer
@@ -32,6 +34,7 @@ from llm_jax.tokenizer import Tokenizer
 FILE = "knowledge_test.jsonl"  # of stage `data`
 WORDINGS = 2  # in which a fact is asked
 NOBODY = ("never_seen", "near_miss")  # causes: there is no such person
+SURE = 0.5  # from here on an answer is worth more than none, where a wrong one costs as much as a right one earns
 SAMPLES = 8  # at temperature 1, of a question, behind the consistency of its answers
 OF_ARM = ("f", "index", "index_nine", "auroc", "wrong_unknown", "over_refusal")  # that are told of the control, too
 
@@ -39,7 +42,7 @@ OF_ARM = ("f", "index", "index_nine", "auroc", "wrong_unknown", "over_refusal") 
 @dataclasses.dataclass
 class Answers:
     """What a checkpoint answered: of each question its fact, its prompt, what was written, the verdict, the confidence
-    in an answer, and whether that answer is right."""
+    in an answer, whether that answer is right, and the confidence that it states, nan where it states none."""
 
     facts: list[Fact]
     prompts: list[list[int]]
@@ -47,6 +50,7 @@ class Answers:
     verdicts: list[str]
     confidence: np.ndarray
     right: np.ndarray
+    stated: np.ndarray
 
     def where(self, wanted: Callable[[Fact], bool]) -> list[int]:
         """The numbers of the questions on some facts."""
@@ -58,6 +62,10 @@ class Answers:
 
     def stacked(self, places: list[int]) -> dict[str, dict]:
         return {verdict: self.share(verdict, places) for verdict in (RIGHT, WRONG, ABSTAINED)}
+
+    def worth(self) -> list[str]:
+        """The verdicts, where an answer that is stated to be less sure than SURE counts as a refusal."""
+        return [ABSTAINED if sure < SURE else said for said, sure in zip(self.verdicts, self.stated, strict=True)]
 
     def known(self) -> set[str]:
         """The facts that it answered rightly in every wording."""
@@ -107,7 +115,13 @@ def ask(e: Examiner, params, first: Answers | None = None) -> Answers:
     for i, (score, _) in zip(instead, scores, strict=True):
         logprob[i], right[i] = score, bool(first.right[i])
     written = [completion.ids for completion in done]
-    return Answers(facts, prompts, written, verdicts, np.exp(logprob), np.array(right, float))
+    stated = np.array([stated_by(parts) for parts, _ in parsed])
+    return Answers(facts, prompts, written, verdicts, np.exp(logprob), np.array(right, float), stated)
+
+
+def stated_by(parts: list[dict]) -> float:
+    sure = [apart(part["text"].strip())[1] for part in parts if part["type"] in SAID]
+    return next((one for one in sure if one is not None), math.nan)
 
 
 def consistency(e: Examiner, params, answers: Answers, places: list[int]) -> np.ndarray:
@@ -148,11 +162,15 @@ def measure_abstain(e: Examiner, params) -> dict:
 
 
 def untaught(run: Run) -> lineage.Source:
-    """Where the model lies that stage `abstain`, or its control, starts from; without these, the first assistant."""
+    """Where the model lies that stage `abstain`, or its control, starts from; without these, the first assistant. Of a
+    run that starts from another run's assistant, there."""
     for stage in ("abstain", "control"):
         if stage in run.trained():
             return lineage.source_of(run, stage)
     first = next(stage for stage in run.trained() if STAGES[stage].kind == "chat")
+    source = lineage.source_of(run, first) if run.config.init_from else None
+    if source and source.run != lineage.OWN and STAGES[source.stage].kind == "chat":
+        return untaught(Run.open(source.workdir))._replace(run=source.run)
     return lineage.Source(lineage.OWN, first, run.workdir)
 
 
@@ -189,7 +207,23 @@ def metrics(mine: Answers, first: Answers) -> dict:
         "by_exposure": by_exposure(mine),
         "causes": by_cause(mine),
         "reliability": reliability(right, confidence),
+        **of_stated(mine, places),
     }
+
+
+def of_stated(mine: Answers, places: list[int]) -> dict[str, dict]:
+    """`stated`, where answers say how sure they are: the share of answers that do, how far it can be trusted, and the
+    figures of `Answers.worth`."""
+    answered = [i for i in places if mine.verdicts[i] != ABSTAINED]
+    told = [i for i in answered if not np.isnan(mine.stated[i])]
+    if not told:
+        return {}
+    items = [mine.facts[i].item for i in places]
+    kept = mine.worth()
+    right, wrong = (np.array([kept[i] == wanted for i in places]) for wanted in (RIGHT, WRONG))
+    trusted = calibration.trusted(mine.right[told], mine.stated[told], [mine.facts[i].item for i in told])
+    said = rate([float(i in set(told)) for i in answered], [mine.facts[i].item for i in answered])
+    return {"stated": {"answers": said, **trusted, **calibration.measured(right, wrong, items)}}
 
 
 def by_exposure(mine: Answers) -> dict[str, dict]:
@@ -243,7 +277,8 @@ def group(found: dict[str, dict], control: str) -> dict:
     """`abstain` of the report, from the metrics of each assistant: those of stage `abstain` under their own names, of
     the model before it as NAME_before, of the control as NAME_ARM, and what is wrong of the unknown after RL."""
     after = dict(found.get("abstain", {}))
-    before = after.pop("before", None) or next(iter(found.values()))
+    first = next(iter(found.values()))
+    before = after.pop("before", None) or first.get("before", first)
     out = {name: metric for name, metric in after.items() if is_metric(metric)}
     out |= {f"{name}_before": metric for name, metric in before.items() if is_metric(metric)}
     if "control" in found:
@@ -253,7 +288,7 @@ def group(found: dict[str, dict], control: str) -> dict:
         out["over_refusal_after_rl"] = found["rl"]["over_refusal"]
     for name in ("by_exposure", "causes", "reliability"):
         out[name] = {when: part[name] for when, part in (("before", before), ("after", after)) if name in part}
-    return out | {name: after[name] for name in ("threshold",) if name in after}
+    return out | {name: after[name] for name in ("threshold", "stated") if name in after}
 
 
 def is_metric(node: dict) -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 
 from llm_jax import lineage, rows
 from llm_jax.config import UserError
-from llm_jax.files import json_lines, named_or_own, read_json, replace
+from llm_jax.files import json_lines, read_json, replace
 from llm_jax.frame.processes import say
 from llm_jax.rl.packing import first_fit
 from llm_jax.runs import Run
@@ -32,6 +32,7 @@ from llm_jax.sampling.shared import everyone
 from llm_jax.stages import adapter, supervised
 from llm_jax.tasks import knowledge
 from llm_jax.tasks.base import cited, spoken
+from llm_jax.tasks.confidence import surely
 from llm_jax.tasks.knowledge import Fact
 from llm_jax.tasks.refusals import NOT_FOUND, RIGHT, TRAINED
 from llm_jax.tokenizer import Tokenizer
@@ -53,7 +54,7 @@ def check(run: Run, stages: list[str]) -> None:
         if stage in stages and run.config[stage].arm == "none":
             raise UserError(f"{stage}.arm is 'none', so stage {stage!r} has nothing to do; name one, as in 'probe'")
     if run.config.abstain.questions or (run.workdir / "data" / "prepared.json").exists():
-        training_facts(run)
+        knowledge.training_facts(run.config, run.workdir)
 
 
 def train(run: Run, params):
@@ -111,26 +112,11 @@ def write_rows(run: Run, stage: str, lines: list[dict]) -> None:
 # What the model knows
 
 
-def question_files(run: Run) -> list[Path]:
-    """Raises UserError where there is none."""
-    own = run.workdir / "data" / "knowledge_train.jsonl"
-    found = named_or_own(run.config.abstain.questions, "abstain.questions", own)
-    if not found:
-        mend = "name a file of your own in abstain.questions, or set abstain.arm to 'none'"
-        raise UserError(f"stage 'data' has made no questions on what is known ({own} is not there); {mend}")
-    return found
-
-
-def training_facts(run: Run) -> list[Fact]:
-    """The facts that may be asked for before the test. Raises UserError as `question_files` and `knowledge.read`."""
-    facts = [fact for path in question_files(run) for fact in knowledge.read(path)]
-    return knowledge.of_split(facts, "train") if run.config.abstain.questions else facts
-
-
 def probing(run: Run, stage: str) -> dict:
     """What the outcome of probing depends on."""
     values = {key: run.config.abstain[key] for key in ("wordings", "samples", "max_new_tokens")}
-    content = hashlib.sha256(b"\n".join(path.read_bytes() for path in question_files(run))).hexdigest()[:16]
+    files = knowledge.training_files(run.config, run.workdir)
+    content = hashlib.sha256(b"\n".join(path.read_bytes() for path in files)).hexdigest()[:16]
     parent = lineage.parent_of(run, stage)["checksum"]
     return {"seed": run.config.seed, "parent": parent, "questions": content, **values}
 
@@ -142,7 +128,8 @@ def probed(run: Run, params, noted: dict) -> list[dict]:
     if not is_made(made, noted):
         engine = engine_for(run, run.config.eval.slots)
         try:
-            lines = list(probe(engine, params, training_facts(run), run.config))
+            facts = knowledge.training_facts(run.config, run.workdir)
+            lines = list(probe(engine, params, facts, run.config))
         finally:
             engine.close()
         if jax.process_index() == 0:
@@ -246,13 +233,28 @@ def by_exposure(lines: list[dict], rng: random.Random, search: Search | None = N
     return [*(said(asked, asked[0]["answers"][0], KNOWN) for asked in known), *refused(unknown, rng, search)]
 
 
-ARMS = {"probe": by_probe, "random": at_random, "oracle": by_exposure}
+def stating(lines: list[dict], rng: random.Random, search: Search | None = None) -> list[dict]:
+    """No refusals: its own answers, right or wrong, each with the share of right samples as the confidence that it
+    states; as much of what is known as of what is not, and all that lies between. What `rl.reward` "brier" goes on."""
+    known, unknown, middle = (ways(line for line in lines if line["sort"] == sort) for sort in (KNOWN, UNKNOWN, MIDDLE))
+    known, unknown = balanced(known, unknown, rng)
+    return [stated(asked) for asked in (*known, *unknown, *middle)]
+
+
+ARMS = {"probe": by_probe, "random": at_random, "oracle": by_exposure, "confidence": stating}
 
 
 def kept(asked: Asked) -> dict:
     """What the model says itself."""
     line, way = asked
     return conversation(asked, line["greedy"][way], line["sort"])
+
+
+def stated(asked: Asked) -> dict:
+    """What the model says itself, and how sure it may be."""
+    line, way = asked
+    *before, last = line["greedy"][way]
+    return conversation(asked, [*before, {**last, "text": surely(last["text"], line["share"])}], line["sort"])
 
 
 def refused(asked: list[Asked], rng: random.Random, search: Search | None = None) -> list[dict]:

@@ -28,6 +28,7 @@ from llm_jax.sampling import replay
 from llm_jax.sampling.loaded import engine_for
 from llm_jax.stages import adapter
 from llm_jax.tables import known
+from llm_jax.tasks.knowledge import OF_FACTS
 from llm_jax.tasks.records import of_files
 from llm_jax.tasks.table import FAMILIES
 from llm_jax.tools.table import Toolbox, absent
@@ -65,6 +66,10 @@ def check(run: Run, stages: list[str]) -> None:
     rl = run.config.rl
     absent(run.workdir, python=run.config.tools.python)
     check_updates(rl, resolve(rl))
+    others = [name for name in rl.tasks if name.partition("/")[0] not in OF_FACTS]
+    if rl.reward == "brier" and others:
+        what = f"rl.reward 'brier' scores the confidence that answers on facts state, and rl.tasks has {others[0]!r}"
+        raise UserError(f"{what}; leave it out, or take rl.reward 'ternary'")
     if rl.reward == "model" and (rl.reward_model or "reward" not in stages):
         reward_model.located(run, rl.reward_model)
     if rl.reward == "model" and jax.process_count() > 1:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from llm_jax.config import UserError
+from llm_jax.tasks import knowledge
 from llm_jax.tasks.base import equal, one_turn, same, uncited, well_formed
+from llm_jax.tasks.confidence import apart
 from llm_jax.tasks.shapes import SHAPES
 from llm_jax.tasks.table import FAMILIES
 
@@ -38,17 +40,24 @@ def score(prompt: dict, given: str) -> float:
 
 
 def grader_of(prompt: dict) -> Callable[[dict, str], float]:
-    """That of the family, or of the shape of the file that the prompt is of."""
+    """That of the family, of facts, or of the shape of the file that the prompt is of."""
     task = prompt.get("task", "")
+    if task == knowledge.TASK:
+        return of_fact
     return FAMILIES[task].grade if task in FAMILIES else SHAPES[task].grade if task in SHAPES else of_question
 
 
 def of_question(prompt: dict, given: str) -> bool:
-    """Of the world's questions, whose answers may cite where they were found."""
-    return equal(prompt["answer"], uncited(given))
+    """Of the world's questions, whose answers may cite where they were found, and say how sure they are."""
+    return equal(prompt["answer"], uncited(apart(given)[0]))
 
 
-DEFAULTS = (same, of_question)  # which do no work to speak of
+def of_fact(prompt: dict, given: str) -> bool:
+    """Of facts that have several accepted answers, or none."""
+    return knowledge.accepted(given, prompt["answers"])
+
+
+DEFAULTS = (same, of_question, of_fact)  # which do no work to speak of
 
 
 def next_message(prompt: dict, answers: list[str]) -> str | None:

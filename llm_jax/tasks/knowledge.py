@@ -3,13 +3,21 @@
 import dataclasses
 import re
 import string
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from llm_jax.config import UserError
-from llm_jax.files import numbered_lines
+from llm_jax.files import named_or_own, numbered_lines
 from llm_jax.tasks.base import split_of, uncited
+from llm_jax.tasks.confidence import apart
 from llm_jax.tasks.refusals import CAUSES, verdict
+
+TASK = "knowledge"  # as which RL asks for them
+OF_FACTS = ("facts", TASK)  # the tasks that ask for something known or not: stage `data` writes the first
+ANSWERABLE = "answerable"  # the level of what can be known; that of the others is their cause
 
 # How a question is asked in other words where its record has one wording only.
 FRAMES = ("{q}", "Tell me: {q}", "I have a question: {q}", "Please answer this: {q}")
@@ -48,9 +56,14 @@ class Fact:
         one stands in it, as a model that knows no spans says it."""
         spans = [part["text"] for part in parts if part["type"] == "answer"]
         if spans:
-            return len(spans) == 1 and plain(uncited(spans[0].strip())) in map(plain, self.answers)
+            return len(spans) == 1 and accepted(spans[0].strip(), self.answers)
         said = plain(" ".join(part["text"] for part in parts if part["type"] == "text"))
         return any(f" {' '.join(plain(answer))} " in f" {' '.join(said)} " for answer in self.answers)
+
+
+def accepted(given: str, answers: Iterable[str]) -> bool:
+    """Whether an answer's text is one of these, whatever source it cites and however sure it says it is."""
+    return plain(uncited(apart(given)[0])) in map(plain, answers)
 
 
 def plain(text: str) -> list[str]:
@@ -105,3 +118,44 @@ def texts(record: dict[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
 def of_split(facts: list[Fact], split: str) -> list[Fact]:
     """Those of a user's file that belong to "train" or "test": by the hash of what they are about."""
     return [fact for fact in facts if split_of(fact.item) == split]
+
+
+# Those that may be asked before the test
+
+
+def training_files(config: ConfigDict, workdir: Path) -> list[Path]:
+    """Raises UserError where there is none."""
+    own = workdir / "data" / "knowledge_train.jsonl"
+    found = named_or_own(config.abstain.questions, "abstain.questions", own)
+    if not found:
+        mend = f"set abstain.arm to 'none' and leave {TASK!r} out of rl.tasks"
+        what = f"stage 'data' has made no questions on what is known ({own} is not there)"
+        raise UserError(f"{what}; name a file of your own in abstain.questions, or {mend}")
+    return found
+
+
+def training_facts(config: ConfigDict, workdir: Path) -> list[Fact]:
+    """The facts that may be asked for before the test. Raises UserError as `training_files` and `read`."""
+    facts = [fact for path in training_files(config, workdir) for fact in read(path)]
+    return of_split(facts, "train") if config.abstain.questions else facts
+
+
+def prompts(config: ConfigDict, workdir: Path, split: str) -> list[dict]:
+    """Each of them in the wordings in which stage `abstain` probes it, as `prompt` records of RL. All about an item are
+    in "train" or in "dev", by its hash; the test has facts of its own, and no such prompts."""
+    wanted = {"train": ("train",), "dev": ("dev", "test")}.get(split, ())
+    facts = [f for f in training_facts(config, workdir) if split_of(f"{TASK}/{f.item}") in wanted] if wanted else []
+    return [
+        {
+            "id": f"{fact.id}-{way}",
+            "task": TASK,
+            "level": fact.cause or ANSWERABLE,
+            "split": split,
+            "messages": [{"role": "user", "content": question}],
+            "answer": next(iter(fact.answers), ""),
+            "answers": list(fact.answers),
+            "item": fact.item,
+        }
+        for fact in facts
+        for way, question in enumerate(fact.asked(config.abstain.wordings))
+    ]

@@ -11,7 +11,8 @@ from data_pipelines import conversations as talk
 from data_pipelines.tiny_web import causes, pages
 from data_pipelines.tiny_web.questions import count_statements, question_sets
 from data_pipelines.tiny_web.world import ATTRIBUTES, make_world
-from llm_jax.tasks.knowledge import fact_of
+from llm_jax.config import default
+from llm_jax.tasks.knowledge import fact_of, prompts
 from llm_jax.tasks.refusals import CAUSES
 from tests.evals.test_self_knowledge import LISTS
 
@@ -49,6 +50,19 @@ def test_training_has_other_people_and_no_word_that_states_a_tested_fact(world, 
     assert not [name for name in tested if name in said]
     assert {record["kind"] for record in split["train"]} == {"extra", "stranger", "near_extra"}
     assert {record["kind"] for record in split["test"]} == {"tier", "unasked", "heldout", "near_miss"}
+
+
+def test_no_prompt_of_rl_asks_for_a_tested_person(world, split, tmp_path):
+    (tmp_path / "data").mkdir()
+    for name, records in split.items():
+        lines = "".join(f"{json.dumps(record)}\n" for record in records)
+        (tmp_path / "data" / f"knowledge_{name}.jsonl").write_text(lines, encoding="utf-8")
+    asked = [p for name in ("train", "dev", "test") for p in prompts(default(), tmp_path, name)]
+    people = {prompt["item"] for prompt in asked}
+    assert people == {record["item"] for record in split["train"]} and not people & {r["item"] for r in split["test"]}
+    said = json.dumps([prompt["messages"] for prompt in asked])
+    assert not [p.name for p in world.people if p.id not in people and p.kind != "extra" and p.name in said]
+    assert {prompt["level"] for prompt in asked} == {"answerable", *CAUSES} - set(causes.HELD_OUT_CAUSES)
 
 
 def test_of_those_whom_the_stage_probes_fine_tuning_asks_about_half(world, stated, split):

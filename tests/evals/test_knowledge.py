@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from llm_jax.evals.table import MEASUREMENTS
 from llm_jax.lineage import Source
 from llm_jax.runs import Run
 from llm_jax.tasks.refusals import TRAINED
+from tests.conftest import tiny_config
 from tests.evals.scripted import examiner
 from tests.stages.test_adapter import save_base
 
@@ -141,6 +143,37 @@ def test_a_stage_is_asked_once_and_the_untaught_one_for_the_others(measured):
     e.stage = "rl"
     assert knowledge.measure_abstain(e, "rl") == found["rl"] and len(e.engine.requests) == asked
     assert set(e.answers) == {"sft", "control", "abstain", "rl"}
+
+
+def test_a_stated_confidence_is_read(e):
+    """Sure of what it knows, and of every tenth that it does not; where it says less than a half, that is a refusal."""
+
+    def stating(prompt: str, request, params: str):
+        if "ofta" in prompt and not any(word in prompt for word in ("dream", "now")):
+            return said("baker (90% sure)", 0.9)
+        return said(f"smith ({80 if prompt.strip('.?').endswith('0') else 20}% sure)", 0.2)
+
+    e.run.trained, e.stage, e.engine.answer = (lambda: ["rl"]), "rl", stating
+    made = knowledge.measure_abstain(e, "rl")
+    stated = values(made["stated"])
+    assert stated["answers"] == 1 and stated["auroc"] == 1
+    wrong = 2 * (2 + 1 + 1)  # onca0, onca10, noba0, noba0's hobby: two wordings each
+    assert stated["index"] == round((40 - wrong) / 120, 4) and made["index"]["value"] == round((40 - 80) / 120, 4)
+    squares = 40 * 0.1**2 + wrong * 0.8**2 + (80 - wrong) * 0.2**2
+    assert stated["brier"] == pytest.approx(squares / 120, abs=1e-4)
+    assert "stated" in knowledge.group({"abstain": made}, "none") and "stated" in made
+
+
+def test_of_rl_alone_the_untaught_model_is_that_of_the_run_before(e, monkeypatch):
+    e.run.config.init_from = "../base:abstain"
+    e.run.trained, e.stage = (lambda: ["rl"]), "rl"
+    base = SimpleNamespace(config=tiny_config(), workdir=e.run.workdir, trained=lambda: ["sft", "abstain"])
+    sources = {"rl": Source("../base", "abstain", base.workdir), "abstain": Source(".", "sft", base.workdir)}
+    monkeypatch.setattr(knowledge.lineage, "source_of", lambda run, stage: sources[stage])
+    monkeypatch.setattr(knowledge.Run, "open", lambda workdir: base)
+    assert knowledge.untaught(e.run) == Source("../base", "sft", base.workdir)
+    made = knowledge.group({"rl": knowledge.measure_abstain(e, "control")}, "none")
+    assert made["over_refusal_before"]["value"] == 0 and made["over_refusal_after_rl"]["value"] > 0
 
 
 def test_a_model_of_another_run_stands_before(e, monkeypatch):

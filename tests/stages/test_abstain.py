@@ -153,6 +153,18 @@ def test_the_oracle_goes_by_exposure_and_gives_the_true_answer(lines):
         abstain.by_exposure([line | {"tier": None} for line in lines], random.Random(0))
 
 
+def test_every_answer_states_the_share_of_right_samples(lines):
+    """Nothing is refused; what lies between known and unknown is in it, too, and wrong answers stay as they are."""
+    made = replies(abstain.stating(lines, random.Random(0)))
+    said = {id_: parts[0]["text"] for id_, parts in made.items()}
+    assert Counter(id_.split("-")[0] for id_ in said if id_[:3] in ("dee", "eli")).total() == 3
+    assert {text for id_, text in said.items() if id_.startswith("ada")} == {" Lurvo (100% sure)"}
+    assert [said[f"bo-{way}"] for way in range(3)] == [" Dask (30% sure)"] * 2 + [" Lurvo (30% sure)"]
+    assert {text for id_, text in said.items() if id_[:3] in ("dee", "eli")} == {" Dask (0% sure)"}
+    with pytest.raises(UserError, match="needs both"):
+        abstain.stating(lines[3:], random.Random(0))
+
+
 def test_a_model_that_knows_nothing_or_everything_has_nothing_to_learn_here(lines):
     with pytest.raises(UserError, match="0 answers are known and 6 unknown: stage 'abstain' needs both"):
         abstain.by_probe(lines[3:], random.Random(0))
