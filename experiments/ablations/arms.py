@@ -94,13 +94,20 @@ def beside(workdir: Path, base: Path, config: str, stages: Sequence[str], *given
     train(workdir, config, stages, f"--config.init_from={of or base}:sft", *given)
 
 
-def once(path: Path, make: Callable[[], dict | None], folder: Path | None = None) -> dict:
-    """What `make` gives, kept in a file with its wall seconds; what a run in `folder` took before counts, too."""
+def once(path: Path, make: Callable[[], dict | None], folder: Path | None = None, given: Sequence[str] = ()) -> dict:
+    """What `make` gives, kept in a file with its wall seconds; what a run in `folder` took before counts, too.
+
+    Raises UserError where it is there, and was made with other flags than are `given`.
+    """
     if not path.exists():
         before, started = spent(folder), time.monotonic()
         found = make() or {}
-        replace(path, json.dumps({**found, "seconds": round(before + time.monotonic() - started)}, indent=1))
-    return read_json(path)
+        told = {**found, "given": list(given), "seconds": round(before + time.monotonic() - started)}
+        replace(path, json.dumps(told, indent=1))
+    found = read_json(path)
+    if changed := sorted({*found["given"]} ^ {*given}):
+        raise UserError(f"{path} was made with other flags ({', '.join(changed)}); give those, or another --workdir")
+    return found
 
 
 def spent(folder: Path | None) -> float:
@@ -138,7 +145,8 @@ class Lab:
 
     def before(self, name: str, measure: Measure, of: Path | None = None) -> dict:
         """What is measured of an assistant, the base's or another run's, as it is."""
-        return once(self.made(f"{name}.json"), lambda: measure(self.examiner, self.run.load_params("sft", of)))
+        make = lambda: measure(self.examiner, self.run.load_params("sft", of))  # noqa: E731
+        return once(self.made(f"{name}.json"), make, given=[f"--problems={self.problems}"])
 
     def arm(
         self,
@@ -161,7 +169,7 @@ class Lab:
             params = ((step, self.run.load_params(stage, folder, step)) for step in steps_of(folder, stage))
             return {"steps": {str(step): measure(self.examiner, at_step) for step, at_step in params}}
 
-        return once(self.made(f"{name}.json"), make, folder)
+        return once(self.made(f"{name}.json"), make, folder, [*given, f"--problems={self.problems}"])
 
     def sft(self, name: str, measure: Measure, conversations: list[dict], *given: str, **options: Any) -> dict:
         """As `arm`, of stage `sft` on these conversations alone. Raises UserError where there is none."""

@@ -184,16 +184,16 @@ def peak(points: list[dict]) -> dict:
 
 def plot(found: dict[str, dict]) -> Figure:
     """A column for the best of n and for each KL weight, gold above and proxy below; a colour for each reward model."""
-    names = sorted({arm for arms in found.values() for arm in arms})
+    names = sorted({arm for of_arms in found.values() for arm in of_arms})
     kinds = sorted({kind_of(name) for name in names})
     sizes = sorted({size_of(name) for name in names})
     figure = Figure(figsize=(4 * len(kinds), 6), layout="constrained")
     grid = figure.subplots(2, len(kinds), squeeze=False, sharex="col", sharey="row")
-    for arms in found.values():
-        for name, of_arm in arms.items():
+    for of_arms in found.values():
+        for name, of_arm in of_arms.items():
             column, colour = kinds.index(kind_of(name)), f"C{sizes.index(size_of(name))}"
             x = [max(point["kl"], 0) ** 0.5 for point in of_arm["points"]]
-            spread = arms[f"best_of_{size_of(name)}"]["proxy_of_parent"]
+            spread = of_arms[f"best_of_{size_of(name)}"]["proxy_of_parent"]
             proxy = [(point["proxy"] - spread["mean"]) / spread["deviation"] for point in of_arm["points"]]
             grid[0][column].plot(x, [point["gold"] for point in of_arm["points"]], "o-", color=colour, markersize=3)
             grid[1][column].plot(x, proxy, "o-", color=colour, markersize=3)
