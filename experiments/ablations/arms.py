@@ -105,7 +105,7 @@ def once(path: Path, make: Callable[[], dict | None], folder: Path | None = None
         told = {**found, "given": list(given), "seconds": round(before + time.monotonic() - started)}
         replace(path, json.dumps(told, indent=1))
     found = read_json(path)
-    if changed := sorted({*found["given"]} ^ {*given}):
+    if changed := sorted({*found.get("given", [])} ^ {*given}):
         raise UserError(f"{path} was made with other flags ({', '.join(changed)}); give those, or another --workdir")
     return found
 
