@@ -39,6 +39,7 @@ from llm_jax.tasks.words import LISTS
 from llm_jax.tools.table import Toolbox
 
 ROOT = Path(__file__).resolve().parents[2]
+FIGURES = ("reward", "accuracy", "completion_length", "thinks", "calls", "entropy", "kl_reference")
 DRAWS = 1000  # of the bootstrap over seeds and problems
 # Of all arms. Nothing is scored within a run: the last checkpoint is measured.
 RL = ("--config.rl.batch=128", "--config.rl.eval_every=0", "--config.rl.keep_best=False")
@@ -158,16 +159,18 @@ class Lab:
         by_step: bool = False,
     ) -> dict:
         """What is measured of an arm, trained with the flags that are given, from the base or the run `of`; with
-        `by_step`, {"steps": {step: what is measured}} of each of its checkpoints. Raises Refused as `train` does.
+        `by_step`, {"steps": {step: what is measured}} of each of its checkpoints. Of RL with the figures of its
+        `batches`. Raises Refused as `train` does.
         """
         folder, stage = self.workdir / name, stages[-1]
 
         def make() -> dict:
             beside(folder, self.base, self.config, stages, *given, of=of)
+            way = {"batches": batches(folder)} if stage == "rl" else {}
             if not by_step:
-                return measure(self.examiner, self.run.load_params(stage, folder))
+                return measure(self.examiner, self.run.load_params(stage, folder)) | way
             params = ((step, self.run.load_params(stage, folder, step)) for step in steps_of(folder, stage))
-            return {"steps": {str(step): measure(self.examiner, at_step) for step, at_step in params}}
+            return {"steps": {str(step): measure(self.examiner, at_step) for step, at_step in params}} | way
 
         return once(self.made(f"{name}.json"), make, folder, [*given, f"--problems={self.problems}"])
 
@@ -208,9 +211,10 @@ def without(found: Any, name: str) -> Any:
 # What a run has left
 
 
-def batches(folder: Path) -> list[dict]:
-    """The figures of each batch of RL, in order."""
-    return [line for line in whole_lines(folder / "rl" / "metrics.jsonl") if "reward" in line]
+def batches(folder: Path) -> dict[str, list[float]]:
+    """Some figures of RL, of each batch in order."""
+    lines = [line for line in whole_lines(folder / "rl" / "metrics.jsonl") if "reward" in line]
+    return {name: [line[name] for line in lines if name in line] for name in FIGURES}
 
 
 def right_rollouts(folder: Path) -> list[dict]:

@@ -9,7 +9,8 @@ Command     python experiments/ablations/rl_variants.py --workdir=runs/rl_varian
             It goes on where it was stopped.
 Arms        the rows of the table, each as it stands there; one that is refused is listed with its line. Each has 24
             batches of 128 rollouts, 8 of a prompt, half of three numbers and half of four; two updates a batch, one on
-            each half of its groups, so that ratios leave 1 and there is something to clip.
+            each half of its groups, so that ratios leave 1 and there is something to clip. dapo draws further prompts
+            in place of groups without a difference.
 Result      in WORKDIR/rl_variants.json and .svg: held-out accuracy (1,000 problems, greedy) pooled over seeds, the
             share right of all rollouts on the way, and a verdict that is drawn from the intervals. Not measured yet.
 """
@@ -53,7 +54,7 @@ def main() -> None:
                 refused[name] = str(error)
                 continue
             found.setdefault(name, {})[seed] = of_arm
-            curves.setdefault(name, []).append([line["accuracy"] for line in arms.batches(lab.workdir / seed / name)])
+            curves.setdefault(name, []).append(of_arm["batches"]["accuracy"])
     if not curves:
         raise arms.Refused(next(iter(refused.values())))
     accuracy = {name: arms.pooled(of["accuracy"] for of in seeds.values()) for name, seeds in found.items()}

@@ -13,8 +13,8 @@ Arms        36 batches of 128 rollouts, 8 of a prompt, of sums of 3, 4 and 5 num
             grpo    a mean over sequences, and a KL
             random  as `right`, with a coin for the reward
 Result      in WORKDIR/thinking_length.json and .svg: of every sixth step and each of 2 to 6 numbers, the share that
-            thinks, the tokens of a thought, and accuracy (64 problems of each, greedy); and the length of all rollouts
-            by step. Not measured yet.
+            thinks, the tokens of a thought, and accuracy (64 problems of each, greedy); `batches` has the length of all
+            rollouts by step. Not measured yet.
 """
 
 import sys
@@ -55,10 +55,8 @@ def main() -> None:
     found: dict[str, dict] = {name: {} for name in ARMS}
     for seed in lab.seeds:
         for name in ARMS:
-            folder, given = lab.workdir / seed / name, flags_of(lab, name, seed, flags.FLAGS.every)
+            given = flags_of(lab, name, seed, flags.FLAGS.every)
             found[name][seed] = lab.arm(f"{seed}/{name}", measure, *given, by_step=True)
-            kept = ("completion_length", "thinks", "accuracy")
-            found[name][seed]["rollouts"] = {key: [line[key] for line in arms.batches(folder)] for key in kept}
     told = {"verdict": verdict(start, found), "before": start, "arms": found}
     lab.write("thinking_length", told, plot(start, found))
     print(told["verdict"])
