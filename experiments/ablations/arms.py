@@ -23,19 +23,23 @@ import numpy as np
 from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from ml_collections import ConfigDict
 
+from data_pipelines.packing import pack_records
 from llm_jax import checkpoint
 from llm_jax.config import UserError
 from llm_jax.evals.measure import Examiner
 from llm_jax.evals.statistics import rate
-from llm_jax.files import read_json, replace, user_path, whole_lines
+from llm_jax.files import json_lines, read_json, replace, user_path, whole_lines
 from llm_jax.prompts import Outcome
+from llm_jax.rows import facts, row_sets
 from llm_jax.runs import Run
 from llm_jax.sampling.loaded import engine_for
 from llm_jax.stage_table import STAGES
 from llm_jax.tasks.records import records
 from llm_jax.tasks.table import FAMILIES
 from llm_jax.tasks.words import LISTS
+from llm_jax.tokenizer import Tokenizer, path_in
 from llm_jax.tools.table import Toolbox
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,8 +48,8 @@ DRAWS = 1000  # of the bootstrap over seeds and problems
 # Of all arms. Nothing is scored within a run: the last checkpoint is measured.
 RL = ("--config.rl.batch=128", "--config.rl.eval_every=0", "--config.rl.keep_best=False")
 KEPT_ROLLOUTS = ("--config.log.transcripts=128",)  # all of a batch, for SFT to learn from
-# Of SFT on conversations of its own: stage `data` makes little beside them.
-SFT = ("--config.data.scale=0.05", "--config.data.python_docs_bytes=0", "--config.sft.learning_rate_scale=0.1")
+# Of SFT on conversations of its own, which are all that its stage `data` makes rows of.
+SFT = (f"--config.data.prepare={__name__}:prepare", "--config.sft.learning_rate_scale=0.1")
 
 Measure = Callable[[Examiner, Any], dict]  # (examiner, parameters) -> figures
 
@@ -206,6 +210,20 @@ class Lab:
 
 def without(found: Any, name: str) -> Any:
     return {k: without(v, name) for k, v in found.items() if k != name} if isinstance(found, dict) else found
+
+
+def prepare(config: ConfigDict, workdir: Path) -> None:
+    """Stage `data` of SFT on conversations alone: their rows, by the tokenizer of the run that it starts from."""
+    folder = workdir / "data"
+    if (folder / "prepared.json").exists():
+        return
+    theirs = path_in(user_path(config.init_from.rpartition(":")[0], "init_from") / "data")
+    tokenizer = Tokenizer.load(theirs)
+    tokenizer.save(folder / theirs.name)
+    spoken = json_lines(Path(config.data.conversations))
+    pack_records(folder, spoken, tokenizer, config.data.sequence_length, seed=config.seed, threads=2)
+    counts = {f"sft/{path.name}": facts(path) for path in row_sets(folder / "sft")}
+    replace(folder / "prepared.json", json.dumps({"counts": counts}))
 
 
 # What a run has left

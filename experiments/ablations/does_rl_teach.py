@@ -46,7 +46,7 @@ LEVELS = tuple(f"arithmetic/{level}" for level in FAMILIES["arithmetic"].levels[
 EASY, HARD, MIDDLE = 0.8, 0.1, 0.4  # pass@1; what is practised where no level is between the first two: the nearest
 ARMS = {"right": "right", "random_reward": "random", "format_only": "format"}
 SAMPLES, PASS_AT = 2, (1, 2, 4, 8, 16, 32, 64)
-ASKED = 200  # training problems by which the levels are named, over all
+ASKED = 400  # training problems by which the levels are named, over all
 OF_OTHERS = 400  # problems of all other levels together, before and after
 GAIN, FLOOR = 0.20, 0.10  # of the bar
 
