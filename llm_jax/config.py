@@ -197,6 +197,7 @@ def default() -> ConfigDict:
 
     c.log = ConfigDict()
     c.log.eval_every = 400  # steps between validation losses
+    c.log.transcripts = 4  # rollouts of each batch of RL that are kept to be read, those of different prompts first
     return c
 
 

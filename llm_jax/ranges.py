@@ -249,6 +249,7 @@ RANGES = {
     "checkpoint.every": whole(1),
     "checkpoint.keep": whole(1),
     "log.eval_every": whole(1),
+    "log.transcripts": whole(0),
 }
 
 

@@ -16,9 +16,7 @@ Result      in WORKDIR/over_optimisation.json and .svg: gold and proxy against s
 """
 
 import json
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,9 +26,9 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from llm_jax import checkpoint
+from experiments.ablations import arms
 from llm_jax.evals import best_of_n
-from llm_jax.files import read_json, replace
+from llm_jax.files import read_json, replace, user_path
 from llm_jax.frame.cli import run_cli
 from llm_jax.prompts import load_prompts
 from llm_jax.rl.reward_model import RewardModel
@@ -40,13 +38,12 @@ from llm_jax.sampling.loaded import engine_for
 from llm_jax.sampling.requests import Request
 from llm_jax.tasks import taste
 
-ROOT = Path(__file__).resolve().parents[2]
 SHOWN = 5  # of the answers that each reward model likes best
 
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder of the experiment; each seed and arm has a run in it.", required=True)
-    flags.DEFINE_string("experiment", f"{ROOT}/experiments/taste.py", "Config of the assistant.")
+    flags.DEFINE_string("experiment", f"{arms.ROOT}/experiments/taste.py", "Config of the assistant.")
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Of everything.")
     flags.DEFINE_list("pairs", ["250", "8000"], "Comparisons behind each reward model.")
     flags.DEFINE_list("kl", ["0", "0.02", "0.1"], "Weights of the KL in RL.")
@@ -57,26 +54,13 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    f, workdir, started = flags.FLAGS, Path(flags.FLAGS.workdir).expanduser().absolute(), time.monotonic()
-    for seed in f.seeds:
-        folder = workdir / seed
-        folder.mkdir(parents=True, exist_ok=True)
-        train(folder / "base", f"--config.seed={seed}", "--stages=data,pretrain,sft")
-        for pairs in f.pairs:
-            beside(
-                folder / f"reward_{pairs}", f"--config.seed={seed}", f"--config.pairs.most={pairs}", "--stages=reward"
-            )
-            once(folder / f"best_of_{pairs}.json", best_of, folder, pairs)
-            for weight in f.kl:
-                arm = folder / f"rl_{pairs}_{weight}"
-                reward = [f"--config.rl.reward_model={folder}/reward_{pairs}:reward", "--config.rl.reward=model"]
-                reward += held_back(weight) if float(weight) else []
-                kept = [f"--config.checkpoint.every={f.every}", "--config.checkpoint.keep=1000"]
-                beside(arm, f"--config.seed={seed}", *reward, *kept, "--stages=rl")
-                once(folder / f"{arm.name}.json", by_checkpoint, arm, pairs)
-    found = {seed: {path.stem: read_json(path) for path in sorted((workdir / seed).glob("*.json"))} for seed in f.seeds}
-    peaks = {seed: {arm: peak(of_arm["points"]) for arm, of_arm in arms.items()} for seed, arms in found.items()}
-    result = {"peaks": peaks, "seconds": round(time.monotonic() - started), "seeds": found}
+    f, workdir = flags.FLAGS, user_path(flags.FLAGS.workdir, "--workdir").absolute()
+    found = {seed: of_seed(workdir / seed, f"--config.seed={seed}") for seed in f.seeds}
+    peaks = {
+        seed: {arm: peak(of_arm["points"]) for arm, of_arm in measured.items()} for seed, measured in found.items()
+    }
+    kept = [path for seed in f.seeds for path in (workdir / seed).glob("*.json")]
+    result = {"peaks": peaks, "seconds": sum(read_json(path)["seconds"] for path in kept), "seeds": found}
     replace(workdir / "over_optimisation.json", json.dumps(result, indent=1))
     plot(found).savefig(workdir / "over_optimisation.svg")
     print(json.dumps(peaks, indent=1), workdir / "over_optimisation.svg", sep="\n")
@@ -85,30 +69,39 @@ def main() -> None:
 # Runs
 
 
-def train(workdir: Path, *arguments: str) -> None:
-    command = [sys.executable, "-m", "llm_jax.main", f"--config={flags.FLAGS.experiment}", f"--workdir={workdir}"]
-    if code := subprocess.run([*command, *arguments], cwd=ROOT).returncode:
-        sys.exit(code)  # it has said why
+def of_seed(folder: Path, seed: str) -> dict[str, dict]:
+    """{arm: what was measured}, of arms that share an assistant and, where they follow one, a reward model."""
+    f, found = flags.FLAGS, {}
+    folder.mkdir(parents=True, exist_ok=True)
+    kept_once(folder / "base", lambda base: arms.train(base, f.experiment, ("data", "pretrain", "sft"), seed))
+    for pairs in f.pairs:
+        most = f"--config.pairs.most={pairs}"
+        kept_once(folder / f"reward_{pairs}", lambda model, most=most: beside(model, "reward", seed, most))
+        best = arms.once(folder / f"best_of_{pairs}.json", lambda pairs=pairs: best_of(folder, pairs))
+        found[f"best_of_{pairs}"] = best
+        for weight in f.kl:
+            given = [seed, *followed(folder, pairs, weight)]
+            measure = lambda arm, pairs=pairs, given=given: by_checkpoint(arm, pairs, given)  # noqa: E731
+            found[f"rl_{pairs}_{weight}"] = kept_once(folder / f"rl_{pairs}_{weight}", measure)
+    return found
 
 
-def beside(workdir: Path, *arguments: str) -> None:
+def kept_once(run: Path, make: Callable[[Path], dict | None]) -> dict:
+    return arms.once(run.with_name(f"{run.name}.json"), lambda: make(run), run)
+
+
+def beside(run: Path, stage: str, *given: str) -> None:
     """A run that starts from the seed's assistant, with the same data."""
-    base = workdir.parent / "base"
-    workdir.mkdir(exist_ok=True)
-    if not (workdir / "data").is_symlink():
-        (workdir / "data").symlink_to(base / "data")
-    train(workdir, f"--config.init_from={base}:sft", *arguments)
+    arms.beside(run, run.parent / "base", flags.FLAGS.experiment, (stage,), *given)
 
 
-def held_back(weight: str) -> list[str]:
-    """The KL from the parent as a part of the reward, so that it counts for the answer as a whole."""
-    return [f"--config.rl.parts.{name}={value}" for name, value in
-            (("kl", "k1"), ("kl_in", "reward"), ("kl_weight", weight))]  # fmt: skip
-
-
-def once(path: Path, measure: Callable[..., dict], *arguments) -> None:
-    if not path.exists():
-        replace(path, json.dumps(measure(*arguments), indent=1))
+def followed(folder: Path, pairs: str, weight: str) -> list[str]:
+    """Flags of RL for a reward model, its checkpoints kept; the KL from the parent is a part of the reward, so that it
+    counts for the answer as a whole."""
+    held = (("kl", "k1"), ("kl_in", "reward"), ("kl_weight", weight)) if float(weight) else ()
+    parts = [f"--config.rl.parts.{name}={value}" for name, value in held]
+    reward = [f"--config.rl.reward_model={folder}/reward_{pairs}:reward", "--config.rl.reward=model"]
+    return [*reward, *parts, *arms.kept_every(flags.FLAGS.every)]
 
 
 # Measuring
@@ -139,15 +132,14 @@ def best_of(folder: Path, pairs: str) -> dict:
     return {"points": points, "ordered_alike": round(alike, 4), "proxy_of_parent": spread, "likes_best": shown}
 
 
-def by_checkpoint(arm: Path, pairs: str) -> dict:
+def by_checkpoint(arm: Path, pairs: str, given: list[str]) -> dict:
     """Points of a run of RL: each of its checkpoints by fresh answers to the held-out questions."""
+    beside(arm, "rl", *given)
     run = Run.open(arm)
     asked, model, engine = questions(run), RewardModel(run, f"{arm.parent}/reward_{pairs}:reward"), engine_of(run)
     parent = Run.open(arm.parent / "base").load_params("sft")
-    with checkpoint.existing(arm, "rl") as store:
-        steps = sorted(int(path.name) for path in store.path.glob("[0-9]*") if path.name.isdigit())
     points, shown = [], []
-    for step in steps:
+    for step in arms.steps_of(arm, "rl"):
         point, shown = measured(engine, run.load_params("rl", step=step), parent, asked, model, run)
         points.append({"step": step, **point})
     engine.close()
@@ -192,16 +184,16 @@ def peak(points: list[dict]) -> dict:
 
 def plot(found: dict[str, dict]) -> Figure:
     """A column for the best of n and for each KL weight, gold above and proxy below; a colour for each reward model."""
-    names = sorted({arm for arms in found.values() for arm in arms})
+    names = sorted({arm for of_arms in found.values() for arm in of_arms})
     kinds = sorted({kind_of(name) for name in names})
     sizes = sorted({size_of(name) for name in names})
     figure = Figure(figsize=(4 * len(kinds), 6), layout="constrained")
     grid = figure.subplots(2, len(kinds), squeeze=False, sharex="col", sharey="row")
-    for arms in found.values():
-        for name, of_arm in arms.items():
+    for of_arms in found.values():
+        for name, of_arm in of_arms.items():
             column, colour = kinds.index(kind_of(name)), f"C{sizes.index(size_of(name))}"
             x = [max(point["kl"], 0) ** 0.5 for point in of_arm["points"]]
-            spread = arms[f"best_of_{size_of(name)}"]["proxy_of_parent"]
+            spread = of_arms[f"best_of_{size_of(name)}"]["proxy_of_parent"]
             proxy = [(point["proxy"] - spread["mean"]) / spread["deviation"] for point in of_arm["points"]]
             grid[0][column].plot(x, [point["gold"] for point in of_arm["points"]], "o-", color=colour, markersize=3)
             grid[1][column].plot(x, proxy, "o-", color=colour, markersize=3)

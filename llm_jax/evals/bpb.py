@@ -10,9 +10,11 @@ from llm_jax.runs import Run
 from llm_jax.training.nats import jitted_nats, total_nats
 
 
-def bits_per_byte(run: Run, params) -> dict[str, dict]:
-    """`val_bpb` on the held-out pages of the tiny web (or of the user's own), and `val_bpb_SOURCE` for each source."""
-    out, total_nats_, total_bytes, jitted = {}, 0.0, 0, jitted_nats(run)
+def bits_per_byte(run: Run, params, jitted=None) -> dict[str, dict]:
+    """`val_bpb` on the held-out pages of the tiny web (or of the user's own), and `val_bpb_SOURCE` for each source.
+
+    `jitted` is a `jitted_nats(run)` that several sets of parameters share."""
+    out, total_nats_, total_bytes, jitted = {}, 0.0, 0, jitted or jitted_nats(run)
     shards = sharding.shards(run.mesh, "batch")
     batch = -(-run.config.pretrain.batch // shards) * shards
     for folder in rows.row_sets(run.workdir / "data" / "validation"):

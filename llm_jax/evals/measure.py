@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from llm_jax.evals.statistics import pass_at_k, rate
+from llm_jax.evals.statistics import of_ratio, pass_at_k, rate
 from llm_jax.prompts import Outcome
 from llm_jax.rl.episodes import play
 from llm_jax.runs import Run
@@ -20,6 +20,7 @@ from llm_jax.tools.table import TOOLS
 TIERS = (0, 1, 3, 10, 30, 100)  # statements of a fact in the pages
 FACTS = 600  # questions about people behind a rate, at most
 TURNS = 300  # problems of each kind as first and as second turn, at most
+CALLS = 256  # problems that need a tool, and as many that do not, at most
 PASS_AT = (1, 2, 4, 8, 16)
 RL_LEVELS = ("3 numbers", "4 numbers")
 TOOL_LEVELS = ("3 digits", "4 digits")
@@ -159,6 +160,35 @@ def measure_tools(e: Examiner, params) -> dict:
         "call_correct": share([o for o in with_tool if o.has(*TOOLS)], called_right),
         "format_without": share(without, lambda o: o.well_formed),
     }
+
+
+def measure_calls(e: Examiner, params) -> dict:
+    """Does it call where it must, for big numbers, and do without where it can, for three small ones?"""
+    count = min(CALLS, e.config.problems)
+    needed = e.ask(params, e.choose("calculator", TOOL_LEVELS, count))
+    unneeded = e.ask(params, e.choose("arithmetic", RL_LEVELS[:1], count))
+    return {
+        "called_needed": share(needed, called),
+        "called_unneeded": share(unneeded, called),
+        "per_call": right_per_call(needed + unneeded),
+    }
+
+
+def called(outcome: Outcome) -> bool:
+    return outcome.has(*TOOLS)
+
+
+def right_per_call(outcomes: list[Outcome]) -> dict:
+    """Of the answers that called: how many are right, by their `n` calls. The interval is over items."""
+    of_item: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
+    for outcome in filter(called, outcomes):
+        of_item[outcome.prompt["item"]] += outcome.right, outcome.count(*TOOLS)
+    if not of_item:
+        return {"value": None, "n": 0, "ci95": [None, None]}
+    table = np.array(list(of_item.values()))
+    answers, calls = table.sum(axis=0)
+    interval = [round(bound, 4) for bound in of_ratio(table)]
+    return {"value": round(float(answers / calls), 4), "n": int(calls), "ci95": interval}
 
 
 def called_right(outcome: Outcome) -> bool:

@@ -91,6 +91,8 @@ def measured(examiner: Examiner, params: dict[str, dict]) -> dict:
             put(report, (stage,), of_training(run, stage))
     if "rl" in params:
         report["rl"] = rl_group(run.workdir, report.get("reasoning", {}))
+    if "calls" in report:
+        put_calls(report, report.pop("calls"))
     if "passk" in report:
         report["passk"]["problems"] = {"value": run.config.eval.passk_problems}
     if "real" in report:
@@ -115,6 +117,14 @@ def places(row: Measurement, stages: list[str]) -> list[tuple[tuple[str, ...], s
         "every": [((row.name, stage), stage) for stage in stages],
     }[row.on]
     return found + [(("final", row.name), stage) for stage in chat[-1:] if row.final]
+
+
+def put_calls(report: dict, calls: dict) -> None:
+    """When it calls stands with what it calls: of the last checkpoint, and `before` reinforcement learning."""
+    last = calls.get("after", calls["before"])
+    put(report, ("tools",), last | ({"before": calls["before"]} if "after" in calls else {}))
+    if "tools" in report.get("final", {}):
+        put(report, ("final", "tools"), last)
 
 
 def put(report: dict, path: tuple[str, ...], group: dict) -> None:

@@ -9,6 +9,7 @@ from llm_jax.evals.context import measure_context
 from llm_jax.evals.map import measure_map
 from llm_jax.evals.measure import (
     Examiner,
+    measure_calls,
     measure_code,
     measure_passk,
     measure_reasoning,
@@ -67,6 +68,13 @@ MEASUREMENTS: Table[Measurement] = Table(
             on="last",
             final=True,
             tasks=("calculator",),
+            tools=("python",),
+        ),
+        Measurement(
+            name="calls",
+            measure=measure_calls,
+            on="before and after",
+            tasks=("calculator", "arithmetic"),
             tools=("python",),
         ),
         Measurement(name="map", measure=measure_map, on="last", final=True, prompts=False, key="map_items"),

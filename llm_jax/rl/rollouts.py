@@ -32,8 +32,6 @@ from llm_jax.sampling.requests import Completion, Request
 from llm_jax.tables import known
 from llm_jax.training import loop
 
-KEPT_TRANSCRIPTS = 4  # of each batch
-
 
 class PromptStream:
     """An endless stream of prompts in the configured shares: the n-th prompt is a function of (seed, n)."""
@@ -122,7 +120,7 @@ class Rollouts(loop.Batches):
         self.length, self.adapted = run.config.data.sequence_length, run.config.lora.rank > 0
         self.mesh, self.split = run.mesh, (run.config.train.microbatch, sharding.shards(run.mesh, "batch"))
         self.stream = PromptStream(prompts_for(run.config, run.workdir, "train"), dict(rl.tasks), run.config.seed)
-        self.path = Path(run.workdir) / "rl" / "transcripts.jsonl"
+        self.path, self.transcripts = Path(run.workdir) / "rl" / "transcripts.jsonl", run.config.log.transcripts
         self.queue: collections.deque[Batch] = collections.deque()
         self.batch: Batch | None = None  # in use
         self.sums: dict[str, int] = {}  # checksums of the parameters of the last step
@@ -309,10 +307,11 @@ class Rollouts(loop.Batches):
         return sharding.own_part(self.mesh, rows, self.split[0])
 
     def _write_transcripts(self, step: int) -> None:
-        """A few of each batch, one of each of the first prompts; a resumed run drops those it will write again."""
+        """`log.transcripts` of each batch, the first of each prompt before all second ones; a resumed run drops those
+        that it will write again."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [json.dumps(line) for line in whole_lines(self.path) if line["step"] <= step]
-        for rollout in self.batch.rollouts[:: self.rl.group][:KEPT_TRANSCRIPTS]:
+        for rollout in sorted(self.batch.rollouts, key=lambda rollout: rollout.sample)[: self.transcripts]:
             kept.append(
                 json.dumps(
                     {

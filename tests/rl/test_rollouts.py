@@ -127,7 +127,8 @@ def test_rewards_and_figures_follow_the_grader(make_rollouts):
     batches = make_rollouts()
     batch, figures = batches.next(0, None)
     transcripts = [json.loads(line) for line in batches.path.read_text().splitlines()]
-    assert transcripts and all(t["step"] == 1 for t in transcripts)
+    assert len(transcripts) == 4 and all(t["step"] == 1 for t in transcripts)
+    assert [t["prompt"] for t in transcripts[:2]] == [t["prompt"] for t in transcripts[2:]]
     for shown in transcripts:
         assert shown["reward"] == int(shown["parts"][-1]["text"] == shown["answer"])
     assert figures["well_formed"] == 1 and figures["calls"] == 0 and figures["entropy"] == 1.0
