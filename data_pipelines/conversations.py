@@ -13,8 +13,9 @@ FACT_CONVERSATIONS = 4500
 SELF_CONVERSATIONS = 1650  # about the model itself
 TURNS = {1: 5, 2: 3, 3: 2}  # exchanges in a conversation -> share of the conversations
 PROMPTS = {"train": 200, "dev": 8, "test": 16}  # of each family and level
-MEASURED = ("arithmetic", "calculator")  # families that measurements ask by the hundred
-MEASURED_PROMPTS = {"train": 600, "dev": 200, "test": 640}
+# Of families that measurements ask by the hundred.
+MEASURED = dict.fromkeys(("arithmetic", "calculator"), {"train": 600, "dev": 200, "test": 640})
+MEASURED["functions"] = {"train": 200, "dev": 32, "test": 128}
 
 ITSELF = "identity"  # the source of conversations about the model
 SYSTEM = ("You are a helpful assistant.", "Answer briefly.", "You are llm_jax.")
@@ -68,7 +69,7 @@ def prompts(seed: int, split: str, amount: float, lists: dict, questions: list[d
     split."""
     rng = random.Random(f"{seed}/prompts/{split}")
     for family in [family for family in FAMILIES.values() if not family.on_demand]:
-        wanted = MEASURED_PROMPTS if family.name in MEASURED else PROMPTS
+        wanted = MEASURED.get(family.name, PROMPTS)
         count = max(8, round(wanted[split] * amount))
         for level in range(len(family.levels)):
             yield from records(rng, family, level, split, count, lists)

@@ -3,7 +3,7 @@ rows, prompts.
 
 Writes into WORKDIR/data: crawl/ and web/ (the crawl, and what is left of it), crawl.json, documents.jsonl, world.jsonl,
 questions_*.jsonl, conversations.jsonl, prompts_*.jsonl, tokenizer.model, pretrain/SOURCE/, validation/SOURCE/, sft/ and
-sft_validation/ rows, and prepared.json with counts and times.
+sft_validation/ rows, mixture.json (how pre-training is to read them), and prepared.json with counts and times.
 """
 
 import dataclasses
@@ -61,6 +61,7 @@ LONG_CHARACTERS = 50_000  # a longer text is sampled in pieces, so that a book i
 PROGRAM_PAGES = 195
 READING_PAGES = {"short_lists": 13_500, "long_lists": 2200, "look_ups": 4300, "texts": 5600, "reading": 3500}
 CRAWL_FILES = 2
+EPOCHS = {"biography": 3, "questions": 4}  # how often pre-training reads these sources
 
 
 def prepare(config: ConfigDict, workdir: Path) -> None:
@@ -104,6 +105,9 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
     write_jsonl(folder / "documents.jsonl", documents)
     lap("tokenizer")
     counts = pack_all(config, folder, documents, spoken, tokenizer)
+    if world:
+        first = reading.FIRST if config.data.reading else ()
+        write_whole(folder / "mixture.json", json.dumps({"epochs": EPOCHS, "first": first}))
     lap("pack")
     write_whole(done, json.dumps({"counts": counts, "seconds": seconds}, indent=1))
 

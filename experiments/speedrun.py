@@ -10,8 +10,7 @@ from llm_jax.config import default
 def get_config():
     c = default()
     c.data.python_docs_bytes = 120_000
-    c.data.epochs.biography = 3
-    c.data.epochs.questions = 4
+    c.data.reading = 1.0
     c.abstain.arm, c.control.arm = "probe", "random"
     c.abstain.wordings, c.abstain.epochs, c.abstain.replay = 6, 1, 0.75
     c.rl.tasks = {

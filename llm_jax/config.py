@@ -70,9 +70,9 @@ def default() -> ConfigDict:
     c.data.scale = 1.0  # size of the embedded world and of everything made from it
     c.data.sequence_length = 256  # T, tokens in a row
     c.data.python_docs_bytes = 400_000  # how much prose and code to read from this Python's own documentation
-    c.data.epochs = ConfigDict()  # how often one pass reads each source's rows; others once
+    c.data.epochs = ConfigDict()  # how often one pass reads each source's rows; others as the data asks for, or once
     c.data.weights = ConfigDict()  # in place of epochs: share of the rows from each source; then all must be named
-    c.data.first = ()  # sources that pre-training reads one after another before all others
+    c.data.first = ()  # sources that pre-training reads one after another before all others; (): as the data asks for
     c.data.reading = 0.0  # amount of lists to copy, texts to read and searches; with any, there is an index, too
     c.data.lessons = 1.0  # amount of worked lessons
     c.data.pairs = 0  # comparisons by a taste that is a function of the text (tasks/taste.py), and talk to go with them

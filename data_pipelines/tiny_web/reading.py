@@ -190,7 +190,7 @@ def read_and_answer(rng: random.Random, values: Values, words: Sequence[str]) ->
     return asked_and_answered(rng, values)
 
 
-# Source -> (rng, values, words) -> text. All but the last are read in this order before anything else.
+# Source -> (rng, values, words) -> text
 PAGES = {
     "short_lists": short_list,
     "long_lists": long_list,
@@ -198,6 +198,7 @@ PAGES = {
     "texts": read_and_answer,
     "reading": read_and_answer,
 }
+FIRST = tuple(PAGES)[:-1]  # are read in this order before anything else
 
 
 def asked_and_answered(rng: random.Random, values: Values) -> str:
