@@ -14,7 +14,7 @@ SELF_CONVERSATIONS = 1650  # about the model itself
 TURNS = {1: 5, 2: 3, 3: 2}  # exchanges in a conversation -> share of the conversations
 PROMPTS = {"train": 200, "dev": 8, "test": 16}  # of each family and level
 # Of families that measurements ask by the hundred.
-MEASURED = dict.fromkeys(("arithmetic", "calculator"), {"train": 600, "dev": 200, "test": 640})
+MEASURED = {name: {"train": 600, "dev": 200, "test": 640} for name in ("arithmetic", "calculator")}
 MEASURED["functions"] = {"train": 200, "dev": 32, "test": 128}
 
 ITSELF = "identity"  # the source of conversations about the model
