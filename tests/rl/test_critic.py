@@ -147,7 +147,7 @@ def test_an_update_is_its_plain_derivation(update, forward, context, params):
         updates, state = optimizer.update(grads, state)
         return optax.apply_updates(params, updates), state
 
-    for _ in range(8):
+    for _ in range(12):
         trained, state = step(trained, learn(trained, rows)[0], state)
     asked = batches.batch.columns("request"), batches.batch.columns("completion")
     seen = batches.judge(batches.score.with_values(trained, *asked)[1])
