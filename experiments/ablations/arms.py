@@ -49,7 +49,8 @@ DRAWS = 1000  # of the bootstrap over seeds and problems
 RL = ("--config.rl.batch=128", "--config.rl.eval_every=0", "--config.rl.keep_best=False")
 KEPT_ROLLOUTS = ("--config.log.transcripts=128",)  # all of a batch, for SFT to learn from
 # Of SFT on conversations of its own, which are all that its stage `data` makes rows of.
-SFT = (f"--config.data.prepare={__name__}:prepare", "--config.sft.learning_rate_scale=0.1")
+SFT = (f"--config.data.prepare={__name__}:prepare",)
+GENTLY = "--config.sft.learning_rate_scale=0.1"  # as it learns from what it has said itself
 
 Measure = Callable[[Examiner, Any], dict]  # (examiner, parameters) -> figures
 

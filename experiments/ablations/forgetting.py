@@ -60,7 +60,7 @@ def main() -> None:
         for name in names:
             found[name][seed] = lab.arm(f"{seed}/{name}", measure, *given(lab, name, seed, f.every), by_step=True)
         rollouts = arms.right_rollouts(lab.workdir / seed / names[0])
-        more = (f"--config.seed={seed}", *arms.kept_every(f.sft_every))
+        more = (f"--config.seed={seed}", arms.GENTLY, *arms.kept_every(f.sft_every))
         found["sft"][seed] = lab.sft(f"{seed}/sft", measure, rollouts, *more, by_step=True)
     equal = {seed: at_equal_gain(start, {name: found[name][seed] for name in found}) for seed in lab.seeds}
     told = {"verdict": verdict(equal), "at_equal_gain": equal, "before": start, "arms": found}

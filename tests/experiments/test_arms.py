@@ -64,6 +64,8 @@ def world(monkeypatch, tmp_path, tokenizer):
     monkeypatch.setattr(forgetting, "bits_per_byte", lambda *_: {"val_bpb": {"value": 1.0}})
     monkeypatch.setattr(forgetting, "jitted_nats", lambda run: None)
     monkeypatch.setattr(forgetting, "load_prompts", lambda *_: [])
+    monkeypatch.setattr(does_rl_teach, "ASKED", 20)
+    monkeypatch.setattr(does_rl_teach, "OF_OTHERS", 10)
     monkeypatch.setattr(forgetting, "EACH", 1)
     monkeypatch.setattr(arms, "DRAWS", 50)
     return made
@@ -164,7 +166,7 @@ def test_an_experiment_from_its_flags_to_its_plot(world, monkeypatch, tmp_path, 
     experiment.main()
     found = json.loads((workdir / f"{name}.json").read_text())
     assert found["verdict"] and (workdir / f"{name}.svg").read_text().startswith("<?xml")
-    assert "each" not in json.dumps(found) and found["seconds"] >= 0
+    assert '"each"' not in json.dumps(found) and found["seconds"] >= 0
     ran = list(world.words)
     experiment.main()
     assert world.words == ran
@@ -198,7 +200,7 @@ def of_variants(found: dict) -> None:
 def of_teaching(found: dict) -> None:
     assert set(found["teach"]) == {"before", "after", "random_reward", "format_only", "sft"}
     assert found["teach"]["after"]["n"] == 2 * 10
-    assert "rises with random_reward and format_only, too" in found["verdict"]  # the scripted model adds up in any arm
+    assert found["verdict"].startswith("RL does not teach here: 1.00 -> 1.00")  # it adds up in any arm, and before
     assert found["thinker"]["thinks"]["arithmetic/5 numbers"]["value"] == 1
 
 
@@ -259,6 +261,7 @@ def test_teaching_is_judged_by_its_bar():
     teach = {"before": metric(0.1, 0.14), "sft": metric(0.2, 0.3), "after": metric(0.4, 0.5)}
     still = dict.fromkeys(("random_reward", "format_only"), metric(0.1, 0.15))
     assert does_rl_teach.verdict(teach | still).startswith("RL teaches: 0.12 -> 0.45, and the controls do not")
+    assert "rises with format_only, too" in does_rl_teach.verdict(teach | still | {"format_only": metric(0.4, 0.5)})
     assert "RL is ahead of all others" in does_rl_teach.verdict(teach | still)
     assert "does not teach" in does_rl_teach.verdict(teach | still | {"after": metric(0.13, 0.2)})
     levels = {"a": {"value": 0.9}, "b": {"value": 0.3}, "c": {"value": 0.05}}
