@@ -2,9 +2,9 @@
 
 A model learns to copy where nothing but the context can predict what comes, as in lists of random words that are
 written again: there it changes within a hundred steps, and without them it does not (Olsson et al. 2022). Short lists
-of single tokens come first, then longer ones of any words, then values to look up by name; then it can learn to
-read (`PAGES`). Of several people it quotes the note on the one who is asked about before it
-answers: to find the note and to find the fact in it are two steps.
+of single tokens come first, then longer ones of any words, then values to look up by name; then it can learn to read
+(`PAGES`). Of several people it quotes the note on the one who is asked about before it answers: to find the note and to
+find the fact in it are two steps.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from data_pipelines.documents import split_of as document_split
 from data_pipelines.tiny_web import lexicon as lex
 from data_pipelines.tiny_web.wordings import STATEMENTS, TRAIN_QUESTIONS, Wordings, statement
 from data_pipelines.tiny_web.world import ATTRIBUTES, Person
@@ -44,7 +43,7 @@ Values = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Text:
-    """Notes on a few people. `facts` has what each note states: (person, attributes, note)."""
+    """Notes on a few people: (person, the attributes that it states, note)."""
 
     notes: tuple[tuple[Person, tuple[str, ...], str], ...]
 
@@ -137,19 +136,20 @@ def ask(text: Text, rng: random.Random, wordings: Wordings, person: Person | Non
 
 
 def whole_words(tokenizer: Tokenizer) -> list[str]:
-    """Those that are one token after a space."""
+    """Those that are one token after a space; of a tokenizer that has none, everyday ones."""
     texts = map(tokenizer.decode, ([id_] for id_ in range(tokenizer.vocab_size)))
     found = (text[1:] for text in texts if text.startswith(" ") and text[1:].isalpha())
-    return [word for word in found if len(tokenizer.encode(f" {word}")) == 1]
+    return [word for word in found if len(tokenizer.encode(f" {word}")) == 1] or EVERYDAY
 
 
 def documents(seed: int, pages: Mapping[str, int], values: Values, words: Sequence[str]) -> Iterator[dict]:
-    """So many pages of each source of PAGES. `words`: see `whole_words`."""
+    """So many pages of each source of PAGES. `words`: see `whole_words`. None is held out: of lists of chance nothing
+    can be foretold, and the people of the texts are held out by name."""
     for source, count in pages.items():
         rng = random.Random(f"{seed}/{source}")
         for number in range(count):
             text = PAGES[source](rng, values, words)
-            yield {"id": f"{source}-{number:05d}", "source": source, "text": text, "split": document_split(text)}
+            yield {"id": f"{source}-{number:05d}", "source": source, "text": text, "split": "train"}
 
 
 def short_list(rng: random.Random, values: Values, words: Sequence[str]) -> str:
