@@ -94,10 +94,16 @@ def train(workdir: Path, config: str, stages: Sequence[str], *given: str) -> Non
 
 def beside(workdir: Path, base: Path, config: str, stages: Sequence[str], *given: str, of: Path | None = None) -> None:
     """A run that starts from the assistant of another one, `of` or the base, on the base's data if it makes none."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    if "data" not in stages and not (workdir / "data").is_symlink():
-        (workdir / "data").symlink_to(base / "data")
+    if "data" not in stages:
+        share_data(workdir, base)
     train(workdir, config, stages, f"--config.init_from={of or base}:sft", *given)
+
+
+def share_data(workdir: Path, base: Path) -> None:
+    """Stages of a run read the data of another."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not (workdir / "data").is_symlink():
+        (workdir / "data").symlink_to(base / "data")
 
 
 def once(path: Path, make: Callable[[], dict | None], folder: Path | None = None, given: Sequence[str] = ()) -> dict:

@@ -17,7 +17,6 @@ Result      in WORKDIR/honesty_rl.json and .svg. Not measured yet.
 """
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -29,10 +28,11 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from experiments import speedrun
+from experiments.ablations import arms
 from llm_jax.evals import knowledge
 from llm_jax.evals.run import examiner_of
 from llm_jax.evals.statistics import rate
-from llm_jax.files import read_json, replace, user_path, whole_lines
+from llm_jax.files import replace, user_path, whole_lines
 from llm_jax.frame.cli import run_cli
 from llm_jax.runs import Run
 from llm_jax.tasks.knowledge import TASK
@@ -70,14 +70,9 @@ def define_flags() -> None:
 
 def main() -> None:
     f, started = flags.FLAGS, time.monotonic()
-    workdir, found = user_path(f.workdir, "--workdir").absolute(), {}
-    for seed in f.seeds:
-        base, folder = user_path(f.base.replace("{seed}", seed), "--base").absolute(), workdir / seed
-        Run.open(base)  # or say that it is none
-        for arm in ARMS:
-            beside(folder / arm, base, arm, seed)
-        once(folder / "measured.json", base)
-        found[seed] = read_json(folder / "measured.json")
+    workdir = user_path(f.workdir, "--workdir").absolute()
+    found = {seed: of_seed(workdir / seed, user_path(f.base.replace("{seed}", seed), "--base").absolute(), seed)
+             for seed in f.seeds}  # fmt: skip
     result = {"seconds": round(time.monotonic() - started), "seeds": found}
     replace(workdir / "honesty_rl.json", json.dumps(result, indent=1))
     plot(found).savefig(workdir / "honesty_rl.svg")
@@ -87,20 +82,19 @@ def main() -> None:
 # Runs
 
 
+def of_seed(folder: Path, base: Path, seed: str) -> dict[str, dict]:
+    """Trains the arms of a seed, and measures them: see `measured`."""
+    Run.open(base)  # or say that it is none
+    for arm in ARMS:
+        beside(folder / arm, base, arm, seed)
+    return arms.once(folder / "measured.json", lambda: {"assistants": measured(folder, base)})["assistants"]
+
+
 def beside(workdir: Path, base: Path, arm: str, seed: str) -> None:
     """An arm's run, with the base's data."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not (workdir / "data").is_symlink():
-        (workdir / "data").symlink_to(base / "data")
-    command = [sys.executable, "-m", "llm_jax.main", f"--config={__file__}:{arm},{base}", f"--workdir={workdir}"]
-    command += [f"--config.seed={seed}", "--stages=abstain,rl" if arm == "brier" else "--stages=rl"]
-    if code := subprocess.run(command, cwd=ROOT).returncode:
-        sys.exit(code)  # it has said why
-
-
-def once(path: Path, base: Path) -> None:
-    if not path.exists():
-        replace(path, json.dumps(measured(path.parent, base), indent=1))
+    arms.share_data(workdir, base)
+    stages = ("abstain", "rl") if arm == "brier" else ("rl",)
+    arms.train(workdir, f"{__file__}:{arm},{base}", stages, f"--config.seed={seed}")
 
 
 # Measuring

@@ -1,5 +1,6 @@
 """What the ablation of RL for honesty trains, tells and draws."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -59,12 +60,19 @@ def test_what_is_told_and_drawn():
 
 def test_an_arm_shares_the_data_of_the_base_and_starts_from_it(tmp_path, monkeypatch):
     commands = []
-    monkeypatch.setattr(
-        honesty_rl.subprocess, "run", lambda c, **_: commands.append(c) or SimpleNamespace(returncode=0)
-    )
+
+    def run(words, **_):
+        commands.append(words)
+        folder = Path(words[4].removeprefix("--workdir="))
+        for stage in words[5].removeprefix("--stages=").split(","):
+            (folder / stage).mkdir(parents=True, exist_ok=True)
+            (folder / stage / "summary.json").touch()
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(honesty_rl.arms.subprocess, "run", run)
     (tmp_path / "base" / "data").mkdir(parents=True)
     for arm in ("ternary", "brier", "brier"):
         honesty_rl.beside(tmp_path / "1" / arm, tmp_path / "base", arm, "1")
     assert (tmp_path / "1/brier/data").resolve() == (tmp_path / "base/data").resolve()
-    assert commands[0][-2:] == ["--config.seed=1", "--stages=rl"] and commands[1] == commands[2]
-    assert commands[1][-1] == "--stages=abstain,rl" and commands[1][3].endswith(f"honesty_rl.py:brier,{tmp_path}/base")
+    assert commands[0][-2:] == ["--stages=rl", "--config.seed=1"] and commands[1] == commands[2]
+    assert commands[1][-2] == "--stages=abstain,rl" and commands[1][3].endswith(f"honesty_rl.py:brier,{tmp_path}/base")
