@@ -10,7 +10,6 @@ from llm_jax.config import default
 def get_config():
     c = default()
     c.data.python_docs_bytes = 120_000
-    c.data.reading = 1.0
     c.abstain.arm, c.control.arm = "probe", "random"
     c.abstain.wordings, c.abstain.epochs, c.abstain.replay = 6, 1, 0.75
     c.rl.tasks = {
