@@ -12,7 +12,7 @@ Pre-training begins with lists that are written three times, then look-ups, then
     search, last checkpoint                         unseen facts .15 right, asked for .56 of them and .21 of the known
                                                     ones, the right source .49, an instruction in a passage obeyed .01
 
-It costs 2,673 steps of pre-training in place of 1,384, and what the model knows by heart: facts stated 30 / 100 times
+It costs 2,694 steps of pre-training in place of 1,384, and what the model knows by heart: facts stated 30 / 100 times
 are recalled .23 / .48 (before .53 / .60), sums of two numbers .88 (.98), and stage `abstain` leaves .53 of the answers
 about nobody wrong (.28). So it is no part of the speedrun: 1.6 million parameters do not hold both.
 """
