@@ -34,7 +34,6 @@ from data_pipelines.speedrun import prepare  # noqa: E402
 from experiments import speedrun  # noqa: E402
 from llm_jax import rows, sharding  # noqa: E402
 from llm_jax.config import UserError  # noqa: E402
-from llm_jax.stages import pretrain  # noqa: E402
 from llm_jax.stages.supervised import RowBatches  # noqa: E402
 from llm_jax.training import loader, loop  # noqa: E402
 from llm_jax.training.nats import jitted_nats  # noqa: E402
@@ -107,7 +106,7 @@ def train_torch(config: ConfigDict, data: Path) -> Nats:
 
 
 def row_batches(config: ConfigDict, data: Path) -> RowBatches:
-    return RowBatches(pretrain.mixture_of(data, config.data), config.pretrain.batch, config.seed)
+    return RowBatches(loader.wanted(data, config.data), config.pretrain.batch, config.seed)
 
 
 def bits_per_byte(nats: Nats, data: Path, batch: int) -> float:

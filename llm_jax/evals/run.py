@@ -27,6 +27,7 @@ from llm_jax.sampling.loaded import engine_for
 from llm_jax.stage_table import STAGES
 from llm_jax.tools.search import Place
 from llm_jax.tools.table import Toolbox, absent
+from llm_jax.training import loader
 
 
 @contextlib.contextmanager
@@ -177,7 +178,8 @@ def timed(name: str, function, *args):
 def data_counts(run: Run) -> dict:
     counts = read_json(run.workdir / "data" / "prepared.json")["counts"]["pretrain"]
     names = ("documents", "bytes", "bytes_per_token", "tokens", "rows", "padding")
-    epochs = {source: {"value": times} for source, times in run.config.data.epochs.items()}
+    read = loader.epochs_of(run.workdir / "data", run.config.data)
+    epochs = {source: {"value": times} for source, times in read.items()}
     return {name: {"value": counts[name]} for name in names if name in counts} | {"epochs": epochs}
 
 

@@ -4,12 +4,6 @@ How often each source is read, and what first, the data may say itself (WORKDIR/
 config has the last word.
 """
 
-from pathlib import Path
-
-from ml_collections import ConfigDict
-
-from llm_jax import rows
-from llm_jax.files import read_json
 from llm_jax.runs import Run
 from llm_jax.stages import supervised
 from llm_jax.training import loader, loop
@@ -22,17 +16,7 @@ def check(run: Run, stages: list[str]) -> None:
 
 
 def mixture(run: Run) -> loader.Mixture:
-    return mixture_of(run.workdir / "data", run.config.data)
-
-
-def mixture_of(folder: Path, data: ConfigDict) -> loader.Mixture:
-    """Of the rows in `folder`/pretrain, by the config's section `data`. Raises UserError as `loader.mixture`."""
-    noted = folder / "mixture.json"
-    asked = read_json(noted) if noted.exists() else {"epochs": {}, "first": []}
-    there = {path.name for path in rows.row_sets(folder / "pretrain")}  # a small world may lack some
-    epochs = {name: times for name, times in asked["epochs"].items() if name in there} | dict(data.epochs)
-    first = data.first or [name for name in asked["first"] if name in there]
-    return loader.mixture(folder / "pretrain", epochs, data.weights, first)
+    return loader.wanted(run.workdir / "data", run.config.data)
 
 
 def train(run: Run, params):

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import grain
 import numpy as np
+from ml_collections import ConfigDict
 
-from llm_jax import rows
+from llm_jax import files, rows
 from llm_jax.config import UserError
 from llm_jax.tables import known
 
@@ -77,6 +78,25 @@ def mixture(
     if not chosen:
         raise UserError(f"data.epochs leaves no row of {folder} to read; give one of {', '.join(names)} more")
     return Mixture(*zip(*chosen, strict=True), sum(path.name in first for path, *_ in chosen))
+
+
+def wanted(folder: Path, data: ConfigDict) -> Mixture:
+    """Of the rows in `folder`/pretrain, as the data asks for in `folder`/mixture.json {epochs, first}, where the
+    config's section `data` does not say otherwise. Raises UserError as `mixture`."""
+    return mixture(folder / "pretrain", epochs_of(folder, data), data.weights, data.first or asked(folder)["first"])
+
+
+def epochs_of(folder: Path, data: ConfigDict) -> dict[str, float]:
+    """How often one pass reads each source, where it is not once."""
+    return {**asked(folder)["epochs"], **data.epochs}
+
+
+def asked(folder: Path) -> dict:
+    """What the data asks for, of the sources that are there: a small world may lack some."""
+    noted, there = folder / "mixture.json", {path.name for path in rows.row_sets(folder / "pretrain")}
+    found = files.read_json(noted) if noted.exists() else {"epochs": {}, "first": []}
+    epochs = {name: times for name, times in found["epochs"].items() if name in there}
+    return {"epochs": epochs, "first": [name for name in found["first"] if name in there]}
 
 
 def apportion(total: int, weights: list[float]) -> list[int]:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from llm_jax import rows
 from llm_jax.config import UserError, default
-from llm_jax.stages import pretrain
 from llm_jax.stages.supervised import RowBatches
 from llm_jax.training import loader
 
@@ -231,15 +230,15 @@ def test_a_stream_from_a_later_step_is_the_rest_of_the_stream(mixed):
 def test_the_data_says_how_it_is_read_and_the_config_has_the_last_word(tmp_path):
     write_sources(tmp_path / "pretrain", SIZES)
     data = default().data
-    assert pretrain.mixture_of(tmp_path, data).quotas == tuple(SIZES.values())
+    assert loader.wanted(tmp_path, data).quotas == tuple(SIZES.values())
     asked = {"epochs": {"web": 2, "code": 3, "gone": 5}, "first": ["web", "gone"]}
     (tmp_path / "mixture.json").write_text(json.dumps(asked))
     data.epochs.code = 1
-    mixed = pretrain.mixture_of(tmp_path, data)
+    mixed = loader.wanted(tmp_path, data)
     assert [path.name for path in mixed.folders] == ["web", "books", "code"] and mixed.first == 1
     assert mixed.quotas == (2 * SIZES["web"], SIZES["books"], SIZES["code"])
     data.first = ("books",)
-    assert pretrain.mixture_of(tmp_path, data).folders[0].name == "books"
+    assert loader.wanted(tmp_path, data).folders[0].name == "books"
     data.epochs.gone = 1  # what the config names has to be there
     with pytest.raises(UserError, match="'gone'"):
-        pretrain.mixture_of(tmp_path, data)
+        loader.wanted(tmp_path, data)
