@@ -236,7 +236,9 @@ def test_a_variant_that_is_refused_is_listed_with_its_line(world, monkeypatch, t
 
 
 def test_main_itself_takes_the_words_up_to_the_base(world, monkeypatch, tmp_path):
-    lab = lab_of(monkeypatch, tmp_path)
+    given_to(monkeypatch, rl_variants, tmp_path / "lab", base=str(tmp_path / "somewhere"))
+    lab = arms.Lab(flags.FLAGS)
+    (lab.base / "data").mkdir(parents=True)
     lab.arm("0/gspo", measure, *rl_variants.given(lab, "gspo", "0"))
     words = world.words[-1]
     monkeypatch.undo()

@@ -196,7 +196,7 @@ def test_a_refusal_stands_between_right_and_wrong_in_its_group(asked, tokenizer)
 def test_the_held_out_score_is_of_what_is_trained(asked, tokenizer, reward, score):
     """A refusal is half way between the best and the worst where it is worth something."""
     asked.config.rl.reward = reward
-    found = HeldOut(asked, Scripted(tokenizer, guessing))(None)
+    found = HeldOut(asked, Scripted(tokenizer, guessing))({})
     assert found["held_out"] == score and 0 < found["held_out_problems"] <= 8
 
 

@@ -29,7 +29,7 @@ def chat(tokenizer):
 def test_an_answer_streams_its_search_and_the_source_that_it_cites(chat):
     chat.model.engine.parts = [
         {"type": "search", "text": "Anna"},
-        {"type": "document", "text": "Anna Velm: born in Oslo\nBert: not"},
+        {"type": "document", "text": "born in Oslo [Anna Velm]\nnot [Bert]"},
         {"type": "answer", "text": " Oslo [Anna Velm]"},
     ]
     said: dict[str, str] = {}
@@ -38,7 +38,7 @@ def test_an_answer_streams_its_search_and_the_source_that_it_cites(chat):
     assert said.pop("step") == ""
     assert said == {
         "search": "Anna",
-        "document": "Anna Velm: born in Oslo\nBert: not",
+        "document": "born in Oslo [Anna Velm]\nnot [Bert]",
         "answer": " Oslo [Anna Velm]",
         "source": "Anna Velm\n",
     }

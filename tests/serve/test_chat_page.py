@@ -15,7 +15,8 @@ FLAGS += ["--disable-component-update", "--disable-sync"]
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
-WAIT = 120_000  # milliseconds that a program may take to compile
+WAIT = 120_000  # milliseconds that a program may take to compile, or a browser on a busy machine to draw
+expect.set_options(timeout=WAIT)
 FOUND = "Anna was born in Oslo. [Anna <b>Velm</b>]\nBert was not. [Bert]"
 PARTS = [("search", "Anna Velm born"), ("document", FOUND), ("python", "6*7"), ("output", "Oslo: 42")]
 
