@@ -62,10 +62,11 @@ def layers(depths: list[str]) -> list[int]:
 
 
 def fit(flops: list[float], losses: list[float]) -> tuple[float, float, float]:
-    """(floor, a, b) of loss = floor + a x flops^-b with the least squares of the log, floors by a grid."""
+    """(floor, a, b) of loss = floor + a x flops^-b with the least squares of the log, floors by a grid. Two points lie on
+    a law with any floor; theirs has none."""
     x, y = np.log(flops), np.array(losses)
     best = (np.inf, 0.0, 0.0, 0.0)
-    for floor in np.linspace(0, min(losses), FLOORS, endpoint=False):
+    for floor in np.linspace(0, min(losses), FLOORS if len(flops) > 2 else 1, endpoint=False):
         slope, intercept = np.polyfit(x, np.log(y - floor), 1)
         error = np.sum((floor + np.exp(intercept + slope * x) - y) ** 2)
         best = min(best, (error, floor, float(np.exp(intercept)), -slope))
