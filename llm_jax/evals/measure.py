@@ -18,7 +18,6 @@ from llm_jax.tasks.refusals import WRONG, verdict
 from llm_jax.tools.table import TOOLS
 
 TIERS = (0, 1, 3, 10, 30, 100)  # statements of a fact in the pages
-FACTS = 600  # questions about people behind a rate, at most
 TURNS = 300  # problems of each kind as first and as second turn, at most
 CALLS = 256  # problems that need a tool, and as many that do not, at most
 PASS_AT = (1, 2, 4, 8, 16)
@@ -52,7 +51,7 @@ class Examiner:
 
     def facts(self, *kinds: str, tier: int = 0) -> list[dict]:
         """Questions on facts of the people of these kinds that the pages state as often as `tier` says."""
-        return [p for p in self.by_level.get(("facts", f"tier {tier}"), []) if p["kind"] in kinds][:FACTS]
+        return [p for p in self.by_level.get(("facts", f"tier {tier}"), []) if p["kind"] in kinds][: self.config.problems]
 
     def ask(
         self,
