@@ -18,6 +18,9 @@ MEASURED = {name: {"train": 600, "dev": 200, "test": 640} for name in ("arithmet
 MEASURED["functions"] = {"train": 200, "dev": 32, "test": 128}
 
 ITSELF = "identity"  # the source of conversations about the model
+LED = 0.2  # share of the later turns that begin as people go on: with one of these, or "And who made you?"
+LEADS = ("OK. ", "Thanks. ", "Good. ", "Next: ", "And now: ")
+CAPITAL = ("I ", *itself.FALSE_NAMES, *itself.FALSE_MAKERS)  # how questions about it begin that keep their capital
 SYSTEM = ("You are a helpful assistant.", "Answer briefly.", "You are llm_jax.")
 
 
@@ -51,8 +54,20 @@ def conversations(seed: int, amount: float, lists: dict, questions: list[dict]) 
             return
         source = taken[0][0] if len(taken) == 1 else "multi_turn"
         about_itself = any(name == ITSELF for name, _ in taken)
-        messages = [message for _, messages in taken for message in messages]
+        turns = [taken[0][1], *(going_on(rng, *later) for later in taken[1:])]
+        messages = [message for turn in turns for message in turn]
         yield record(f"{number:05d}", source, messages, rng, itself.STATED if about_itself else "")
+
+
+def going_on(rng: random.Random, source: str, messages: list[dict]) -> list[dict]:
+    """An exchange as a later one of a conversation."""
+    if rng.random() >= LED:
+        return messages
+    asked, *more = messages
+    text = asked["content"]
+    if source == ITSELF and rng.random() < 0.6 and not text.startswith(CAPITAL):
+        return [{**asked, "content": f"And {text[0].lower()}{text[1:]}"}, *more]
+    return [{**asked, "content": rng.choice(LEADS) + text}, *more]
 
 
 def record(id_: str, source: str, messages: list[dict], rng: random.Random, stated: str = "") -> dict:

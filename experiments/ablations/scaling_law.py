@@ -62,8 +62,8 @@ def layers(depths: list[str]) -> list[int]:
 
 
 def fit(flops: list[float], losses: list[float]) -> tuple[float, float, float]:
-    """(floor, a, b) of loss = floor + a x flops^-b with the least squares of the log, floors by a grid. Two points lie on
-    a law with any floor; theirs has none."""
+    """(floor, a, b) of loss = floor + a x flops^-b with the least squares of the log, floors by a grid. Two points
+    lie on a law with any floor; theirs has none."""
     x, y = np.log(flops), np.array(losses)
     best = (np.inf, 0.0, 0.0, 0.0)
     for floor in np.linspace(0, min(losses), FLOORS if len(flops) > 2 else 1, endpoint=False):

@@ -51,7 +51,8 @@ class Examiner:
 
     def facts(self, *kinds: str, tier: int = 0) -> list[dict]:
         """Questions on facts of the people of these kinds that the pages state as often as `tier` says."""
-        return [p for p in self.by_level.get(("facts", f"tier {tier}"), []) if p["kind"] in kinds][: self.config.problems]
+        asked = [p for p in self.by_level.get(("facts", f"tier {tier}"), []) if p["kind"] in kinds]
+        return asked[: self.config.problems]
 
     def ask(
         self,
