@@ -97,8 +97,8 @@ def make_world(
     kinds += [("extra", *EXTRA)] * extra_people
     kinds += [("unasked", *UNASKED)] * unasked_people
     kinds += [("heldout", 0, 0)] * heldout_people
-    firsts = lex.invent(rng, 90, lex.FIRST_NAME_ENDINGS, taken)
-    families = lex.invent(rng, 140, lex.FAMILY_NAME_ENDINGS, taken)
+    firsts = lex.invent(rng, 400, lex.FIRST_NAME_ENDINGS, taken)
+    families = lex.invent(rng, 400, lex.FAMILY_NAME_ENDINGS, taken)
     names = [f"{first} {family}" for first in firsts for family in families]
     people = [
         _person(rng, i, name, kind, values)
