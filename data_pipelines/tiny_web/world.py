@@ -105,7 +105,7 @@ def make_world(
         for i, (name, kind) in enumerate(zip(rng.sample(names, len(kinds)), kinds, strict=True))
     ]
     often = [person for person in people if person.kind == "tier" and person.exposure >= 30]
-    people += _near_misses(rng, "near_miss", often, people, names, values)
+    people += _near_misses(rng, "near_miss", often, people, (firsts, families), values)
     works = _works(rng, people, cities)
     # Nobody reads of these either; training may ask about them, so that what is tested need not be asked before.
     rng = random.Random(f"{seed}/strangers")
@@ -113,7 +113,7 @@ def make_world(
     new = rng.sample(unused, strangers)
     people += [_person(rng, len(people) + i, name, ("stranger", 0, 0), values) for i, name in enumerate(new)]
     extra = [person for person in people if person.kind == "extra"]
-    people += _near_misses(rng, "near_extra", extra, people, names, values)
+    people += _near_misses(rng, "near_extra", extra, people, (firsts, families), values)
     return World(people, cities, companies, works)
 
 
@@ -168,15 +168,16 @@ def _near_misses(
     kind: str,
     of: list[Person],
     people: list[Person],
-    names: list[str],
+    parts: tuple[list[str], list[str]],
     values: dict[str, list[str]],
 ) -> list[Person]:
     """For each person of some, one of this kind who shares a single name part with them and none of the facts."""
     used = {person.name for person in people}
     misses: list[Person] = []
     for part, person in zip(itertools.cycle((0, 1)), of, strict=False):
-        same = person.name.split()[part]
-        name = rng.choice([other for other in names if other.split()[part] == same and other not in used])
+        first, family = person.name.split()
+        same = [f"{other} {family}" for other in parts[0]] if part else [f"{first} {other}" for other in parts[1]]
+        name = rng.choice([other for other in same if other not in used])
         used.add(name)
         others = {
             attribute: [value for value in values[attribute] if value != person.facts[attribute]]
