@@ -131,4 +131,5 @@ def test_only_train_questions_about_the_world_are_spoken():
     questions = [{"question": f"Where does P{n} live?", "answer": f"C{n}"} for n in range(30)]
     made = list(talk.conversations(0, 0.004, LISTS, questions))
     facts = [m["content"] for c in made for m in c["messages"] if "does P" in str(m["content"])]
-    assert facts and set(facts) <= {q["question"] for q in questions}
+    openings = f"^({'|'.join(map(re.escape, talk.LEADS))})"
+    assert facts and {re.sub(openings, "", fact) for fact in facts} <= {q["question"] for q in questions}
