@@ -113,6 +113,7 @@ def default() -> ConfigDict:
     c.pretrain.learning_rate_scale = 1.0  # of the optimizer's peak rates
     c.sft = stage_section(steps=0, batch=8)
     c.sft.learning_rate_scale = 0.3
+    c.sft.tables_scale = 0.1  # of that, for the vocabulary's tables; at 1 AdamW unlearns what conversations do not say
     c.sft.epochs = 2  # passes over the conversations when steps is 0
 
     c.abstain = stage_section(steps=0, batch=8)
@@ -126,6 +127,7 @@ def default() -> ConfigDict:
     c.abstain.replay = 0.5  # share of the conversations that are those of stage `sft`
     c.abstain.epochs = 2  # passes over the conversations when steps is 0
     c.abstain.learning_rate_scale = 0.1
+    c.abstain.tables_scale = 0.1
     c.control = ConfigDict()  # a stage beside it, the same from the same parent but for
     c.control.arm = "none"  # this; nothing follows it
 

@@ -62,7 +62,9 @@ def supervised_job(
     return loop.Job(
         stage=stage,
         steps=steps,
-        optimizer=make_optimizer(config.optimizer, steps, section.learning_rate_scale, axes),
+        optimizer=make_optimizer(
+            config.optimizer, steps, section.learning_rate_scale, axes, section.get("tables_scale", 1.0)
+        ),
         loss=cross_entropy_loss(run),
         batches=RowBatches(mixture, section.batch, config.seed, own),
         validate=validate if measures else None,

@@ -96,13 +96,16 @@ def adamw(rate: Callable, weight_decay: float, axes_tree) -> optax.GradientTrans
     return optax.adamw(rate, b1=0.9, b2=0.95, eps=1e-10, weight_decay=weight_decay, mask=mask)
 
 
-def make_optimizer(o: ConfigDict, steps: int, scale: float, axes_tree) -> optax.GradientTransformation:
-    """The optimizer of a stage of `steps` steps whose peak rates are `scale` times the configured ones."""
+def make_optimizer(
+    o: ConfigDict, steps: int, scale: float, axes_tree, tables_scale: float = 1.0
+) -> optax.GradientTransformation:
+    """The optimizer of a stage of `steps` steps whose peak rates are `scale` times the configured ones, and of the
+    vocabulary's tables `tables_scale` times those."""
     rest = adamw(schedule(o.learning_rate * scale, steps, o), o.weight_decay, axes_tree)
+    is_axes = {"is_leaf": lambda x: isinstance(x, tuple)}
     if o.name == "adamw":
         chosen = rest
     else:
-        is_axes = {"is_leaf": lambda x: isinstance(x, tuple)}
         labels = jax.tree.map(lambda axes: "muon" if is_matrix(axes) else "adamw", axes_tree, **is_axes)
         matrices = jax.tree.map(lambda axes: axes if is_matrix(axes) else optax.MaskedNode(), axes_tree, **is_axes)
         muon = optax.chain(
@@ -119,4 +122,7 @@ def make_optimizer(o: ConfigDict, steps: int, scale: float, axes_tree) -> optax.
             },
             labels,
         )
+    if tables_scale != 1:
+        tables = jax.tree.map(lambda axes: "vocab" in axes, axes_tree, **is_axes)
+        chosen = optax.chain(chosen, optax.masked(optax.scale(tables_scale), tables))
     return optax.chain(optax.clip_by_global_norm(o.clip), chosen) if o.clip else chosen

@@ -117,6 +117,25 @@ def test_matrices_of_the_layers_get_muon_and_the_rest_adamw(tiny, draw_params, n
         assert is_adamw == (name == "adamw" or not path.endswith(MATRICES)), path
 
 
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_tables_may_learn_more_slowly_than_the_rest(tiny, draw_params, name, tied, clip):
+    tiny.model.tied_embedding, tiny.optimizer.name, tiny.optimizer.clip = tied, name, clip
+    params, grads = (draw_params(tiny.model, 300, seed) for seed in (0, 1))
+    axes = transformer.param_axes(tiny.model, 300)
+
+    def updated(*scale):
+        chosen = optimizer.make_optimizer(tiny.optimizer, 1, 1.0, axes, *scale)
+        return flat_names(jax.jit(chosen.update)(grads, chosen.init(params), params)[0])
+
+    plain, slow = updated(), updated(0.1)
+    assert sum(path.endswith(("embedding", "head")) for path in plain) == 2 - tied
+    for path, update in slow.items():
+        scale = 0.1 if path.endswith(("embedding", "head")) else 1.0
+        np.testing.assert_allclose(update, scale * plain[path], rtol=1e-6, err_msg=path)
+
+
 @pytest.mark.parametrize("name", ["muon", "adamw"])
 def test_weight_decay_shrinks_matrices_only(tiny, draw_params, name):
     tiny.optimizer.name, tiny.optimizer.weight_decay = name, 0.5
