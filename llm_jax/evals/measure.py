@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from llm_jax.evals.statistics import of_ratio, pass_at_k, rate
+from llm_jax.frame.processes import say
 from llm_jax.prompts import Outcome
 from llm_jax.rl.episodes import play
 from llm_jax.runs import Run
@@ -36,10 +37,19 @@ class Examiner:
         self.answers: dict = {}  # of a stage to the questions on what it knows (knowledge.py), which others ask for
         self.writes_spans = True  # whether that stage was trained on spans; a model from elsewhere was not
         self.by_level: dict[tuple[str, str], list[dict]] = defaultdict(list)
-        for prompt in prompts:
+        fitting = [prompt for prompt in prompts if self.fits(prompt)]
+        if left := len(prompts) - len(fitting):
+            say(f"evaluate  {left} of {len(prompts)} prompts leave no room for an answer: left out")
+        for prompt in fitting:
             self.by_level[prompt["task"], prompt["level"]].append(prompt)
         for level in self.by_level.values():  # its first ones are a draw from all, in whatever order they came
             level.sort(key=lambda prompt: hashlib.sha256(prompt["id"].encode()).digest())
+
+    def fits(self, prompt: dict) -> bool:
+        """Whether the context has room for it and an answer."""
+        if sum(len(str(message).encode()) for message in prompt["messages"]) < self.engine.length // 2:
+            return True  # a token is a byte or more, and a turn has few of its own
+        return len(self.tokenizer.render(prompt["messages"], for_generation=True).ids) < self.engine.length
 
     def levels(self, task: str) -> tuple[str, ...]:
         return tuple(level for family, level in self.by_level if family == task)
@@ -127,7 +137,7 @@ def measure_turns(e: Examiner, params) -> dict:
         each = zip(*others, strict=False) if others else [()]
         before = [outcome for some in each for outcome in (*greeting, *some)]
         pairs = zip(itertools.cycle(before), asked, strict=False)
-        second[kind] = e.ask(params, [following(outcome, prompt) for outcome, prompt in pairs])
+        second[kind] = e.ask(params, [p for p in itertools.starmap(following, pairs) if e.fits(p)])
     named = (("first_turn", first), ("second_turn", second))
     return {name: {kind: share(outcomes, right) for kind, outcomes in turn.items()} for name, turn in named}
 

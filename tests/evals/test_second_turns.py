@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llm_jax.evals.measure import measure_turns
+from llm_jax.evals.measure import Examiner, measure_turns
 from llm_jax.prompts import Outcome
 
 
@@ -13,6 +13,7 @@ class Asked:
     """Stands for an Examiner whose model is always right, and keeps what it was asked."""
 
     config = SimpleNamespace(problems=6)
+    most = 4  # messages in a context
 
     def __init__(self, kinds: tuple[str, ...]):
         self.kinds, self.asked = kinds, []
@@ -26,6 +27,9 @@ class Asked:
 
     def facts(self, *kinds, tier):
         return []
+
+    def fits(self, prompt):
+        return len(prompt["messages"]) < self.most
 
     def ask(self, params, prompts):
         self.asked += prompts
@@ -54,3 +58,19 @@ def test_a_second_turn_follows_a_greeting_or_a_problem_of_another_kind(kinds, de
     own = {(first["content"], last["content"]) for first, _, last in second}
     assert own >= {("Who are you?", kind) for kind in kinds} and not any(first == last for first, last in own)
     assert len(own) == len(kinds) ** 2
+
+
+def test_a_second_turn_that_has_no_room_is_left_out(deadline):
+    examiner = Asked(("arithmetic",))
+    examiner.most = 2
+    turns = measure_turns(examiner, None)
+    assert turns["first_turn"]["sums"]["n"] == 6 and turns["second_turn"]["sums"]["n"] == 0
+
+
+def test_prompts_that_have_no_room_are_left_out_and_counted(tokenizer, capsys):
+    prompt = lambda text: {"id": text, "task": "t", "level": "l", "messages": [{"role": "user", "content": text}]}  # noqa: E731
+    texts = ["short", "x y " * 20, "x y " * 200]
+    run = SimpleNamespace(tokenizer=tokenizer, config=SimpleNamespace(eval=None, seed=0))
+    examiner = Examiner(run, SimpleNamespace(length=128), list(map(prompt, texts)))
+    assert {p["id"] for p in examiner.by_level["t", "l"]} == set(texts[:2])
+    assert "1 of 3 prompts leave no room for an answer: left out" in capsys.readouterr().out
