@@ -3,7 +3,8 @@
 python -m llm_jax.main --config=experiments/reading.py --workdir=runs/reading
 
 Pre-training begins with lists that are written three times, then look-ups, then texts with questions
-(data_pipelines/tiny_web/reading.py says why in this order). Seed 0, after SFT, on a model of the speedrun's size:
+(data_pipelines/tiny_web/reading.py says why in this order). Seed 0, after SFT, on a model of the speedrun's size, and
+before SFT spared the vocabulary's tables (`sft.tables_scale`):
 
     questions on a text about 1 / 2 / 3 / 5 people  .72 / .51 / .58 / .55 right, n 270 to 290, wordings never seen
                                                     (before: .11 / .04, and a sum of a text .00)
