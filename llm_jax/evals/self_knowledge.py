@@ -46,11 +46,12 @@ def measure_self(e: Examiner, params) -> dict:
 
 
 def share(e: Examiner, params, records: list[dict], stated: bool, what: Callable[[dict, str], bool]) -> dict:
-    """The rate of answers with a property, each question an item."""
+    """The rate of answers with a property, each question an item; of those that the context has room for."""
     prompts = []
     for record in records:
         system = [{"role": "system", "content": record["system"]}] if stated else []
-        prompts.append({"messages": [*system, {"role": "user", "content": record["question"]}], "answer": ""})
-    outcomes = e.ask(params, prompts)
-    graded = [float(what(record, said(o.parts, *SAID))) for record, o in zip(records, outcomes, strict=True)]
-    return rate(graded, [record["id"] for record in records])
+        messages = [*system, {"role": "user", "content": record["question"]}]
+        prompts.append({"messages": messages, "answer": "", "record": record})
+    outcomes = e.ask(params, [prompt for prompt in prompts if e.fits(prompt)])
+    graded = [float(what(o.prompt["record"], said(o.parts, *SAID))) for o in outcomes]
+    return rate(graded, [o.prompt["record"]["id"] for o in outcomes])
