@@ -35,3 +35,8 @@ def test_a_name_keeps_its_capital():
         for _ in range(20):
             (asked,) = talk.going_on(rng, talk.ITSELF, [{"role": "user", "content": claim}])
             assert not re.match(f"And ({'|'.join(itself.FALSE_MAKERS)})", asked["content"], re.IGNORECASE)
+
+
+def test_no_question_that_is_kept_for_the_test_comes_about():
+    kept = {record["question"] for record in itself.test()}
+    assert not kept & {f"And {question[0].lower()}{question[1:]}" for question, _ in itself.train()}
