@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from llm_jax.evals import self_knowledge
 from llm_jax.evals.measure import Examiner, measure_turns
 from llm_jax.prompts import Outcome
 
@@ -74,3 +75,13 @@ def test_prompts_that_have_no_room_are_left_out_and_counted(tokenizer, capsys):
     examiner = Examiner(run, SimpleNamespace(length=128), list(map(prompt, texts)))
     assert {p["id"] for p in examiner.by_level["t", "l"]} == set(texts[:2])
     assert "1 of 3 prompts leave no room for an answer: left out" in capsys.readouterr().out
+
+
+def test_a_question_after_a_system_prompt_that_has_no_room_is_left_out():
+    examiner = Asked(())
+    examiner.most = 2
+    record = {"id": "1", "question": "Who are you?", "system": "You are one.", "keys": ["1"]}
+    alone, told = (
+        self_knowledge.share(examiner, None, [record], stated, self_knowledge.right) for stated in (False, True)
+    )
+    assert (alone["value"], alone["n"], told["n"]) == (1.0, 1, 0)
