@@ -11,7 +11,7 @@ from llm_jax.tasks import arithmetic
 from llm_jax.tasks.base import Problem
 from llm_jax.tasks.table import FAMILIES, in_lesson
 
-SUM_PAGES, WORKED_PAGES, WORD_PAGES, ORDER_PAGES = 4200, 900, 400, 120
+SUM_PAGES, WORKED_PAGES, WORD_PAGES, ORDER_PAGES = 3200, 1400, 400, 120
 SUM_TITLES = ("Sums", "Adding and taking away", "A page of sums", "Practice", "Number facts")
 WORKED_TITLES = ("Step by step", "Worked examples", "One step at a time", "Longer sums")
 WORD_TITLES = ("Letters and words", "A spelling lesson", "Looking at letters")
@@ -20,6 +20,7 @@ ORDER_TITLES = ("Which is more?", "Putting numbers in order", "Comparing numbers
 # fixed distance, and has to learn it again when a chat puts other tokens there.
 JOINTS = (" ", " ", " ", " ", "\n", "\nA: ", " Answer: ", " It is ")
 PLAIN_JOINTS = JOINTS[4:]  # after a list of numbers, a space would not tell where the answer begins
+STEP_JOINTS = ("\n", "\n", "\n\n", " ", "\nA: ", " Step by step: ")  # between a question and the steps to its answer
 
 
 def step_lines(rng: random.Random, count: int) -> Iterator[str]:
@@ -38,7 +39,7 @@ def worked_line(rng: random.Random) -> str:
     problem = FAMILIES["arithmetic"].problem(rng, rng.choice((1, 1, 2)), "train", {})
     if rng.random() < 0.25:
         return f"{problem.key}={problem.answer}"
-    return f"{problem.prompt}\n{problem.think}\nAnswer: {problem.answer}"
+    return f"{problem.prompt}{rng.choice(STEP_JOINTS)}{problem.think}\nAnswer: {problem.answer}"
 
 
 def drawn(rng: random.Random, lesson: str, lists: dict) -> Problem:

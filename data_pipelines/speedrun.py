@@ -59,7 +59,8 @@ SAMPLE_CHARACTERS = 1_500_000  # that the tokenizer is trained on
 LEAST_CHARACTERS = 15_000  # of them, of each source and language
 LONG_CHARACTERS = 50_000  # a longer text is sampled in pieces, so that a book is not the whole sample
 PROGRAM_PAGES = 195
-READING_PAGES = {"short_lists": 13_500, "long_lists": 2200, "look_ups": 4300, "texts": 5600, "reading": 3500}
+LIST_PAGES = 13_500  # of short lists, with which copying is learned
+READING_PAGES = {"long_lists": 2200, "look_ups": 4300, "texts": 5600, "reading": 3500}
 CRAWL_FILES = 2
 EPOCHS = {"biography": 3, "questions": 4}  # how often pre-training reads these sources
 
@@ -100,14 +101,13 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
         search.build([*crawled, *reading_talk.indexed(config.seed, world)], folder / "search")
     lap("conversations")
     tokenizer = make_tokenizer(config, folder, documents, spoken)
-    if world and config.data.reading:
-        documents += reading_documents(config, tokenizer, world)
+    if world:
+        documents += context_documents(config, tokenizer, world)
     write_jsonl(folder / "documents.jsonl", documents)
     lap("tokenizer")
     counts = pack_all(config, folder, documents, spoken, tokenizer)
     if world:
-        first = reading.FIRST if config.data.reading else ()
-        write_whole(folder / "mixture.json", json.dumps({"epochs": EPOCHS, "first": first}))
+        write_whole(folder / "mixture.json", json.dumps({"epochs": EPOCHS, "first": reading.FIRST}))
     lap("pack")
     write_whole(done, json.dumps({"counts": counts, "seconds": seconds}, indent=1))
 
@@ -115,8 +115,7 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
 def check(config: ConfigDict) -> None:
     """Reads the user's own files as `prepare` will, and writes nothing. Raises UserError for what they hold, and for
     names of sources and tasks that there will not be."""
-    sources = {*SECTIONS, "web", "program", "lesson", "python_docs"}
-    sources |= set(reading.PAGES) if config.data.reading else set()
+    sources = {*SECTIONS, "web", "program", "lesson", "python_docs", *context_pages(config)}
     if config.data.documents:
         sources = {document["source"] for document in make_documents(config, Path(), {})[0]}
     if config.data.conversations:
@@ -160,11 +159,17 @@ def make_documents(
     return documents, questions, world
 
 
-def reading_documents(config: ConfigDict, tokenizer: Tokenizer, world: World) -> Iterator[dict]:
+def context_pages(config: ConfigDict) -> dict[str, int]:
+    """How many pages of each source of which nothing but the page itself says how it goes on."""
+    amount = config.data.reading * config.data.scale
+    more = {source: scaled(count, amount) for source, count in READING_PAGES.items()} if amount else {}
+    return {"short_lists": scaled(LIST_PAGES, config.data.scale)} | more
+
+
+def context_documents(config: ConfigDict, tokenizer: Tokenizer, world: World) -> Iterator[dict]:
     """Of words that are tokens: so they are made once the tokenizer is there."""
-    words, amount = reading.whole_words(tokenizer), config.data.reading * config.data.scale
-    pages = {source: scaled(count, amount) for source, count in READING_PAGES.items()}
-    yield from reading.documents(config.seed, pages, world.values, words)
+    words = reading.whole_words(tokenizer)
+    return reading.documents(config.seed, context_pages(config), world.values, words)
 
 
 def make_conversations(config: ConfigDict, lists: dict, questions: list[dict], world: World | None) -> list[dict]:

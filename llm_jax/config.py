@@ -73,7 +73,7 @@ def default() -> ConfigDict:
     c.data.epochs = ConfigDict()  # how often one pass reads each source's rows; others as the data asks for, or once
     c.data.weights = ConfigDict()  # in place of epochs: share of the rows from each source; then all must be named
     c.data.first = ()  # sources that pre-training reads one after another before all others; (): as the data asks for
-    c.data.reading = 0.0  # amount of lists to copy, texts to read and searches; with any, there is an index, too
+    c.data.reading = 0.0  # amount of texts to read, what leads there, and searches; with any, there is an index, too
     c.data.lessons = 1.0  # amount of worked lessons
     c.data.pairs = 0  # comparisons by a taste that is a function of the text (tasks/taste.py), and talk to go with them
     c.data.pair_noise = 0.2  # share of them that name the wrong answer
@@ -112,7 +112,7 @@ def default() -> ConfigDict:
     c.pretrain = stage_section(steps=0, batch=8)  # steps 0: one pass over the rows
     c.pretrain.learning_rate_scale = 1.0  # of the optimizer's peak rates
     c.sft = stage_section(steps=0, batch=8)
-    c.sft.learning_rate_scale = 0.3
+    c.sft.learning_rate_scale = 0.2
     c.sft.tables_scale = 0.1  # of that, for the vocabulary's tables; at 1 AdamW unlearns what conversations do not say
     c.sft.epochs = 2  # passes over the conversations when steps is 0
 
