@@ -9,10 +9,12 @@ import pytest
 from data_pipelines.tiny_web import reading, reading_talk
 from data_pipelines.tiny_web.wordings import STATEMENTS, TEST_QUESTIONS, TRAIN_QUESTIONS
 from data_pipelines.tiny_web.world import ATTRIBUTES, make_world
+from llm_jax.runs import Run
 from llm_jax.tasks import portrait
 from llm_jax.tasks.base import split_of, uncited
 from llm_jax.tasks.refusals import NOT_FOUND, SEARCH_FAILED
 from llm_jax.tokenizer.sentencepiece import train_tokenizer
+from llm_jax.training import loader
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,26 @@ def test_lists_are_the_same_line_again_short_ones_of_whole_tokens_alone():
         assert least <= len(lines[0].split()) <= most
         assert page["source"] == "long_lists" or set(lines[0].split()) <= set(WORDS)
     assert {page["source"] for page in pages} == {"short_lists", "long_lists"}
+
+
+def test_pre_training_reads_the_short_lists_before_anything_else(prepared, tmp_path):
+    run = Run.open(prepared(tmp_path / "run"))
+    mixed = loader.wanted(run.workdir / "data", run.config.data)
+    lists = mixed.quotas[0]
+    assert mixed.folders[0].name == "short_lists" and mixed.first == 1 and lists == mixed.sizes[0]
+    read = loader.batches(mixed, 1, 0, 0)
+    texts = (texts_of(row, run.tokenizer) for row in itertools.islice(read, 2 * lists))
+    assert [all(map(is_list, row)) for row in texts] == [True] * lists + [False] * lists
+
+
+def texts_of(row: dict, tokenizer) -> list[str]:
+    tokens, segments = row["tokens"][0], row["segment_ids"][0]
+    return [tokenizer.decode(tokens[segments == number]) for number in range(1, segments.max() + 1)]
+
+
+def is_list(text: str) -> bool:
+    lines = text.split("\n")
+    return len(lines) == reading.COPIES and len(set(lines)) == 1
 
 
 def test_what_is_looked_up_stands_above():
