@@ -9,8 +9,8 @@ from llm_jax.tasks.base import Problem, spoken
 from llm_jax.tasks.records import records
 from llm_jax.tasks.table import FAMILIES
 
-FACT_CONVERSATIONS = 4500
-SELF_CONVERSATIONS = 1650  # about the model itself
+FACT_CONVERSATIONS = 2500
+SELF_CONVERSATIONS = 3000  # about the model itself
 TURNS = {1: 5, 2: 3, 3: 2}  # exchanges in a conversation -> share of the conversations
 PROMPTS = {"train": 200, "dev": 8, "test": 16}  # of each family and level
 # Of families that measurements ask by the hundred.
