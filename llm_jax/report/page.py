@@ -106,10 +106,16 @@ def draw(report: dict[str, Any], curves: Curves) -> dict[str, Markup]:
     return {name: Markup(svg) for name, svg in figures.items()}
 
 
+def from_pages(report: dict[str, Any]) -> bool:
+    """Whether the run has trained the base model itself: it may have begun with another run's, or an imported one."""
+    return any(STAGES[name].kind == "base" for name in report.get("seconds", {}) if name in STAGES)
+
+
 def headlines(report: dict[str, Any]) -> list[tuple[str, Metric, str]]:
     """The key figures on top of the page: what it is, the metric, its format."""
+    total = "from raw pages to this report" if from_pages(report) else "all stages of this run"
     wanted = [
-        ("from raw pages to this report", ("total_seconds",), "seconds"),
+        (total, ("total_seconds",), "seconds"),
         ("bits per byte of held-out text", ("pretrain", "val_bpb"), "bits"),
         ("facts recalled that the pages state 100 times", ("sft", "recall_tier_100"), "share"),
         (
@@ -200,6 +206,7 @@ def write_page(workdir: Path) -> Path:
         r=report,
         samples=read_json(workdir / "report" / "samples.json"),
         plots=draw(report, curves),
+        from_pages=from_pages(report),
         headlines=headlines(report),
         stages=timeline(report),
         crawl_steps=CRAWL_STEPS,

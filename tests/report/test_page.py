@@ -287,6 +287,14 @@ def test_run_without_rl_and_samples(tmp_path: Path) -> None:
     assert '<section id="rl"' not in html
 
 
+def test_raw_pages_are_where_a_run_began_that_trained_the_base_model(page: str, tmp_path: Path) -> None:
+    report = fake_report()
+    del report["seconds"]["pretrain"]
+    branch = write_page(fake_run(tmp_path / "w", report, {}, None)).read_text(encoding="utf-8")
+    assert "from raw pages to this report" in page and "From raw pages" in page
+    assert "raw pages" not in branch and "all stages of this run" in branch
+
+
 @pytest.mark.parametrize(
     "group", ["data", "seconds", "pretrain", "sft", "think", "tools", "rl", "passk", "map", "final"]
 )
