@@ -11,7 +11,7 @@ from llm_jax.tasks import arithmetic
 from llm_jax.tasks.base import Problem
 from llm_jax.tasks.table import FAMILIES, in_lesson
 
-SUM_PAGES, WORKED_PAGES, WORD_PAGES, ORDER_PAGES = 3200, 1400, 400, 120
+SUM_PAGES, WORKED_PAGES, WORD_PAGES, ORDER_PAGES = 4200, 1400, 400, 120
 SUM_TITLES = ("Sums", "Adding and taking away", "A page of sums", "Practice", "Number facts")
 WORKED_TITLES = ("Step by step", "Worked examples", "One step at a time", "Longer sums")
 WORD_TITLES = ("Letters and words", "A spelling lesson", "Looking at letters")
