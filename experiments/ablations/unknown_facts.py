@@ -1,0 +1,143 @@
+"""Does fine-tuning on facts that a model does not know make it invent?
+
+Question    An assistant learns from questions whose answers it knows already, or from as many whose answers it does
+            not. What becomes of what it knew of other people?
+Prediction  As in Gekhman et al. 2024 (2405.05904): the unknown answers are fitted later, and as they are, recall of
+            other facts falls, while the known ones leave it as it was: who learns to state what it has no ground for
+            states more of it.
+Command     python experiments/ablations/unknown_facts.py --workdir=runs/unknown_facts --seeds=0,1,2
+            It goes on where it was stopped.
+Arms        known, unknown: --facts training questions that the assistant answers rightly, or wrongly, as many of each
+            kind of fact in both; 12 passes over them, at the rate of SFT on its own rollouts.
+Result      in WORKDIR/unknown_facts.json and .svg: by step, the share of the taught answers that it gives (`taught`),
+            and of held-out questions about other people whose facts the pages state 30 and 100 times (`recall`),
+            500 of them, pooled over seeds. Not measured yet.
+"""
+
+import random
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from absl import flags
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from experiments.ablations import arms
+from llm_jax.config import UserError
+from llm_jax.evals.measure import Examiner, right
+from llm_jax.files import json_lines
+from llm_jax.frame.cli import run_cli
+from llm_jax.prompts import Outcome
+from llm_jax.tools.table import TOOLS
+
+ARMS = ("known", "unknown")
+GIVEN = ("--config.sft.epochs=12", "--config.sft.learning_rate_scale=0.2")
+SURE = (30, 100)  # statements of the facts that it is asked for
+
+
+def define_flags() -> None:
+    arms.define_flags(steps=1, problems=500, seeds="0,1,2")
+    flags.DEFINE_integer("facts", 300, "Questions that each arm learns from, at most.", lower_bound=5)
+    flags.DEFINE_integer("every", 8, "Steps between the checkpoints that are measured.", lower_bound=1)
+
+
+def main() -> None:
+    lab = arms.Lab(flags.FLAGS)
+    held_out = [p for p in facts(lab, "test") if p["tier"] in SURE]
+    random.Random("unknown_facts").shuffle(held_out)
+    asked = held_out[: lab.problems]
+    by_answer = sorted_by_answer(lab)
+    before = lab.before("before", lambda e, params: {"recall": recalled(e, params, asked)})
+    attributes = {q["id"]: q["attribute"] for q in json_lines(lab.base / "data/questions_train.jsonl")}
+    found = {name: {} for name in ARMS}
+    for seed in lab.seeds:
+        chosen = alike(by_answer, attributes, flags.FLAGS.facts, random.Random(f"{seed}/unknown_facts"))
+        for name in ARMS:
+            found[name][seed] = arm(lab, name, seed, chosen[name], asked)
+    curves = {name: pooled(seeds) for name, seeds in found.items()}
+    told = {"verdict": verdict(before["recall"], curves), "before": before, "curves": curves, "arms": found}
+    lab.write("unknown_facts", told, plot(before["recall"], curves))
+    print(told["verdict"])
+
+
+def verdict(before: dict, curves: dict[str, dict]) -> str:
+    """What is left of its knowledge after the last step of each arm."""
+    known, unknown = (list(curves[name].values())[-1]["recall"] for name in ARMS)
+    said = f"it recalls {before['value']:.2f}; having learned what it knew {known['value']:.2f}, what it did not know "
+    return f"{said}{unknown['value']:.2f}: intervals {'overlap' if arms.overlap(known, unknown) else 'apart'}"
+
+
+def facts(lab: arms.Lab, split: str) -> list[dict]:
+    found = [prompt for prompt in json_lines(lab.base / f"data/prompts_{split}.jsonl") if prompt["task"] == "facts"]
+    if not found:
+        raise UserError(f"{lab.base} has no questions about facts: its pages are not the tiny web's")
+    return found
+
+
+def ask(e: Examiner, params, prompts: list[dict]) -> list[Outcome]:
+    return e.ask(params, prompts, suppress=tuple(TOOLS))
+
+
+def recalled(e: Examiner, params, prompts: list[dict]) -> dict:
+    return arms.share(ask(e, params, prompts), right)
+
+
+def sorted_by_answer(lab: arms.Lab) -> dict[str, list[dict]]:
+    """Training questions that the assistant answers rightly, and wrongly."""
+    outcomes = ask(lab.examiner, lab.run.load_params("sft"), facts(lab, "train"))
+    return {name: [o.prompt for o in outcomes if o.right == (name == "known")] for name in ARMS}
+
+
+def alike(
+    by_answer: dict[str, list[dict]], attributes: dict[str, str], count: int, rng: random.Random
+) -> dict[str, list[dict]]:
+    """As many on each attribute in all arms, `count` in all at most."""
+    kinds = {name: defaultdict(list) for name in by_answer}
+    for name, prompts in by_answer.items():
+        for prompt in prompts:
+            kinds[name][attributes[prompt["id"]]].append(prompt)
+    shared = sorted(set.intersection(*(set(of) for of in kinds.values())))
+    each = {kind: min(count // len(shared), *(len(of[kind]) for of in kinds.values())) for kind in shared}
+    return {name: [p for kind in shared for p in rng.sample(of[kind], each[kind])] for name, of in kinds.items()}
+
+
+def arm(lab: arms.Lab, name: str, seed: str, prompts: list[dict], asked: list[dict]) -> dict:
+    talks = [
+        arms.conversation(
+            prompt["id"], prompt["messages"][0]["content"], [{"type": "answer", "text": f" {prompt['answer']}"}]
+        )
+        for prompt in prompts
+    ]
+
+    def measure(e: Examiner, params) -> dict:
+        return {"taught": recalled(e, params, prompts), "recall": recalled(e, params, asked)}
+
+    words = (f"--config.seed={seed}", *GIVEN, *arms.kept_every(flags.FLAGS.every))
+    return lab.sft(f"{seed}/{name}", measure, talks, *words, by_step=True)
+
+
+def pooled(seeds: dict[str, dict]) -> dict[str, dict]:
+    """Step -> metric, over seeds."""
+    runs = [of["steps"] for of in seeds.values()]
+    return {step: {key: arms.pooled(of[step][key] for of in runs) for key in ("taught", "recall")} for step in runs[0]}
+
+
+def plot(before: dict, curves: dict[str, dict]) -> Figure:
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    for axes, key in zip(figure.subplots(1, 2, sharey=True), ("taught", "recall"), strict=True):
+        for name, curve in curves.items():
+            x, metrics = list(map(int, curve)), [of[key] for of in curve.values()]
+            line = axes.plot(x, [m["value"] for m in metrics], "o-", label=name)[0]
+            low, high = zip(*(m["ci95"] for m in metrics), strict=True)
+            axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15)
+        axes.set(title={"taught": "answers that it is taught", "recall": "what it knew of others"}[key], xlabel="step")
+    axes.axhline(before["value"], color="grey", linestyle=":", label="before")
+    axes.legend(fontsize=8)
+    axes.set_ylim(0, 1)
+    return figure
+
+
+if __name__ == "__main__":
+    run_cli(main, define_flags)
