@@ -8,13 +8,14 @@ Prediction  RL teaches where it is sometimes right already: pass@1 rises by 20 p
             less than RL, for it never hears what is wrong. pass@64 rises less than pass@1.
 Command     python experiments/ablations/does_rl_teach.py --workdir=runs/does_rl_teach --seeds=0,1,2
             It goes on where it was stopped.
-Arms        `thinker`, one for all seeds: the assistant, after SFT on worked sums (COUNTS), so that it always thinks;
-            that share is measured. Its levels are named by its pass@1 on training problems: easy from .8 on, too hard
-            below .1, else edge. From it, on the edge (or what comes nearest):
-            right          30 batches of 128 rollouts, 8 of a prompt; 1 for a right answer
+Arms        `thinker`, one for all seeds: the assistant, after SFT on a few worked sums (COUNTS). Its levels are named by
+            its pass@1 on training problems: easy from .8 on, too hard below .1, else edge. From it, on the edge (or what
+            comes nearest):
+            right          60 batches of 128 rollouts, 8 of a prompt; 1 for a right answer
             random_reward  the same, a coin that shows 1 as often as the batch is right
             format_only    the same, 1 for a well-formed answer
             sft            two passes over the rollouts of `right` that were right
+            Whatever is measured is made to think first, so that no gain is one of choosing to.
 Result      in WORKDIR/does_rl_teach.json and .svg: `teach` has pass@1 at the edge (1,000 problems, 2 samples each at
             temperature 1, without tools) before and after, pooled over seeds, with the verdict by the bar: twice of at
             least .10, or 20 points more, intervals apart from the parent's, and the two controls not; `pass_at` pass@k
@@ -41,8 +42,9 @@ from llm_jax.tasks.table import FAMILIES
 from llm_jax.tasks.words import LISTS
 from llm_jax.tools.table import TOOLS
 
-COUNTS = {"2 numbers": 200, "3 numbers": 300, "4 numbers": 300, "5 numbers": 300}  # worked sums that it learns from
-THINKER = "--config.sft.learning_rate_scale=0.3"  # at a third of that, one sum in ten was not thought about
+COUNTS = {"2 numbers": 150, "3 numbers": 250, "4 numbers": 100, "5 numbers": 100}  # worked sums that it learns from
+THINKER = "--config.sft.learning_rate_scale=0.8"  # at .3 one sum in six was not thought about
+RATE = "--config.rl.learning_rate=2e-4"
 LEVELS = tuple(f"arithmetic/{level}" for level in FAMILIES["arithmetic"].levels[1:])
 EASY, HARD, MIDDLE = 0.8, 0.1, 0.4  # pass@1; what is practised where no level is between the first two: the nearest
 ARMS = {"right": "right", "random_reward": "random", "format_only": "format"}
@@ -53,7 +55,7 @@ GAIN, FLOOR = 0.20, 0.10  # of the bar
 
 
 def define_flags() -> None:
-    arms.define_flags(steps=30, seeds="0,1,2")
+    arms.define_flags(steps=60, seeds="0,1,2")
     flags.DEFINE_integer("passk_problems", 64, "Problems of the pass@k curve.", lower_bound=1)
 
 
@@ -107,21 +109,23 @@ def arm(lab: arms.Lab, name: str, seed: str, edge: list[str], measure: Callable[
 
 def given(lab: arms.Lab, name: str, seed: str, edge: list[str]) -> list[str]:
     every = arms.KEPT_ROLLOUTS if name == "right" else ()
-    return lab.practise(dict.fromkeys(edge, 1.0), seed, f"--config.rl.reward={ARMS[name]}", *every)
+    return lab.practise(dict.fromkeys(edge, 1.0), seed, RATE, f"--config.rl.reward={ARMS[name]}", *every)
 
 
 # Measuring
 
 
-def sampled(e: Examiner, params, prompts: list[dict], samples: int) -> list[Outcome]:
-    return e.ask(params, prompts, suppress=tuple(TOOLS), temperature=1.0, samples=samples)
+def sampled(e: Examiner, params, prompts: list[dict], samples: int, opening: str = "think") -> list[Outcome]:
+    """Made to think, but where the opening is left to it: what is measured is the thought, not the choice."""
+    return e.ask(params, prompts, opening=opening, suppress=tuple(TOOLS), temperature=1.0, samples=samples)
 
 
 def survey(e: Examiner, params) -> dict:
     """pass@1 of each level on training problems, and the share that is thought about."""
-    asked = {level: sampled(e, params, arms.problems([level], ASKED // len(LEVELS), "train"), 1) for level in LEVELS}
-    levels = {level: arms.share(outcomes, right) for level, outcomes in asked.items()}
-    return {"levels": levels, "thinks": {level: arms.share(of, thinks) for level, of in asked.items()}}
+    asked = {level: arms.problems([level], ASKED // len(LEVELS), "train") for level in LEVELS}
+    levels = {level: arms.share(sampled(e, params, prompts, 1), right) for level, prompts in asked.items()}
+    freely = {level: sampled(e, params, prompts, 1, "") for level, prompts in asked.items()}
+    return {"levels": levels, "thinks": {level: arms.share(of, thinks) for level, of in freely.items()}}
 
 
 def thinks(outcome: Outcome) -> bool:
@@ -136,7 +140,7 @@ def measurer(edge: list[str], count: int, of_curve: int) -> Callable[..., dict]:
         outcomes = sampled(e, params, at_edge, SAMPLES)
         found = {
             "pass@1": arms.share(outcomes, right, SAMPLES),
-            "thinks": arms.share(outcomes, thinks, SAMPLES),
+            "thinks": arms.share(sampled(e, params, at_edge, 1, ""), thinks),
             "well_formed": arms.share(outcomes, lambda o: o.well_formed, SAMPLES),
             "levels": {x: arms.share(sampled(e, params, asked, 1), right) for x, asked in elsewhere.items()},
         }
