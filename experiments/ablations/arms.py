@@ -31,7 +31,7 @@ from llm_jax.config import UserError
 from llm_jax.evals.measure import Examiner
 from llm_jax.evals.statistics import rate
 from llm_jax.files import json_lines, read_json, replace, user_path, whole_lines
-from llm_jax.prompts import Outcome
+from llm_jax.prompts import Outcome, load_prompts
 from llm_jax.rows import facts, row_sets
 from llm_jax.runs import Run
 from llm_jax.sampling.loaded import engine_for
@@ -201,6 +201,16 @@ class Lab:
         tasks = {**dict.fromkeys(named, 0.0), **shares}
         shared = [f"--config.rl.tasks.{name}={share}" for name, share in tasks.items()]
         return [f"--config.seed={seed}", f"--config.rl.steps={self.steps}", *RL, *shared, *given]
+
+    def facts(self, split: str, tiers: Sequence[int] = ()) -> list[dict]:
+        """The base's questions about people, or those about facts that its pages state so often, in any order that is
+        the same every time. Raises UserError where it has none: then its pages are not the tiny web's."""
+        every = [prompt for prompt in load_prompts(self.base, split) if prompt["task"] == "facts"]
+        found = [prompt for prompt in every if not tiers or prompt["tier"] in tiers]
+        if not found:
+            raise UserError(f"{self.base} has no questions about facts; --base must be a run on the tiny web")
+        random.Random("facts").shuffle(found)
+        return found
 
     def made(self, name: str) -> Path:
         path = self.workdir / name

@@ -32,7 +32,7 @@ from data_pipelines.tiny_web.wordings import STATEMENTS
 from data_pipelines.tiny_web.world import ATTRIBUTES, make_world
 from experiments.ablations import arms
 from llm_jax.evals.measure import right
-from llm_jax.files import json_lines, replace
+from llm_jax.files import replace
 from llm_jax.frame.cli import run_cli
 from llm_jax.runs import Run
 from llm_jax.sampling.engine import Engine
@@ -145,13 +145,8 @@ def shots(lab: arms.Lab) -> dict:
 
 def tasks(lab: arms.Lab) -> dict[str, tuple[list[dict], list[dict]]]:
     """Task -> (examples, held-out problems): sums, and what the pages state often."""
-    examples, held_out = (
-        [p for p in json_lines(lab.base / f"data/prompts_{split}.jsonl") if p["task"] == "facts" and p["tier"] in TIERS]
-        for split in ("train", "test")
-    )
-    random.Random("facts").shuffle(held_out)
     sums = arms.problems([SUMS], 200, "train"), arms.problems([SUMS], lab.problems)
-    return {"sums": sums, "facts": (examples, held_out[: lab.problems])}
+    return {"sums": sums, "facts": (lab.facts("train", TIERS), lab.facts("test", TIERS)[: lab.problems])}
 
 
 def prompted(examples: list[dict], prompt: dict) -> str:

@@ -8,9 +8,9 @@ Prediction  RL teaches where it is sometimes right already: pass@1 rises by 20 p
             less than RL, for it never hears what is wrong. pass@64 rises less than pass@1.
 Command     python experiments/ablations/does_rl_teach.py --workdir=runs/does_rl_teach --seeds=0,1,2
             It goes on where it was stopped.
-Arms        `thinker`, one for all seeds: the assistant, after SFT on a few worked sums (COUNTS). Its levels are named by
-            its pass@1 on training problems: easy from .8 on, too hard below .1, else edge. From it, on the edge (or what
-            comes nearest):
+Arms        `thinker`, one for all seeds: the assistant, after SFT on a few worked sums (COUNTS). Its levels are named
+            by its pass@1 on training problems: easy from .8 on, too hard below .1, else edge. From it, on the edge (or
+            what comes nearest):
             right          60 batches of 128 rollouts, 8 of a prompt; 1 for a right answer
             random_reward  the same, a coin that shows 1 as often as the batch is right
             format_only    the same, 1 for a well-formed answer

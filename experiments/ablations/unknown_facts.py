@@ -25,7 +25,6 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from experiments.ablations import arms
-from llm_jax.config import UserError
 from llm_jax.evals.measure import Examiner, right
 from llm_jax.files import json_lines
 from llm_jax.frame.cli import run_cli
@@ -45,9 +44,7 @@ def define_flags() -> None:
 
 def main() -> None:
     lab = arms.Lab(flags.FLAGS)
-    held_out = [p for p in facts(lab, "test") if p["tier"] in SURE]
-    random.Random("unknown_facts").shuffle(held_out)
-    asked = held_out[: lab.problems]
+    asked = lab.facts("test", SURE)[: lab.problems]
     by_answer = sorted_by_answer(lab)
     before = lab.before("before", lambda e, params: {"recall": recalled(e, params, asked)})
     attributes = {q["id"]: q["attribute"] for q in json_lines(lab.base / "data/questions_train.jsonl")}
@@ -69,13 +66,6 @@ def verdict(before: dict, curves: dict[str, dict]) -> str:
     return f"{said}{unknown['value']:.2f}: intervals {'overlap' if arms.overlap(known, unknown) else 'apart'}"
 
 
-def facts(lab: arms.Lab, split: str) -> list[dict]:
-    found = [prompt for prompt in json_lines(lab.base / f"data/prompts_{split}.jsonl") if prompt["task"] == "facts"]
-    if not found:
-        raise UserError(f"{lab.base} has no questions about facts: its pages are not the tiny web's")
-    return found
-
-
 def ask(e: Examiner, params, prompts: list[dict]) -> list[Outcome]:
     return e.ask(params, prompts, suppress=tuple(TOOLS))
 
@@ -86,7 +76,7 @@ def recalled(e: Examiner, params, prompts: list[dict]) -> dict:
 
 def sorted_by_answer(lab: arms.Lab) -> dict[str, list[dict]]:
     """Training questions that the assistant answers rightly, and wrongly."""
-    outcomes = ask(lab.examiner, lab.run.load_params("sft"), facts(lab, "train"))
+    outcomes = ask(lab.examiner, lab.run.load_params("sft"), lab.facts("train"))
     return {name: [o.prompt for o in outcomes if o.right == (name == "known")] for name in ARMS}
 
 

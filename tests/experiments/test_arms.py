@@ -154,6 +154,19 @@ def test_problems_are_of_their_split_and_the_same_every_time():
     assert not {p["item"] for p in first} & {p["item"] for p in arms.problems(names, 20, "train")}
 
 
+def test_questions_about_facts_are_of_the_tiers_that_are_asked_for(world, monkeypatch, tmp_path):
+    written = [{"task": "facts", "tier": tier, "id": f"{tier}-{n}"} for tier in (10, 30, 100) for n in range(4)]
+    monkeypatch.setattr(
+        arms, "load_prompts", lambda base, split: [*written, {"task": "arithmetic", "level": "2 numbers"}]
+    )
+    lab = lab_of(monkeypatch, tmp_path)
+    assert {p["tier"] for p in lab.facts("test", (30, 100))} == {30, 100} and len(lab.facts("test")) == 12
+    assert lab.facts("test") == lab.facts("test")
+    written.clear()
+    with pytest.raises(UserError, match="no questions about facts; --base must be"):
+        lab.facts("test")
+
+
 # Experiments
 
 
