@@ -218,15 +218,15 @@ class Lab:
         return path
 
     def write(self, name: str, found: dict, figure: Figure) -> None:
-        """The result, without the single outcomes behind it, and its plot."""
-        told = {"steps": self.steps, "seconds": seconds_of(found), **without(found, "each")}
+        """The result, without the single outcomes behind it and the flags of this machine, and its plot."""
+        told = {"steps": self.steps, "seconds": seconds_of(found), **without(found, "each", "given")}
         replace(self.made(f"{name}.json"), json.dumps(told, indent=1))
         figure.savefig(self.made(f"{name}.svg"))
         print(self.workdir / f"{name}.json", self.workdir / f"{name}.svg", sep="\n")
 
 
-def without(found: Any, name: str) -> Any:
-    return {k: without(v, name) for k, v in found.items() if k != name} if isinstance(found, dict) else found
+def without(found: Any, *names: str) -> Any:
+    return {k: without(v, *names) for k, v in found.items() if k not in names} if isinstance(found, dict) else found
 
 
 def prepare(config: ConfigDict, workdir: Path) -> None:
