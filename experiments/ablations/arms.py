@@ -345,7 +345,7 @@ def draw_bars(axes: Axes, groups: Mapping[str, Mapping[str, dict]], label: str) 
         x, y = [place + (number + 0.5) * width - 0.4 for place, _ in there], [m["value"] for _, m in there]
         ends = [[m["value"] - m["ci95"][0] for _, m in there], [m["ci95"][1] - m["value"] for _, m in there]]
         axes.bar(x, y, width, yerr=np.maximum(ends, 0), capsize=2, label=name)
-    axes.set_xticks(range(len(groups)), list(groups))
+    axes.set_xticks(range(len(groups)), [name.replace("_", "\n") for name in groups])
     axes.set(ylabel=label)
     if len(names) > 1:
         axes.legend(fontsize=8)

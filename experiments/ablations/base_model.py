@@ -10,7 +10,7 @@ Command     python experiments/ablations/base_model.py --workdir=runs/base_model
 Arms        recites: pre-training goes on with pages on people made up for this, 32 pages of each number of copies, one
             pass; then the first half of each page is given, and the rest must come, greedily, to the letter.
             invents: sentences on strangers, cut before the fact; whether what comes is any value of that kind.
-            shots: questions with 0, 1, 4 and 16 examples before them, in plain text, to the base model; `assistant`:
+            shots: questions with 0, 1, 4 and 8 examples before them, in plain text, to the base model; `assistant`:
             the same ones as a chat to stage `sft`.
 Result      in WORKDIR/base_model.json and .svg; 500 items behind each rate, 32 behind those of
             `recites`. Not measured yet.
@@ -41,7 +41,7 @@ from llm_jax.sampling.requests import Request
 from llm_jax.tools.table import TOOLS
 
 COPIES, PAGES = (0, 1, 2, 4, 8, 16, 32), 32
-SHOTS = (0, 1, 4, 16)
+SHOTS = (0, 1, 4, 8)
 SUMS = "arithmetic/2 numbers"
 TIERS = (30, 100)  # statements of the facts that it is asked for
 MOST = 16  # tokens of an answer

@@ -8,7 +8,7 @@ Prediction  As in Gekhman et al. 2024 (2405.05904): the unknown answers are fitt
 Command     python experiments/ablations/unknown_facts.py --workdir=runs/unknown_facts --seeds=0,1,2
             It goes on where it was stopped.
 Arms        known, unknown: --facts training questions that the assistant answers rightly, or wrongly, as many of each
-            kind of fact in both; 12 passes over them, at the rate of SFT on its own rollouts.
+            kind of fact in both; 60 passes over them, at the rate of SFT.
 Result      in WORKDIR/unknown_facts.json and .svg: by step, the share of the taught answers that it gives (`taught`),
             and of held-out questions about other people whose facts the pages state 30 and 100 times (`recall`),
             500 of them, pooled over seeds. Not measured yet.
@@ -32,14 +32,14 @@ from llm_jax.prompts import Outcome
 from llm_jax.tools.table import TOOLS
 
 ARMS = ("known", "unknown")
-GIVEN = ("--config.sft.epochs=12", "--config.sft.learning_rate_scale=0.2")
+GIVEN = ("--config.sft.epochs=60", "--config.sft.learning_rate_scale=0.2")
 SURE = (30, 100)  # statements of the facts that it is asked for
 
 
 def define_flags() -> None:
     arms.define_flags(steps=1, problems=500, seeds="0,1,2")
-    flags.DEFINE_integer("facts", 300, "Questions that each arm learns from, at most.", lower_bound=5)
-    flags.DEFINE_integer("every", 8, "Steps between the checkpoints that are measured.", lower_bound=1)
+    flags.DEFINE_integer("facts", 600, "Questions that each arm learns from, at most.", lower_bound=5)
+    flags.DEFINE_integer("every", 15, "Steps between the checkpoints that are measured.", lower_bound=1)
 
 
 def main() -> None:
