@@ -19,7 +19,12 @@ Arms        `thinker`, one for all seeds: the assistant, after SFT on a few work
 Result      in WORKDIR/does_rl_teach.json and .svg: `teach` has pass@1 at the edge (1,000 problems, 2 samples each at
             temperature 1, without tools) before and after, pooled over seeds, with the verdict by the bar: twice of at
             least .10, or 20 points more, intervals apart from the parent's, and the two controls not; `pass_at` pass@k
-            up to 64 (64 problems, 64 samples); `levels` all levels. Not measured yet.
+            up to 64 (64 problems, 64 samples); `levels` all levels. In results/, from seed 1 of the speedrun: 0.449 ->
+            0.664 (.636-.691; seeds .68 .67 .64), the coin 0.103, the form 0.072, and SFT 0.781 (.762-.800), n 3,006. So
+            RL teaches, both controls destroy, and the prediction about SFT was wrong: two passes over 4,300 right
+            rollouts at half of SFT's rate are worth more than the 60 steps that made them. pass@64 .97 -> .98: what was
+            in reach has become likely. Sums of six numbers, never practised, stay at .03. 15 minutes a seed beside
+            other work.
 """
 
 import random

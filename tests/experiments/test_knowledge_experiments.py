@@ -39,5 +39,6 @@ def test_a_page_is_recited_to_the_letter(tokenizer, last, recited):
 
 def test_examples_stand_before_the_question_and_its_answer_does_not():
     asked = lambda text, answer: {"messages": [{"content": text}], "answer": answer}  # noqa: E731
-    shown = base_model.prompted([asked("What is 1+2?", "3")], asked("What is 4+5?", "9"))
-    assert shown == "Question: What is 1+2?\nAnswer: 3\n\nQuestion: What is 4+5?\nAnswer:"
+    two = [asked("What is 1+2?", "3")], asked("What is 4+5?", "9")
+    assert base_model.prompted("plain", *two) == "Question: What is 1+2?\nAnswer: 3\n\nQuestion: What is 4+5?\nAnswer:"
+    assert base_model.prompted("as on its pages", *two) == "What is 1+2? 3\nWhat is 4+5?"
