@@ -7,8 +7,8 @@ Prediction  As in Gekhman et al. 2024 (2405.05904): the unknown answers are fitt
             states more of it.
 Command     python experiments/ablations/unknown_facts.py --workdir=runs/unknown_facts --seeds=0,1,2
             It goes on where it was stopped.
-Arms        known, unknown: --facts training questions that the assistant answers rightly, or wrongly, as many of each
-            kind of fact in both; 60 passes over them, at the rate of SFT.
+Arms        known: --facts training questions that the assistant answers rightly; unknown: the same questions, each
+            about somebody who stands nowhere, with any answer of the kind. 12 passes over them, at the rate of SFT.
 Result      in WORKDIR/unknown_facts.json and .svg: by step, the share of the taught answers that it gives (`taught`),
             and of held-out questions about other people whose facts the pages state 30 and 100 times (`recall`),
             500 of them, pooled over seeds. Not measured yet.
@@ -16,7 +16,6 @@ Result      in WORKDIR/unknown_facts.json and .svg: by step, the share of the ta
 
 import random
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 from absl import flags
@@ -24,6 +23,8 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from data_pipelines.tiny_web import reading
+from data_pipelines.tiny_web.world import make_world
 from experiments.ablations import arms
 from llm_jax.evals.measure import Examiner, right
 from llm_jax.files import json_lines
@@ -32,7 +33,7 @@ from llm_jax.prompts import Outcome
 from llm_jax.tools.table import TOOLS
 
 ARMS = ("known", "unknown")
-GIVEN = ("--config.sft.epochs=60", "--config.sft.learning_rate_scale=0.2")
+GIVEN = ("--config.sft.epochs=12", "--config.sft.learning_rate_scale=0.2")
 SURE = (30, 100)  # statements of the facts that it is asked for
 
 
@@ -45,14 +46,15 @@ def define_flags() -> None:
 def main() -> None:
     lab = arms.Lab(flags.FLAGS)
     asked = lab.facts("test", SURE)[: lab.problems]
-    by_answer = sorted_by_answer(lab)
+    known = [o.prompt for o in ask(lab.examiner, lab.run.load_params("sft"), lab.facts("train")) if o.right]
     before = lab.before("before", lambda e, params: {"recall": recalled(e, params, asked)})
-    attributes = {q["id"]: q["attribute"] for q in json_lines(lab.base / "data/questions_train.jsonl")}
     found = {name: {} for name in ARMS}
     for seed in lab.seeds:
-        chosen = alike(by_answer, attributes, flags.FLAGS.facts, random.Random(f"{seed}/unknown_facts"))
+        rng = random.Random(f"{seed}/unknown_facts")
+        chosen = rng.sample(known, min(len(known), flags.FLAGS.facts))
+        taught = {"known": chosen, "unknown": about_strangers(lab, chosen, rng)}
         for name in ARMS:
-            found[name][seed] = arm(lab, name, seed, chosen[name], asked)
+            found[name][seed] = arm(lab, name, seed, taught[name], asked)
     curves = {name: pooled(seeds) for name, seeds in found.items()}
     told = {"verdict": verdict(before["recall"], curves), "before": before, "curves": curves, "arms": found}
     lab.write("unknown_facts", told, plot(before["recall"], curves))
@@ -74,23 +76,20 @@ def recalled(e: Examiner, params, prompts: list[dict]) -> dict:
     return arms.share(ask(e, params, prompts), right)
 
 
-def sorted_by_answer(lab: arms.Lab) -> dict[str, list[dict]]:
-    """Training questions that the assistant answers rightly, and wrongly."""
-    outcomes = ask(lab.examiner, lab.run.load_params("sft"), lab.facts("train"))
-    return {name: [o.prompt for o in outcomes if o.right == (name == "known")] for name in ARMS}
-
-
-def alike(
-    by_answer: dict[str, list[dict]], attributes: dict[str, str], count: int, rng: random.Random
-) -> dict[str, list[dict]]:
-    """As many on each attribute in all arms, `count` in all at most."""
-    kinds = {name: defaultdict(list) for name in by_answer}
-    for name, prompts in by_answer.items():
-        for prompt in prompts:
-            kinds[name][attributes[prompt["id"]]].append(prompt)
-    shared = sorted(set.intersection(*(set(of) for of in kinds.values())))
-    each = {kind: min(count // len(shared), *(len(of[kind]) for of in kinds.values())) for kind in shared}
-    return {name: [p for kind in shared for p in rng.sample(of[kind], each[kind])] for name, of in kinds.items()}
+def about_strangers(lab: arms.Lab, prompts: list[dict], rng: random.Random) -> list[dict]:
+    """The same questions, each about another person, whom no page knows, with an answer that is made up."""
+    values = make_world(lab.run.config.seed).values
+    names = {person["id"]: person["name"] for person in json_lines(lab.base / "data/world.jsonl")}
+    attributes = {q["id"]: q["attribute"] for q in json_lines(lab.base / "data/questions_train.jsonl")}
+    found = []
+    for prompt in prompts:
+        stranger = reading.stranger(rng, "train", values)
+        asked = prompt["messages"][0]["content"].replace(names[prompt["item"]], stranger.name)
+        answer = stranger.facts[attributes[prompt["id"]]]
+        found.append(
+            {**prompt, "messages": [{"role": "user", "content": asked}], "answer": answer, "item": stranger.id}
+        )
+    return found
 
 
 def arm(lab: arms.Lab, name: str, seed: str, prompts: list[dict], asked: list[dict]) -> dict:

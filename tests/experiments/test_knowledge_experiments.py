@@ -1,6 +1,8 @@
 """Experiments on what a base model is, and on fine-tuning with facts that it does not know: their parts."""
 
 import random
+import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,14 +11,21 @@ from experiments.ablations import base_model, unknown_facts
 from tests.evals.scripted import Scripted
 
 
-def test_both_arms_learn_as_many_answers_of_each_kind():
-    kinds = {f"{name}{n}": "job" if n % 3 else "hobby" for name in unknown_facts.ARMS for n in range(30)}
-    by_answer = {name: [{"id": f"{name}{n}"} for n in range(30)] for name in unknown_facts.ARMS}
-    by_answer["known"] += [{"id": "known-year"}]
-    chosen = unknown_facts.alike(by_answer, kinds | {"known-year": "birth_year"}, 12, random.Random(0))
-    for name, prompts in chosen.items():
-        assert all(p["id"].startswith(name) for p in prompts)
-        assert sorted(kinds[p["id"]] for p in prompts) == ["hobby"] * 6 + ["job"] * 6
+def test_the_unknown_arm_asks_the_same_of_people_whom_nobody_knows(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/world.jsonl").write_text('{"id": "p1", "name": "Ada Byron"}\n')
+    (tmp_path / "data/questions_train.jsonl").write_text('{"id": "q1", "attribute": "job"}\n')
+    lab = SimpleNamespace(base=tmp_path, run=SimpleNamespace(config=SimpleNamespace(seed=0)))
+    known = {
+        "id": "q1",
+        "item": "p1",
+        "messages": [{"role": "user", "content": "Job of Ada Byron?"}],
+        "answer": "baker",
+    }
+    first, second = unknown_facts.about_strangers(lab, [known] * 2, random.Random(0))
+    asked = re.fullmatch(r"Job of (\w+ \w+)\?", first["messages"][0]["content"])
+    assert asked[1] != "Ada Byron" and first["messages"] != second["messages"] and known["answer"] == "baker"
+    assert first["answer"] in make_world(0).values["job"] and first["item"] != "p1"
 
 
 def test_the_verdict_compares_the_last_steps():
