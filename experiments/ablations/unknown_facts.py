@@ -11,7 +11,10 @@ Arms        known: --facts training questions that the assistant answers rightly
             about somebody who stands nowhere, with any answer of the kind. 12 passes over them, at the rate of SFT.
 Result      in WORKDIR/unknown_facts.json and .svg: by step, the share of the taught answers that it gives (`taught`),
             and of held-out questions about other people whose facts the pages state 30 and 100 times (`recall`),
-            500 of them, pooled over seeds. Not measured yet.
+            500 of them, pooled over seeds. In results/, three seeds, from seed 1 of the speedrun: of recall .65 before
+            .63 (.59-.68) is left after the known ones, .57 (.53-.62) after the unknown: less in each seed (by .08, .01
+            and .09), intervals overlap. The unknown are fitted late (.08 at step 15, .83 at 60), and recall falls as
+            they are. At step 15 both arms recall more than before, .70. 9 minutes beside other work.
 """
 
 import random
@@ -108,9 +111,10 @@ def arm(lab: arms.Lab, name: str, seed: str, prompts: list[dict], asked: list[di
 
 
 def pooled(seeds: dict[str, dict]) -> dict[str, dict]:
-    """Step -> metric, over seeds."""
+    """Step -> metric, over seeds; of the steps that all have: the last one depends on the length of the questions."""
     runs = [of["steps"] for of in seeds.values()]
-    return {step: {key: arms.pooled(of[step][key] for of in runs) for key in ("taught", "recall")} for step in runs[0]}
+    steps = [step for step in runs[0] if all(step in of for of in runs)]
+    return {step: {key: arms.pooled(of[step][key] for of in runs) for key in ("taught", "recall")} for step in steps}
 
 
 def plot(before: dict, curves: dict[str, dict]) -> Figure:

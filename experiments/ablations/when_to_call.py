@@ -19,7 +19,7 @@ Result      in WORKDIR/when_to_call.json and .svg: called_needed, called_unneede
             each half, pooled over seeds. In results/, one seed, from seed 1 of the speedrun: priced calls for 1.000 of
             the big and 0.000 of the small sums, and is right .963; so does free (.951), for SFT had shown when to call
             and RL when to think: the price had nothing to teach. no_tool: .475, the small half. Made to begin with a
-            call all are right .48 to .49: none has a program for a small sum that is left. 14 minutes.
+            call all are right .48 to .49: for small sums their programs are wrong. 14 minutes.
 """
 
 import functools
