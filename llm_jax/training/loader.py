@@ -32,7 +32,7 @@ class Mixture:
     folders: tuple[Path, ...]
     sizes: tuple[int, ...]  # rows that are there
     quotas: tuple[int, ...]  # rows in a pass
-    first: int = 0  # so many of them are read to their end, one after another, before the others begin, in each pass
+    first: int = 0  # so many of them are read to their end, one after another, before the others begin; in pass 1 only
 
     @property
     def rows(self) -> int:
@@ -134,23 +134,34 @@ def turns(quotas: tuple[int, ...]) -> np.ndarray:
 
 
 class Turns(grain.transforms.DatasetSelectionMap):
-    """Row of the mixture -> (source, row of the source's stream). Grain's own `mix` rounds the shares."""
+    """Row of the mixture -> (source, row of the source's stream). Grain's own `mix` rounds the shares.
+
+    What comes first does so in the first pass; in all others the sources take turns from the begin, so that a last
+    batch that is filled from the next pass is like those before it.
+    """
 
     def __init__(self, mixed: Mixture):
         self.quotas, first = mixed.quotas, mixed.first
         one_by_one = np.repeat(np.arange(first, dtype=np.uint16), self.quotas[:first])
-        self.source = np.concatenate([one_by_one, first + turns(self.quotas[first:])])
-        self.rank = np.empty(len(self.source), np.uint32)  # among the rows of its source in a pass
+        opening = np.concatenate([one_by_one, first + turns(self.quotas[first:])])
+        orders = [opening, turns(self.quotas)] if first else [opening]
+        self.passes = [(order, self.ranks(order)) for order in orders]
+
+    def ranks(self, order: np.ndarray) -> np.ndarray:
+        """Of each row of a pass its number among the rows of its source, uint32."""
+        rank = np.empty(len(order), np.uint32)
         for source, quota in enumerate(self.quotas):
-            self.rank[self.source == source] = np.arange(quota)
+            rank[order == source] = np.arange(quota)
+        return rank
 
     def __len__(self) -> int:
-        return EPOCHS * len(self.source)
+        return EPOCHS * sum(self.quotas)
 
     def __getitem__(self, index: int) -> tuple[int, int]:
-        passes, place = divmod(index, len(self.source))
-        source = int(self.source[place])
-        return source, passes * self.quotas[source] + int(self.rank[place])
+        number, place = divmod(index, sum(self.quotas))
+        order, rank = self.passes[min(number, len(self.passes) - 1)]
+        source = int(order[place])
+        return source, number * self.quotas[source] + int(rank[place])
 
 
 class Some(grain.transforms.DatasetSelectionMap):
