@@ -1,5 +1,7 @@
 """Experiments on what a base model is, and on fine-tuning with facts that it does not know: their parts."""
 
+import importlib
+import json
 import random
 import re
 from types import SimpleNamespace
@@ -7,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from data_pipelines.tiny_web.world import make_world
-from experiments.ablations import base_model, unknown_facts
+from experiments.ablations import arms, base_model, unknown_facts
 from tests.evals.scripted import Scripted
 
 
@@ -51,3 +53,13 @@ def test_examples_stand_before_the_question_and_its_answer_does_not():
     two = [asked("What is 1+2?", "3")], asked("What is 4+5?", "9")
     assert base_model.prompted("plain", *two) == "Question: What is 1+2?\nAnswer: 3\n\nQuestion: What is 4+5?\nAnswer:"
     assert base_model.prompted("as on its pages", *two) == "What is 1+2? 3\nWhat is 4+5?"
+
+
+def test_what_is_kept_of_an_experiment_is_told_in_its_docstring():
+    kept = sorted((arms.ROOT / "experiments/ablations/results").iterdir())
+    assert {path.suffix for path in kept} == {".json", ".svg"}
+    for path in kept:
+        assert "results/" in importlib.import_module(f"experiments.ablations.{path.stem}").__doc__, path
+        assert path.with_suffix(".json").exists() and path.with_suffix(".svg").exists()
+    for path in kept[::2]:
+        assert json.loads(path.read_text())["seconds"] > 0 and "/tmp/" not in path.read_text()
