@@ -59,12 +59,15 @@ class Refused(UserError):
     """What a command says that does not begin."""
 
 
-def define_flags(steps: int, problems: int = 1000, seeds: str = "0") -> None:
+def define_flags(steps: int = 0, problems: int = 1000, seeds: str = "") -> None:
+    """Of what all have; with `steps` an experiment trains by RL, and with `seeds` it has some."""
     flags.DEFINE_string("workdir", None, "Folder of the experiment; each seed and arm has a run in it.", required=True)
     flags.DEFINE_string("base", "runs/speedrun", "A finished run, whose assistant all arms start from.")
     flags.DEFINE_string("experiment", f"{ROOT}/experiments/speedrun.py", "Config of that run.")
-    flags.DEFINE_list("seeds", seeds.split(","), "Of the prompts and rollouts of each arm.")
-    flags.DEFINE_integer("steps", steps, "Of RL.", lower_bound=1)
+    if seeds:
+        flags.DEFINE_list("seeds", seeds.split(","), "Of the prompts and rollouts of each arm.")
+    if steps:
+        flags.DEFINE_integer("steps", steps, "Of RL.", lower_bound=1)
     flags.DEFINE_integer("problems", problems, "Held-out problems behind a rate.", lower_bound=1)
 
 
@@ -141,8 +144,8 @@ class Lab:
     def __init__(self, f: Any):
         """`f` has the flags of `define_flags`. Raises UserError for a base that is no run with an assistant."""
         self.workdir = user_path(f.workdir, "--workdir").absolute()
-        self.base, self.config, self.seeds = user_path(f.base, "--base").absolute(), f.experiment, f.seeds
-        self.steps, self.problems = f.steps, f.problems
+        self.base, self.config, self.problems = user_path(f.base, "--base").absolute(), f.experiment, f.problems
+        self.steps, self.seeds = getattr(f, "steps", 0), getattr(f, "seeds", [])
         self.run = Run.open(self.base)
         self.run.choose("sft")
 
@@ -219,7 +222,8 @@ class Lab:
 
     def write(self, name: str, found: dict, figure: Figure) -> None:
         """The result, without the single outcomes behind it and the flags of this machine, and its plot."""
-        told = {"steps": self.steps, "seconds": seconds_of(found), **without(found, "each", "given")}
+        trained = {"steps": self.steps} if self.steps else {}
+        told = {**trained, "seconds": seconds_of(found), **without(found, "each", "given")}
         replace(self.made(f"{name}.json"), json.dumps(told, indent=1))
         figure.savefig(self.made(f"{name}.svg"))
         print(self.workdir / f"{name}.json", self.workdir / f"{name}.svg", sep="\n")
@@ -335,6 +339,14 @@ def bars(groups: Mapping[str, Mapping[str, dict]], label: str) -> Figure:
     figure = Figure(figsize=(max(6, 0.4 * sum(map(len, groups.values()))), 4), layout="constrained")
     draw_bars(figure.subplots(), groups, label)
     return figure
+
+
+def draw_curve(axes: Axes, curve: Mapping[str, dict], label: str) -> None:
+    """{number: metric} as a line with its interval."""
+    x, metrics = list(map(int, curve)), list(curve.values())
+    line = axes.plot(x, [m["value"] for m in metrics], "o-", label=label)[0]
+    low, high = zip(*(m["ci95"] for m in metrics), strict=True)
+    axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15)
 
 
 def draw_bars(axes: Axes, groups: Mapping[str, Mapping[str, dict]], label: str) -> None:

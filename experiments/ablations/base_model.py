@@ -55,7 +55,7 @@ MOST = 16  # tokens of an answer
 
 
 def define_flags() -> None:
-    arms.define_flags(steps=1, problems=500)
+    arms.define_flags(problems=500)
 
 
 def main() -> None:
@@ -92,7 +92,7 @@ def recites(lab: arms.Lab, pages: dict[int, list[str]]) -> dict:
     copied = [text for copies, texts in pages.items() for text in texts for _ in range(copies)]
     random.Random("copies").shuffle(copied)
     replace(path, "".join(f"{json.dumps({'id': f'{n}', 'text': text})}\n" for n, text in enumerate(copied)))
-    given = (f"--config.init_from={lab.base}:pretrain", f"--config.data.documents={path}", "--config.data.lessons=0")
+    given = (f"--config.init_from={lab.base}:pretrain", f"--config.data.documents={path}")
     arms.train(folder, lab.config, ("data", "pretrain"), *given)
     run = Run.open(folder)
     engine, params = engine_for(run, run.config.eval.slots), run.load_params("pretrain")

@@ -185,10 +185,7 @@ def plot(teach: dict[str, dict], pass_at: dict[str, dict]) -> Figure:
     left, curves = figure.subplots(1, 2)
     arms.draw_bars(left, {name: {"pass@1": metric} for name, metric in teach.items()}, "pass@1 at the edge")
     for name, curve in pass_at.items():
-        x, y = list(map(int, curve)), [metric["value"] for metric in curve.values()]
-        line = curves.plot(x, y, "o-", label=name)[0]
-        low, high = zip(*(metric["ci95"] for metric in curve.values()), strict=True)
-        curves.fill_between(x, low, high, color=line.get_color(), alpha=0.15)
+        arms.draw_curve(curves, curve, name)
     curves.set(xlabel="samples k", ylabel="pass@k", xscale="log")
     curves.legend(fontsize=8)
     return figure

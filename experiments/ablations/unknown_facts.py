@@ -41,7 +41,7 @@ SURE = (30, 100)  # statements of the facts that it is asked for
 
 
 def define_flags() -> None:
-    arms.define_flags(steps=1, problems=500, seeds="0,1,2")
+    arms.define_flags(problems=500, seeds="0,1,2")
     flags.DEFINE_integer("facts", 600, "Questions that each arm learns from, at most.", lower_bound=5)
     flags.DEFINE_integer("every", 15, "Steps between the checkpoints that are measured.", lower_bound=1)
 
@@ -121,10 +121,7 @@ def plot(before: dict, curves: dict[str, dict]) -> Figure:
     figure = Figure(figsize=(9, 4), layout="constrained")
     for axes, key in zip(figure.subplots(1, 2, sharey=True), ("taught", "recall"), strict=True):
         for name, curve in curves.items():
-            x, metrics = list(map(int, curve)), [of[key] for of in curve.values()]
-            line = axes.plot(x, [m["value"] for m in metrics], "o-", label=name)[0]
-            low, high = zip(*(m["ci95"] for m in metrics), strict=True)
-            axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15)
+            arms.draw_curve(axes, {step: of[key] for step, of in curve.items()}, name)
         axes.set(title={"taught": "answers that it is taught", "recall": "what it knew of others"}[key], xlabel="step")
     axes.axhline(before["value"], color="grey", linestyle=":", label="before")
     axes.legend(fontsize=8)
